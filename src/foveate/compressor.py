@@ -1,0 +1,170 @@
+"""What acts: a compressor is a function from visual tokens to fewer visual tokens, at one site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foveate.tokens import VisualTokens
+
+
+class Tower(IntEnum):
+    """The parts of a multimodal model a visual token passes, in order of flow."""
+
+    vision = 0
+    features = 1
+    projector = 2
+    language = 3
+
+
+class Site(NamedTuple):
+    """Where a compressor stands. Sites order by flow.
+
+    (vision, l)    before block l of the vision tower
+    (features,)    on the selected output of the tower, before the projector
+    (projector,)   in the projector's place
+    (language, 0)  after the projector, before the language model
+    (language, K)  before decoder layer K: HF's 0-based index; layers 0 … K-1 saw every token
+    """
+
+    tower: Tower
+    layer: int = 0
+
+    def __str__(self) -> str:
+        layered = self.tower in (Tower.vision, Tower.language)
+        return f"{self.tower.name} {self.layer}" if layered else self.tower.name
+
+
+def language(layer: int) -> Site:
+    """The site before decoder layer `layer`; 0 is after the projector. Raises ValueError below 0."""
+    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
+        raise ValueError(f"layer={layer!r}: want a decoder layer index, an int >= 0")
+    return Site(Tower.language, layer)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a compressor may look at besides the tokens. Only the fields it `needs` are filled in.
+
+    text, text_mask     (B, T, D_llm), (B, T)  input embeddings of the instruction, never of an answer
+    cls_attention       (B, N)  head-mean probability that the class token gives each token
+    last_attention      (B, N)  what the last prompt row looks at in layer K-1, head-mean probability
+    prompt_attention    (B, N)  the mean of that over the instruction's rows
+    keys                (B, N, d)  head-mean keys of the block that gives cls_attention
+    features            tuple of (B, N, D)  tower hidden states, class token removed
+    grid                (B, P, 3)  view, row and column of each patch; −1 for padding
+    generator           one torch.Generator per row, seeded alike at inference
+    """
+
+    text: Tensor | None = None
+    text_mask: Tensor | None = None
+    cls_attention: Tensor | None = None
+    last_attention: Tensor | None = None
+    prompt_attention: Tensor | None = None
+    keys: Tensor | None = None
+    features: tuple[Tensor, ...] | None = None
+    grid: Tensor | None = None
+    generator: tuple[torch.Generator, ...] | None = None
+
+
+class Compressor(nn.Module):
+    """Turns visual tokens into fewer visual tokens at one site. Abstract: methods are final subclasses.
+
+    site     where it acts
+    needs    the Context fields it reads; only these are computed
+    selects  True if keeping everything is the identity
+    seed     of the generators it is given
+    """
+
+    site: Site = Site(Tower.language, 0)
+    needs: frozenset[str] = frozenset()
+    selects: bool = False
+    seed: int = 0
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """Fewer tokens. tokens.x (B, N, D) → (B, M, D)."""
+        raise NotImplementedError
+
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments that rebuild this compressor; JSON-ready."""
+        raise NotImplementedError
+
+    def parts(self) -> list[Compressor]:
+        """The compressors that act, in flow order: itself, or the links of a chain."""
+        return [self]
+
+    def at(self, progress: float) -> Compressor:
+        """What acts at this point of training, 0 to 1; 1.0 is inference."""
+        return self
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether `at` depends on progress, so that training must say how far it is."""
+        return False
+
+    def extra_repr(self) -> str:
+        """The arguments, so that repr(compressor) is the record of a run."""
+        return ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+
+
+class Chain(Compressor):
+    """Several compressors at one or several sites, in flow order; equal sites keep the given order.
+
+    Raises ValueError if the sites run against the flow.
+    """
+
+    def __init__(self, *links: Compressor):
+        super().__init__()
+        parts = [part for link in links for part in link.parts()]
+        sites = [part.site for part in parts]
+        if sites != sorted(sites):
+            raise ValueError(f"a chain runs down the model, got {', '.join(map(str, sites))}")
+        if any(link.scheduled for link in links):
+            raise ValueError("a chain cannot hold a schedule; put chains into the stages instead")
+        self.links = nn.ModuleList(parts)
+        self.selects = all(part.selects for part in parts)
+
+    def parts(self) -> list[Compressor]:
+        """The links."""
+        return list(self.links)
+
+    def arguments(self) -> dict[str, Any]:
+        """None of its own: the links hold theirs."""
+        return {}
+
+
+class Stages(Compressor):
+    """A schedule over training: each compressor acts until its share of training is over.
+
+    Stages((0.5, Pool(stride=8, layer=2)), (1.0, Identity())). Raises ValueError unless the shares rise to 1.
+    """
+
+    def __init__(self, *stages: tuple[float, Compressor]):
+        super().__init__()
+        self.until = [float(until) for until, _ in stages]
+        rising = all(a < b for a, b in zip([0.0, *self.until], self.until, strict=False))
+        if not stages or not rising or self.until[-1] != 1.0:
+            raise ValueError(f"stages must end at rising shares up to 1.0, got {self.until}")
+        self.stages = nn.ModuleList(stage for _, stage in stages)
+
+    def at(self, progress: float) -> Compressor:
+        """The stage that training at `progress` is in."""
+        running = (s for until, s in zip(self.until, self.stages, strict=True) if progress < until)
+        return next(running, self.stages[-1]).at(progress)
+
+    def parts(self) -> list[Compressor]:
+        """What acts at inference."""
+        return self.at(1.0).parts()
+
+    @property
+    def scheduled(self) -> bool:
+        """Always: that is what it is for."""
+        return True
+
+    def arguments(self) -> dict[str, Any]:
+        """The ends of the stages; the stages hold their own."""
+        return {"until": self.until}

@@ -1,0 +1,228 @@
+"""Attach a compressor to a model, in place, and take it off again without a trace."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from torch import nn
+
+from foveate.compressor import Compressor, Tower
+from foveate.hosts import before, glance, hooks, saving, traits
+from foveate.hosts.trace import Trace
+
+Model = TypeVar("Model", bound=nn.Module)
+POSITIONS = ("original", "renumbered")
+ATTENTION = frozenset({"last_attention", "prompt_attention"})
+
+
+@dataclass(eq=False)
+class Attachment:
+    """What hangs on a compressed base model beside its compressor."""
+
+    positions: str
+    handles: list[Any] = field(default_factory=list)
+    tapped: list[nn.Module] = field(default_factory=list)
+    traces: list[Trace] = field(default_factory=list)
+    counts: list[int] | None = None
+    step: int | None = None
+    max_steps: int | None = None
+
+    def acting(self, base: nn.Module) -> list[Compressor]:
+        """The compressors that act now, in flow order.
+
+        Raises RuntimeError in training with a schedule that was not told how far training is.
+        """
+        method = base.visual_compressor
+        if not (base.training and method.scheduled):
+            return method.at(1.0).parts()
+        if self.step is None:
+            raise RuntimeError(
+                "training with a schedule: foveate.set_progress(model, step, max_steps) must say how far"
+            )
+        return method.at(self.step / self.max_steps).parts()
+
+
+def compress(model: Model, method: Compressor, positions: str = "original") -> Model:
+    """Let a model see with fewer visual tokens, in place: the same object, the same class.
+
+    positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. A model
+    that is compressed already gets the new method instead. Returns the model it was given.
+
+    Raises TypeError for models and methods that are none, ValueError for layers the model does not have
+    and unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
+    """
+    if not isinstance(method, Compressor):
+        raise TypeError(f"want a foveate.Compressor, got {type(method).__name__}")
+    if positions not in POSITIONS:
+        raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
+    base = traits.base_of(model)
+    _check(base, method)
+    if is_compressed(model):
+        restore(model)
+    attachment = Attachment(positions)
+    like = next(base.parameters())
+    base.visual_compressor = method.to(device=like.device, dtype=like.dtype).train(model.training)
+    base.visual_attachment = attachment
+    base.__class__ = compressed_class(type(base))
+    for module in _glanced(base, method):
+        glance.tap(module)
+        attachment.tapped.append(module)
+    attachment.handles = hooks.register(model, base, attachment)
+    model.config.visual_compression = saving.describe(method, positions)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Exactly the model it was, whatever happened in between. Does nothing to a bare model."""
+    base = traits.base_of(model)
+    if not is_compressed(model):
+        return model
+    _refuse_shards(base)
+    attachment = base.visual_attachment
+    for handle in attachment.handles:
+        handle.remove()
+    for module in attachment.tapped:
+        glance.untap(module)
+    base.__class__ = type(base).__bases__[0]
+    del base.visual_attachment
+    del base.visual_compressor
+    for config in (model.config, base.config):
+        if hasattr(config, "visual_compression"):
+            del config.visual_compression
+    return model
+
+
+@contextmanager
+def compressed(model: Model, method: Compressor, positions: str = "original") -> Iterator[Model]:
+    """`compress` for the length of a block; the model is bare again afterwards, also after an error."""
+    compress(model, method, positions)
+    try:
+        yield model
+    finally:
+        restore(model)
+
+
+@contextmanager
+def trace(model: nn.Module) -> Iterator[Trace]:
+    """Look at what becomes of the images: `with foveate.trace(model) as seen: …; seen.steps`.
+
+    Raises ValueError if the model is not compressed.
+    """
+    attachment, seen = _attachment(model), Trace()
+    attachment.traces.append(seen)
+    try:
+        yield seen
+    finally:
+        attachment.traces[:] = [t for t in attachment.traces if t is not seen]
+
+
+def last_counts(model: nn.Module) -> list[int] | None:
+    """Tokens left of each image at the end of the last prefill; None before the first.
+
+    Raises ValueError if the model is not compressed.
+    """
+    return _attachment(model).counts
+
+
+def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
+    """Say how far training is, at the beginning of an optimizer step; schedules and random draws follow.
+
+    Raises ValueError unless 0 <= step <= max_steps and max_steps >= 1, or if the model is not compressed.
+    """
+    if not 0 <= step <= max_steps or max_steps < 1:
+        raise ValueError(f"step={step} of max_steps={max_steps}: want 0 <= step <= max_steps >= 1")
+    attachment = _attachment(model)
+    attachment.step, attachment.max_steps = step, max_steps
+
+
+def is_compressed(model: nn.Module) -> bool:
+    """Whether a compressor is attached."""
+    return hasattr(getattr(model, "model", None), "visual_attachment")
+
+
+@functools.cache
+def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
+    """A subclass of a base model's class that encodes images for compression.
+
+    It bears the original's name, so that saved files do, and pickles as "the original, compressed".
+    """
+
+    @functools.wraps(cls.get_image_features)
+    def get_image_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        parts = [p for p in self.visual_attachment.acting(self) if hooks.acts_before(p)]
+        return before.encode(
+            self, functools.partial(cls.get_image_features, self), parts, *args, **kwargs
+        )
+
+    def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:  # noqa: N807
+        return _blank, (cls,), self.__dict__.copy()
+
+    names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+    own = {"get_image_features": get_image_features, "__reduce_ex__": __reduce_ex__}
+    return type(cls.__name__, (cls,), names | own)
+
+
+def _blank(cls: type[nn.Module]) -> nn.Module:
+    compressed = compressed_class(cls)
+    return compressed.__new__(compressed)
+
+
+def _attachment(model: nn.Module) -> Attachment:
+    base = traits.base_of(model)
+    if not is_compressed(model):
+        raise ValueError(
+            f"this {type(model).__name__} is not compressed: call foveate.compress first"
+        )
+    return base.visual_attachment
+
+
+def _every_part(method: Compressor) -> list[Compressor]:
+    """All parts that may ever act, over all stages of a schedule."""
+    ends = [0.0, *getattr(method, "until", [])] if method.scheduled else [1.0]
+    found = [part for end in ends for part in method.at(end).parts()]
+    return list(dict.fromkeys(found))
+
+
+def _check(base: nn.Module, method: Compressor) -> None:
+    _refuse_shards(base)
+    layers = len(traits.decoder_of(base).layers)
+    for part in _every_part(method):
+        tower, layer = part.site
+        name = type(part).__name__
+        if tower == Tower.vision:
+            raise NotImplementedError(
+                f"{name} at {part.site}: this host has no sites in the vision tower"
+            )
+        if tower == Tower.language and layer >= layers:
+            raise ValueError(
+                f"{name} at {part.site}: the model has decoder layers 0 to {layers - 1}"
+            )
+        if layer == 0 and part.needs & ATTENTION:
+            raise ValueError(
+                f"{name} at {part.site} needs {sorted(part.needs & ATTENTION)}: layer >= 1"
+            )
+        if tower in (Tower.features, Tower.projector):
+            traits.connector_of(base)
+
+
+def _refuse_shards(base: nn.Module) -> None:
+    sharded = [n for n, p in base.named_parameters() if hasattr(p, "device_mesh")]
+    if sharded:
+        raise RuntimeError(
+            f"{sharded[0]} is sharded already: compress or restore first, then shard"
+        )
+
+
+def _glanced(base: nn.Module, method: Compressor) -> list[nn.Module]:
+    """The attention modules that must show rows."""
+    layers, found = traits.decoder_of(base).layers, []
+    for part in _every_part(method):
+        if part.needs & {"cls_attention", "keys"}:
+            found.append(traits.attention_of(traits.selected_block(base)))
+        if part.needs & ATTENTION:
+            found.append(traits.attention_of(layers[part.site.layer - 1]))
+    return list(dict.fromkeys(found))

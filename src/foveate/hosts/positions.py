@@ -1,0 +1,96 @@
+"""Which columns of a sequence stay, and what that does to positions, masks and shapes.
+
+Letters: B prompts, S columns before, M after.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Columns that stay, row by row.
+
+    order  (B, M)  the old column in each new place; any column where a row is padded
+    valid  (B, M)  False where a row is padded
+    back   (B, S)  for every old column, the new place of the last column that stayed up to it
+    """
+
+    order: Tensor
+    valid: Tensor
+    back: Tensor
+
+    @classmethod
+    def keeping(cls, keep: Tensor, pad_right: bool) -> Cut:
+        """The columns marked True, in order; shorter rows are padded on the given side. keep (B, S)."""
+        count = keep.sum(1, keepdim=True)
+        M = int(count.max())
+        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :M]
+        place = torch.arange(M, device=keep.device)
+        first = torch.zeros_like(count) if pad_right else M - count
+        source = place - first
+        valid = (source >= 0) & (source < count)
+        order = order.gather(1, source.clamp(0, M - 1))
+        back = (keep.cumsum(1) - 1).clamp(min=0) + first
+        return cls(order, valid, back.clamp(max=M - 1))
+
+    def take(self, x: Tensor, fill: int | float | None = None) -> Tensor:
+        """What stands in the new places; `fill` in padding. x (B, S, …) → (B, M, …)."""
+        taken = gather_columns(x, self.order)
+        return taken if fill is None else taken.masked_fill(~_like(self.valid, taken), fill)
+
+    def stretch(self, x: Tensor) -> Tensor:
+        """The old length again, dropped columns filled from the left. x (B, M, …) → (B, S, …)."""
+        return gather_columns(x, self.back)
+
+
+def gather_columns(x: Tensor, columns: Tensor) -> Tensor:
+    """x (B or 1, S, …), columns (B, M) → (B, M, …)."""
+    x = x.expand(columns.shape[0], *x.shape[1:])
+    index = columns.reshape(*columns.shape, *[1] * (x.dim() - 2))
+    return x.gather(1, index.expand(*columns.shape, *x.shape[2:]))
+
+
+def padding_mask(mask: Any, length: int) -> Tensor | None:
+    """(B, length) which columns are real, from any mask a model may be called with; None if all are.
+
+    4-D masks are read at their last query row, which sees every real column.
+    """
+    if isinstance(mask, dict):
+        mask = mask.get("full_attention", next(iter(mask.values())))
+    if mask is None:
+        return None
+    if mask.dim() == 4:
+        mask = mask[:, 0, -1]
+        mask = mask if mask.dtype == torch.bool else mask == 0
+    return mask[:, :length].bool()
+
+
+def short_attention(mask: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+    """A prepared 4-D mask for the columns that are left, queries and keys alike.
+
+    mask (B or 1, H or 1, S, ≥ S) bool or additive; columns (B, M); real (B, M). Key columns behind the
+    sequence (a static cache's free places) stay closed. Padding rows see themselves alone: a row that
+    sees nothing turns to NaN in some kernels.
+    """
+    B, M = columns.shape
+    S, places = mask.shape[-2:]
+    closed = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+    open_ = True if mask.dtype == torch.bool else 0
+    mask = mask.expand(B, *mask.shape[1:])
+    H = mask.shape[1]
+    mask = mask.gather(2, columns[:, None, :, None].expand(B, H, M, places))
+    mask = mask.gather(3, columns[:, None, None].expand(B, H, M, M))
+    itself = torch.eye(M, dtype=torch.bool, device=mask.device)
+    mask = mask.masked_fill(~real[:, None, None, :] | ~real[:, None, :, None], closed)
+    mask = mask.masked_fill(itself & ~real[:, None, :, None], open_)
+    return torch.nn.functional.pad(mask, (0, places - S), value=closed) if places > S else mask
+
+
+def _like(mask: Tensor, x: Tensor) -> Tensor:
+    return mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))

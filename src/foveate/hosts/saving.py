@@ -1,0 +1,104 @@
+"""What a checkpoint says of its compressor, and how a model comes back with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import nn
+from transformers import AutoModelForImageTextToText
+from transformers.utils import cached_file
+
+from foveate.compressor import Chain, Compressor, Stages
+
+VERSION = 1
+PREFIX = "model.visual_compressor."
+
+
+def describe(method: Compressor, positions: str) -> dict[str, Any]:
+    """What config.visual_compression holds: enough to build the compressor again."""
+    return {"version": VERSION, "positions": positions, **_node(method)}
+
+
+def _node(method: Compressor) -> dict[str, Any]:
+    kind = type(method)
+    node: dict[str, Any] = {"compressor": kind.__name__, "arguments": method.arguments()}
+    if kind.__module__.startswith("foveate.methods."):
+        node["method"] = kind.__module__.rsplit(".", 1)[1]
+    if isinstance(method, Chain):
+        node["links"] = [_node(link) for link in method.links]
+    if isinstance(method, Stages):
+        node["stages"] = [_node(stage) for stage in method.stages]
+    return node
+
+
+def rebuild(node: dict[str, Any], known: dict[str, type[Compressor]]) -> Compressor:
+    """The compressor that `describe` described. known: compressor classes by name.
+
+    Raises ValueError for a newer version and for compressors that are not known.
+    """
+    if node.get("version", VERSION) > VERSION:
+        raise ValueError(
+            f"visual_compression version {node['version']}: this foveate reads up to {VERSION}"
+        )
+    if "links" in node:
+        return Chain(*(rebuild(link, known) for link in node["links"]))
+    if "stages" in node:
+        stages = [rebuild(stage, known) for stage in node["stages"]]
+        return Stages(*zip(node["arguments"]["until"], stages, strict=True))
+    if node["compressor"] not in known:
+        raise ValueError(
+            f"the checkpoint's compressor {node['compressor']!r} is not one of {', '.join(sorted(known))}: "
+            "build it yourself and pass it as method="
+        )
+    return known[node["compressor"]](**node["arguments"])
+
+
+def from_pretrained(
+    path: str, known: dict[str, type[Compressor]], method: Compressor | None, **kwargs: Any
+):
+    """The bare model, its compressor with weights, and how positions go; see foveate.from_pretrained."""
+    model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+    node = getattr(model.config, "visual_compression", None)
+    if node is None and method is None:
+        raise ValueError(
+            f"{path}: config.json has no visual_compression; load it with transformers"
+        )
+    method = method if method is not None else rebuild(node, known)
+    _load(
+        method,
+        path,
+        {k: v for k, v in kwargs.items() if k in ("revision", "cache_dir", "token", "subfolder")},
+    )
+    return model, method, (node or {}).get("positions", "original")
+
+
+def _load(method: nn.Module, path: str, hub: dict[str, Any]) -> None:
+    """Fill in the compressor's weights from the checkpoint's safetensors files."""
+    wanted = set(method.state_dict())
+    if not wanted:
+        return
+    state = {}
+    for file in _files(path, hub):
+        with safe_open(file, "pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 - no dict
+                if key.startswith(PREFIX):
+                    state[key.removeprefix(PREFIX)] = stored.get_tensor(key)
+    if missing := sorted(wanted - state.keys()):
+        raise ValueError(f"{path} lacks weights of the compressor: {', '.join(missing[:3])} …")
+    method.load_state_dict(state)
+
+
+def _files(path: str, hub: dict[str, Any]) -> list[Path]:
+    if Path(path).is_dir():
+        return sorted((Path(path) / hub.get("subfolder", "")).glob("*.safetensors"))
+    single = cached_file(
+        path, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub
+    )
+    if single is not None:
+        return [Path(single)]
+    index = Path(cached_file(path, "model.safetensors.index.json", **hub))
+    names = set(json.loads(index.read_text())["weight_map"].values())
+    return [Path(cached_file(path, name, **hub)) for name in sorted(names)]

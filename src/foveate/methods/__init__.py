@@ -1,0 +1,30 @@
+"""The methods: one paper, one file. A method knows tensors and no model.
+
+To add one: a file here named after its slug, one line in METHODS; the contract tests do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from foveate.compressor import Compressor
+from foveate.methods.divprune import DivPrune
+from foveate.methods.fastv import FastV
+from foveate.methods.identity import Identity
+from foveate.methods.pool import Pool
+from foveate.methods.random import Random
+from foveate.methods.stride import Stride
+from foveate.methods.visionzip import VisionZip
+
+# slug → factory: takes `keep` (see ops.check_keep) and the method's own arguments.
+METHODS: dict[str, Callable[..., Compressor]] = {
+    "identity": Identity.keeping,
+    "random": Random,
+    "stride": Stride,
+    "pool": Pool.keeping,
+    "fastv": FastV,
+    "visionzip": VisionZip,
+    "divprune": DivPrune,
+}
+
+__all__ = ["METHODS", "DivPrune", "FastV", "Identity", "Pool", "Random", "Stride", "VisionZip"]

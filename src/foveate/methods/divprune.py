@@ -1,0 +1,54 @@
+"""DivPrune: keep the most diverse tokens, greedily."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from foveate.compressor import Compressor, Context, language
+from foveate.ops import Keep, budget, check_keep, cosine
+from foveate.tokens import VisualTokens
+
+
+class DivPrune(Compressor):
+    """Keep tokens that lie as far apart as possible. Alvar et al. 2025, arXiv:2503.02175.
+
+    Greedy max-min on cosine distance: first the token whose nearest neighbour is farthest, then again
+    and again the token farthest from all that were taken. Reads nothing but the tokens.
+
+    Differs from the paper: positions are kept unless `compress(…, positions="renumbered")`.
+    """
+
+    selects = True
+
+    def __init__(self, keep: Keep = 0.098, layer: int = 0):
+        super().__init__()
+        self.keep, self.site = check_keep(keep), language(layer)
+
+    @torch.no_grad()
+    def _chosen(self, tokens: VisualTokens) -> torch.Tensor:
+        """(B, N) True at the tokens taken."""
+        valid = tokens.valid
+        n = budget(self.keep, valid.sum(1, keepdim=True))
+        far = 1 - cosine(tokens.x, tokens.x)
+        far = far.masked_fill(~valid[:, None], torch.inf)
+        alone = far + torch.diag_embed(torch.full_like(far[:, 0], torch.inf))
+        # With nothing taken yet, a token's distance is that to its nearest neighbour.
+        distance = alone.amin(-1).masked_fill(~valid, -torch.inf)
+        taken = torch.zeros_like(valid)
+        for step in range(int(n.max())):
+            best = distance.argmax(1, keepdim=True)
+            taken = taken | torch.zeros_like(taken).scatter(1, best, step < n)
+            nearest = far.gather(1, best[..., None].expand(-1, 1, far.shape[2]))[:, 0]
+            distance = nearest if step == 0 else distance.minimum(nearest)
+            distance = distance.masked_fill(taken | ~valid, -torch.inf)
+        return taken
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """The most diverse tokens. tokens.x (B, N, D)."""
+        return tokens.where(self._chosen(tokens))
+
+    def arguments(self) -> dict[str, Any]:
+        """As given."""
+        return {"keep": self.keep, "layer": self.site.layer}

@@ -1,0 +1,67 @@
+"""Average pooling, in reading order or over the grid, before the language model or inside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.compressor import Compressor, Context, language
+from foveate.ops import Keep, check_keep
+from foveate.tokens import VisualTokens
+
+
+class Pool(Compressor):
+    """Mean of neighbouring tokens; LLaVolta's compressor. Chen et al. 2024, arXiv:2406.20092.
+
+    dims=1 averages every `stride` tokens in reading order, dims=2 every window of `stride` × `stride`
+    patches. layer 0 pools the projector's output, layer K the residual stream before decoder layer K.
+    The last run and the windows at the edges may be smaller. A pooled token sits at the floor of the
+    mean position of its members. ValueError if stride < 1 or dims is not 1 or 2.
+    """
+
+    selects = True
+
+    def __init__(self, stride: int = 4, layer: int = 0, dims: int = 1):
+        super().__init__()
+        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
+            raise ValueError(f"stride={stride!r}: want an int >= 1")
+        if dims not in (1, 2):
+            raise ValueError(f"dims={dims!r}: want 1 (reading order) or 2 (windows of the grid)")
+        self.stride, self.dims, self.site = stride, dims, language(layer)
+        self.needs = frozenset({"grid"} if dims == 2 else ())
+
+    @classmethod
+    def keeping(cls, keep: Keep = 0.25, layer: int = 0, dims: int = 1) -> Pool:
+        """The pooling that keeps about this share: 1/stride, or 1/stride² over the grid.
+
+        Raises ValueError for shares that are not of that form (within 2 %), and for numbers of tokens.
+        """
+        stride = round((1 / check_keep(keep)) ** (1 / dims)) if isinstance(keep, float) else 0
+        if not stride or abs(keep * stride**dims - 1) > 0.02:
+            shares = ", ".join(f"{1 / s**dims:.3g}" for s in (1, 2, 3, 4, 5, 6, 8))
+            raise ValueError(f"keep={keep!r}: pool with dims={dims} keeps a share of {shares}, …")
+        return cls(stride, layer, dims)
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """Means of neighbours. tokens.x (B, N, D)."""
+        if self.stride == 1:
+            return tokens
+        B, N, _ = tokens.x.shape
+        if self.dims == 1:
+            into = torch.arange(N, device=tokens.x.device).expand(B, N) // self.stride
+            return tokens.merge(into, -(-N // self.stride))
+        return tokens.merge(self._window(tokens, context.grid), context.grid.shape[1])
+
+    def _window(self, tokens: VisualTokens, grid: Tensor) -> Tensor:
+        """(B, N) the window of each token, named by the first patch in it."""
+        P = grid.shape[1]
+        cell = torch.cat([grid[..., :1], grid[..., 1:] // self.stride], dim=-1)
+        same = (cell[:, :, None] == cell[:, None, :]).all(-1)
+        first = same.to(torch.uint8).argmax(-1)
+        return first.gather(1, tokens.anchor.clamp(max=P - 1))
+
+    def arguments(self) -> dict[str, Any]:
+        """As given."""
+        return {"stride": self.stride, "layer": self.site.layer, "dims": self.dims}

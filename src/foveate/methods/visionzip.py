@@ -1,0 +1,72 @@
+"""VisionZip: the tokens the class token looks at, and a summary of the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.compressor import Compressor, Context, Site, Tower
+from foveate.ops import Keep, budget, check_keep, cosine, top
+from foveate.tokens import VisualTokens
+
+
+class VisionZip(Compressor):
+    """Keep what the class token looks at, merge the rest by keys. Yang et al. 2024, arXiv:2412.04467.
+
+    Of the budget a share `contextual` (10 of 64) goes to merged tokens: every few of the remaining
+    tokens is a target, each other one joins the target with the most similar key, and the target
+    becomes itself plus the mean of those that joined it. ValueError unless 0 <= contextual < 1.
+
+    Differs from the paper: the class token is not passed on, so the dominant share is patches only;
+    tokens stand in the order of their first patch and keep their positions instead of being renumbered.
+    """
+
+    site = Site(Tower.features)
+    needs = frozenset({"cls_attention", "keys"})
+    selects = True
+
+    def __init__(self, keep: Keep = 64, contextual: float = 10 / 64):
+        super().__init__()
+        if not 0 <= contextual < 1:
+            raise ValueError(f"contextual={contextual!r}: want a share of the budget in [0, 1)")
+        self.keep, self.contextual = check_keep(keep), contextual
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """Dominant and contextual tokens. tokens.x (B, N, D)."""
+        n = budget(self.keep, tokens.counts[:, None])
+        merged = (n * self.contextual + 0.5).floor().long().minimum(n - 1)
+        dominant = top(context.cls_attention, n - merged, tokens.valid)
+        # A row whose budget has no contextual share drops the rest; in the others nothing moves yet.
+        tokens = tokens.where(dominant | (merged > 0))
+        N = tokens.x.shape[1]
+        dominant = torch.where(merged > 0, dominant[:, :N], tokens.valid)
+        rest = tokens.valid & ~dominant
+        target = _every_few(rest, merged)
+
+        keys = context.keys[:, :N]
+        nearest = cosine(keys, keys).masked_fill(~target[:, None], -torch.inf).argmax(-1)
+        joins = rest & ~target
+        into = torch.where(joins, nearest, torch.arange(N, device=rest.device))
+        return tokens.merge(into, N, _plus_mean(tokens.x, into, joins))
+
+    def arguments(self) -> dict[str, Any]:
+        """As given."""
+        return {"keep": self.keep, "contextual": self.contextual}
+
+
+def _every_few(rest: Tensor, n: Tensor) -> Tensor:
+    """(B, N) True at n tokens of each row's rest, at equal steps from the first. rest (B, N), n (B, 1)."""
+    step = (rest.sum(1, keepdim=True) // n.clamp(min=1)).clamp(min=1)
+    rank = rest.cumsum(1) - 1
+    return rest & (rank % step == 0) & (rank // step < n)
+
+
+def _plus_mean(x: Tensor, into: Tensor, joins: Tensor) -> Tensor:
+    """x plus, at every target, the mean of the tokens that join it. x (B, N, D), into and joins (B, N)."""
+    weight = joins.to(x.dtype)
+    count = torch.zeros_like(weight).scatter_add(1, into, weight)
+    joined = (x * weight[..., None]).float()
+    total = torch.zeros_like(joined).scatter_add(1, into[..., None].expand_as(joined), joined)
+    return x + (total / count.clamp(min=1)[..., None]).to(x.dtype)

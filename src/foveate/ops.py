@@ -1,0 +1,72 @@
+"""Tensor algebra that more than one method needs: budgets, selection, windows, similarity."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+Keep = int | float
+
+
+def check_keep(keep: Keep) -> Keep:
+    """The budget itself if it can mean something: an int ≥ 1 (tokens) or a float in (0, 1] (share).
+
+    Raises ValueError for 0, negative numbers, shares above 1, NaN and other types.
+    """
+    whole = isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1
+    share = isinstance(keep, float) and 0 < keep <= 1
+    if not (whole or share):
+        raise ValueError(
+            f"keep={keep!r}: want an int >= 1 (tokens per image) or a float in (0, 1] (share of them)"
+        )
+    return keep
+
+
+def budget(keep: Keep, count: Tensor) -> Tensor:
+    """How many tokens stay of `count`: at most as many as there are, a share never rounds to none."""
+    if isinstance(keep, int):
+        return count.clamp(max=keep)
+    return (keep * count.double() + 0.5).floor().long().clamp(min=1).minimum(count)
+
+
+def top(score: Tensor, keep: Keep | Tensor, valid: Tensor | None = None) -> Tensor:
+    """(B, N) True at the highest scores of each row; equal scores go to the earlier token.
+
+    score (B, N); keep: tokens, a share of the valid ones, or (B, 1) a number for each row; valid (B, N).
+    """
+    valid = torch.ones_like(score, dtype=torch.bool) if valid is None else valid
+    n = keep if isinstance(keep, Tensor) else budget(keep, valid.sum(1, keepdim=True))
+    score = score.float().nan_to_num(nan=-torch.inf)
+    order = score.argsort(dim=1, descending=True, stable=True)
+    # Padding goes last whatever its score, so that even a real score of -inf beats it.
+    order = order.gather(1, (~valid).gather(1, order).to(torch.uint8).argsort(dim=1, stable=True))
+    place = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return (torch.empty_like(order).scatter(1, order, place) < n) & valid
+
+
+def spread(keep: Keep, valid: Tensor) -> Tensor:
+    """(B, N) True at `keep` valid tokens, evenly spaced: one in the middle of each equal share.
+
+    Valid tokens stand first in a row, as in VisualTokens.
+    """
+    count = valid.sum(1, keepdim=True)
+    n = budget(keep, count).clamp(min=1)
+    share = torch.arange(valid.shape[1], device=valid.device)
+    middle = ((2 * share + 1) * count).div(2 * n, rounding_mode="floor")
+    chosen = (share < n) & (middle < count)
+    hits = torch.zeros_like(valid, dtype=torch.long)
+    return hits.scatter_add(1, middle.clamp(max=valid.shape[1] - 1), chosen.long()).bool() & valid
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine similarity of every row of a (…, N, D) with every row of b (…, M, D) → (…, N, M)."""
+    unit = torch.nn.functional.normalize
+    return unit(a.float(), dim=-1) @ unit(b.float(), dim=-1).mT
+
+
+def square_side(tokens: int) -> int | None:
+    """Side of a square grid of that many tokens; None if it is not a square."""
+    side = math.isqrt(tokens)
+    return side if side * side == tokens else None
