@@ -1,0 +1,122 @@
+"""Ask the shipped model held-out questions: python recipes/embedded/evaluate.py
+
+Greedy `generate` of the plain Hugging Face model, exact match, every kind of question weighing
+the same; beside it what the question's words alone give. Writes results/embedded-patchqa-<split>.json.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+import transformers
+from PIL import Image
+
+from foveate import embedded
+from foveate.patchqa import GROUPS, KINDS, VERSION, Example, PatchQA, language_prior
+
+BATCH = 50
+GREY = Image.new("RGB", (96, 96), (128, 128, 128))
+
+
+@torch.no_grad()
+def answers(model, processor, examples: list[Example], blind: bool = False) -> list[str]:
+    """The model's greedy answers; blind, every picture is plain grey."""
+    said = []
+    for start in range(0, len(examples), BATCH):
+        chunk = examples[start : start + BATCH]
+        inputs = processor(
+            images=[[GREY] if blind else [example.images[0]] for example in chunk],
+            text=[f"USER: <image>\n{example.question} ASSISTANT:" for example in chunk],
+            padding=True,
+            return_tensors="pt",
+        )
+        out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+        new = out[:, inputs.input_ids.shape[1] :]
+        said += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+    return said
+
+
+def report(examples: list[Example], said: list[str]) -> dict:
+    """Accuracy with 95 % Wilson intervals by kind; groups and overall are means over kinds."""
+    hits = defaultdict(list)
+    for example, answer in zip(examples, said, strict=True):
+        hits[example.kind].append(answer == example.answer)
+    kinds = {kind: interval(sum(hits[kind]), len(hits[kind])) for kind in KINDS}
+    groups = {
+        group: mean_of([kinds[kind] for kind in members]) for group, members in GROUPS.items()
+    }
+    return {"overall": mean_of(list(kinds.values())), "groups": groups, "kinds": kinds}
+
+
+def interval(right: int, n: int) -> dict:
+    """Share with its Wilson interval."""
+    z, share = 1.96, right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
+    return shares(share, middle - half, middle + half, n)
+
+
+def mean_of(parts: list[dict]) -> dict:
+    """Mean over kinds; the interval from the sum of their binomial variances."""
+    share = sum(part["accuracy"] for part in parts) / len(parts)
+    variance = sum(p["accuracy"] * (1 - p["accuracy"]) / p["n"] for p in parts) / len(parts) ** 2
+    half = 1.96 * variance**0.5
+    n = sum(part["n"] for part in parts)
+    return shares(share, share - half, min(share + half, 1), n)
+
+
+def shares(accuracy: float, low: float, high: float, n: int) -> dict:
+    """The four numbers of a result."""
+    parts = {"accuracy": accuracy, "low": low, "high": high}
+    return {name: round(value, 4) for name, value in parts.items()} | {"n": n}
+
+
+def main() -> None:
+    """Evaluate and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--n", type=int, default=5000)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    task = PatchQA(options.split)
+    model, processor = embedded.load()
+    examples = task.examples(options.n)
+    start = time.time()
+    seen = report(examples, answers(model, processor, examples))
+    seconds = time.time() - start
+    blind = report(examples[:1100], answers(model, processor, examples[:1100], blind=True))
+    prior = {kind: round(share, 4) for kind, share in language_prior(task, options.n).items()}
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    result = {
+        "command": " ".join(["python", *sys.argv]),
+        "commit": commit,
+        "model": "foveate.embedded",
+        "task": f"PatchQA v{VERSION}, {options.split} split, seed {task.seed}",
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "device": f"CPU, {torch.get_num_threads()} threads, float32",
+        "n": options.n,
+        "seconds": round(seconds, 1),
+        "accuracy": seen,
+        "language_prior": prior,
+        "model_without_picture": blind,
+    }
+    out = options.out or Path(f"results/embedded-patchqa-{options.split}.json")
+    out.parent.mkdir(exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(seen, indent=1))
+
+
+if __name__ == "__main__":
+    main()

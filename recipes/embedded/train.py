@@ -1,0 +1,184 @@
+"""Train the embedded model from nothing on two CPU cores: python recipes/embedded/train.py
+
+Stage "see": the vision tower alone learns what every patch shows. Stage "answer": everything
+learns to answer, the patches still watched. The rates follow the clock, so a run ends when told.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from batches import IGNORE, Batch, make
+from forward import read, see
+from losses import Teacher
+from model import build
+from processor import build_tokenizer
+from run import RATE, Run
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveate.patchqa import KINDS, PatchQA
+
+SEE = torch.compile(see, dynamic=False)
+READ = torch.compile(read, dynamic=False)
+WATCH = 0.3  # weight of the patch and scene losses beside the answers
+SCENES = {"see": 32, "answer": 16}  # in a batch
+QUESTIONS = 14  # to a scene
+WARM_UP = 100  # steps
+FEW = (2, 3)  # objects in the first part of stage "answer": relations are learnt between few
+FEW_UNTIL = 0.12
+REPORT, SAVE = 180, 300  # seconds
+# glibc hands large tensors back to the system after every step, and page faults then dominate.
+HEAP = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+
+
+def train(run: Run, out: Path, see_minutes: float, log: TextIO) -> None:
+    """Both stages, until the time written in `end.txt` beside the checkpoint."""
+    tokenizer = build_tokenizer()
+    held_out = {stage: validation(size, tokenizer) for stage, size in SCENES.items()}
+    reported = saved = time.time()
+    mean = 0.0
+    while (now := time.time()) < (end := float((out.parent / "end.txt").read_text())):
+        progress = (now - run.stage_start) / max(stage_end(run, see_minutes, end), 1)
+        if progress >= 1:
+            run.save(out.with_name("seen.pt"))
+            run.enter("answer")
+            continue
+        task = training(run, progress)
+        batch = make(task, range(run.scenes, run.scenes + SCENES[run.stage]), tokenizer)
+        mean += 0.02 * (update(run, batch, rate(run.stage_step, progress)) - mean)
+        run.step, run.stage_step = run.step + 1, run.stage_step + 1
+        run.scenes += SCENES[run.stage]
+        if now - reported > REPORT:
+            scores = validate(run, held_out[run.stage])
+            note(log, run, scores | {"progress": round(progress, 3), "loss": round(mean, 3)})
+            if run.stage == "answer":
+                run.weights = harder(scores)
+            reported = now
+        if now - saved > SAVE:
+            run.save(out)
+            saved = now
+    run.save(out)
+    note(log, run, validate(run, held_out[run.stage]) | {"end": True})
+
+
+def stage_end(run: Run, see_minutes: float, end: float) -> float:
+    """Seconds this stage takes from its start."""
+    return (
+        min(60 * see_minutes, end - run.stage_start)
+        if run.stage == "see"
+        else end - run.stage_start
+    )
+
+
+def training(run: Run, progress: float) -> PatchQA:
+    """The training task of the moment."""
+    few = run.stage == "answer" and progress < FEW_UNTIL
+    objects = FEW if few else (2, 6)
+    return PatchQA("train", 1, objects=objects, questions=QUESTIONS, weights=run.weights)
+
+
+def validation(size: int, tokenizer) -> list[Batch]:
+    """320 scenes of the validation split."""
+    task = PatchQA("val", seed=7, questions=QUESTIONS)
+    return [make(task, range(i, i + size), tokenizer) for i in range(0, 320, size)]
+
+
+def losses(run: Run, batch: Batch, answer: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a stage and what there is to report."""
+    first, late, token = SEE(run.model, batch.pixels)
+    watched, right = run.teacher(late, token, batch)
+    if not answer:
+        return watched, right
+    hidden = READ(run.model, first, late, batch.start, batch.ids)
+    supervised = batch.targets != IGNORE
+    logits = run.model.lm_head(hidden[supervised])
+    answered = F.cross_entropy(logits, batch.targets[supervised])
+    hit = torch.ones_like(supervised)
+    hit[supervised] = logits.argmax(dim=-1) == batch.targets[supervised]
+    return answered + WATCH * watched, right | {"hit": hit.all(dim=-1), "answers": answered}
+
+
+def update(run: Run, batch: Batch, factor: float) -> float:
+    """One optimizer step; returns the loss."""
+    loss, _ = losses(run, batch, run.stage == "answer")
+    loss.backward()
+    weights = [w for o in run.optimizers for group in o.param_groups for w in group["params"]]
+    size = nn.utils.clip_grad_norm_(weights, 1.0)
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = RATE[run.stage] * group["share"] * factor
+        if torch.isfinite(size):
+            optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return loss.item()
+
+
+def rate(step: int, progress: float) -> float:
+    """Warm-up, a plateau, and a straight line to nothing over the second half."""
+    return min(1.0, (step + 1) / WARM_UP) * min(1.0, max(0.0, (1 - progress) * 2))
+
+
+def validate(run: Run, batches: list[Batch]) -> dict[str, float]:
+    """Share of questions answered right, by kind, on scenes of the validation split.
+
+    With gradients on: without, everything would be compiled a second time.
+    """
+    totals: dict[str, list[float]] = {}
+    for batch in batches:
+        _, right = losses(run, batch, run.stage == "answer")
+        hit = right.pop("hit", None)
+        for name, value in right.items():
+            totals.setdefault(name, []).append(float(value.detach()))
+        for number, kind in enumerate(KINDS):
+            if hit is not None:
+                totals.setdefault(f"?{kind}", []).extend(hit[batch.kinds == number].tolist())
+    scores = {name: sum(values) / max(len(values), 1) for name, values in totals.items()}
+    if run.stage == "answer":
+        scores["?overall"] = sum(scores[f"?{kind}"] for kind in KINDS) / len(KINDS)
+    return {name: round(score, 4) for name, score in scores.items()}
+
+
+def harder(scores: dict[str, float]) -> dict[str, int]:
+    """Ask more of what is answered worst."""
+    return {kind: 2 + round(10 * (1 - scores[f"?{kind}"])) for kind in KINDS}
+
+
+def note(log: TextIO, run: Run, scores: dict[str, float]) -> None:
+    """One line of the log."""
+    where = {"time": round(time.time()), "stage": run.stage, "step": run.step, "scenes": run.scenes}
+    log.write(json.dumps(where | scores) + "\n")
+    log.flush()
+
+
+def main() -> None:
+    """Start or resume."""
+    if not os.environ.keys() >= HEAP.keys():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | HEAP)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=105, help="until the end, from now")
+    parser.add_argument("--see-minutes", type=float, default=12)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints/embedded.pt"))
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    run = Run(build(build_tokenizer()), Teacher())
+    if options.resume:
+        run.load(options.out)
+    else:
+        run.enter("see")
+        # Edit this file to end earlier or later: the schedule follows.
+        (options.out.parent / "end.txt").write_text(str(time.time() + 60 * options.minutes))
+    with options.out.with_suffix(".jsonl").open("a") as log:
+        train(run, options.out, options.see_minutes, log)
+
+
+if __name__ == "__main__":
+    main()
