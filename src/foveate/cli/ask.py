@@ -1,0 +1,129 @@
+"""`foveate ask`: one answer about one image, and how few tokens it took."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveate.cli import arguments, models, output, pictures
+from foveate.cli.wrong import Wrong
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="'embedded', a directory with a saved model, or a Hub id such as owner/name."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto takes the GPU if there is one.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Method = Annotated[
+    str | None, typer.Option(help="Compress with this method; see `foveate methods`.")
+]
+Keep = Annotated[
+    str | None, typer.Option(help="Budget: 64 is tokens per image, 0.25 a share, 1.0 all.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="K=V", help="An argument of the method; may be repeated."),
+]
+
+
+def ask(
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    question: Annotated[str, typer.Argument(help="What to ask about it.")],
+    model: Model = models.EMBEDDED,
+    method: Method = None,
+    keep: Keep = None,
+    set_: Set = None,
+    picture: Annotated[Path | None, typer.Option(help="Draw what was kept into this file.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Answer a question about an image, and say from how many visual tokens."""
+    if not question.strip():
+        raise Wrong("the question is empty: ask something, such as 'what is in the picture ?'")
+    shown = pictures.read(image)
+    if picture is not None:
+        pictures.writable(picture)
+    compressor = _compressor(method, keep, set_ or [])
+    with output.answering() as emit:
+        output.hush()
+        loaded = models.load(model, device)
+        document, seen = answer(loaded, compressor, shown, question.strip(), max_new_tokens)
+        if picture is not None:
+            from foveate.draw import draw
+
+            draw(shown, seen).save(picture)
+            document["picture"] = str(picture)
+        if json:
+            emit(document)
+    if not json:
+        _print(document)
+
+
+def _compressor(method: str | None, keep: str | None, pairs: list[str]) -> Any:
+    """The compressor asked for; None leaves the model as it was saved."""
+    budget = arguments.budget(keep) if keep is not None else None
+    if method is None:
+        if budget is not None or pairs:
+            raise Wrong(
+                "--keep and --set are a method's: say which with --method, such as --method fastv"
+            )
+        return None
+    return arguments.build(method, budget, pairs)
+
+
+def answer(
+    loaded: models.Loaded, compressor: Any, image: Any, question: str, max_new_tokens: int
+) -> tuple[dict[str, Any], Any]:
+    """One answer with its figures, and the trace of what was kept."""
+    import foveate
+    from foveate import evaluate
+
+    attach(loaded.model, compressor)
+    started = time.perf_counter()
+    with foveate.trace(loaded.model) as seen:
+        reply = evaluate.replies(
+            loaded.model, loaded.processor, [([image], question)], max_new_tokens
+        )[0]
+    return {
+        "answer": reply.text,
+        "question": question,
+        "model": loaded.name,
+        "method": repr(loaded.model.model.visual_compressor),
+        "tokens": {"before": round(reply.before), "after": round(reply.after)},
+        "steps": [
+            {"site": str(s.site), "before": int(s.before[0]), "after": int(s.after[0])}
+            for s in seen.steps
+        ],
+        "seconds": round(time.perf_counter() - started, 3),
+    }, seen
+
+
+def attach(model: Any, compressor: Any) -> None:
+    """Compress with what was asked for, else leave what the checkpoint brought, else keep everything.
+
+    Raises Wrong if the model cannot be compressed so.
+    """
+    import foveate
+
+    if compressor is None and foveate.is_compressed(model):
+        return
+    try:
+        foveate.compress(model, compressor if compressor is not None else foveate.Identity())
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise Wrong(str(error)) from error
+
+
+def _print(document: dict[str, Any]) -> None:
+    screen, tokens = output.screen(), document["tokens"]
+    screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
+    share = f"{100 * tokens['after'] / tokens['before']:.0f} %" if tokens["before"] else "–"
+    line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
+    screen.print(f"{document['method']}: {line}", style="dim", markup=False)
+    if "picture" in document:
+        screen.print(f"what was kept: {document['picture']}", style="dim", markup=False)

@@ -1,0 +1,67 @@
+"""`foveate methods`: what there is, read from the methods themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from foveate.cli import arguments, output
+
+FIRST_LINE = re.compile(
+    r"(?P<line>.+?)\.\s+(?P<paper>[^.]*? et al\. \d{4}), arXiv:(?P<arxiv>\d{4}\.\d{4,5})"
+)
+
+
+def methods(
+    json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """List every method: paper, where it acts, trained or not, arguments."""
+    from foveate.methods import METHODS
+
+    found = [describe(slug, make) for slug, make in METHODS.items()]
+    if json:
+        with output.answering() as emit:
+            emit(found)
+        return
+    output.screen().print(_table(found))
+
+
+def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
+    """One method in words, from its docstring, its signature and one made with its defaults."""
+    own = arguments.parameters(make)
+    example = make()
+    first = (type(example).__doc__ or "").strip().splitlines()[0]
+    match = FIRST_LINE.match(first)
+    return {
+        "slug": slug,
+        "class": type(example).__name__,
+        "line": match["line"] if match else first.partition(". ")[0].rstrip("."),
+        "paper": match["paper"].removeprefix("After ") if match else None,
+        "arxiv": match["arxiv"] if match else None,
+        "sites": [str(part.site) for part in example.parts()],
+        "trained": any(True for _ in example.parameters()),
+        "arguments": {name: parameter.default for name, parameter in own.items()},
+    }
+
+
+def _table(found: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("method", "what it does", "paper", "acts at", "weights", "arguments"):
+        table.add_column(title, no_wrap=title in ("method", "weights"), overflow="fold")
+    for row in found:
+        paper = f"{row['paper']}\narXiv:{row['arxiv']}" if row["paper"] else "–"
+        given = ", ".join(f"{k}={_short(v)}" for k, v in row["arguments"].items())
+        weights = "trained" if row["trained"] else "none"
+        sites = ", ".join(row["sites"]) if row["slug"] != "identity" else "–"
+        table.add_row(f"[bold]{row['slug']}[/bold]", row["line"], paper, sites, weights, given)
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) and value != 1 else str(value)

@@ -1,0 +1,82 @@
+"""The model a person named: the embedded one, a directory, or a Hub id."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.cli.wrong import Failed, Wrong
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for inference, its processor, and what to call it."""
+
+    model: Any
+    processor: Any
+    name: str
+
+
+def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
+    """The model and its processor; one that was saved compressed comes back compressed.
+
+    Raises Wrong for names that cannot be one, Failed if it cannot be read.
+    """
+    import torch
+
+    path = _place(name)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        target = torch.device(device)
+        model, processor = _read(path)
+        model = model.to(target).eval()
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+        raise Failed(f"cannot load {name}: {_first_line(error)}") from error
+    label = name if name == EMBEDDED or not Path(name).is_dir() else Path(name).resolve().name
+    return Loaded(model, processor, label)
+
+
+def _place(name: str) -> str:
+    """Where to load from. Raises Wrong for what is neither a model's directory nor a Hub id."""
+    if name == EMBEDDED:
+        from foveate.embedded import PATH
+
+        path = Path(PATH)
+        if not (path / "config.json").exists():
+            raise Failed("this copy of foveate carries no embedded model: name one with --model")
+        return str(path)
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise Wrong(
+                f"--model {name}: this directory has no config.json, so it is no saved model"
+            )
+        return str(path)
+    if path.exists() or not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
+        raise Wrong(
+            f"--model {name}: want {EMBEDDED!r}, a directory with a saved model, or owner/name"
+        )
+    return name
+
+
+def _read(path: str) -> tuple[Any, Any]:
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    import foveate
+
+    config = AutoConfig.from_pretrained(path)
+    if getattr(config, "visual_compression", None):
+        model = foveate.from_pretrained(path, dtype="auto")
+    else:
+        model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto")
+    return model, AutoProcessor.from_pretrained(path)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

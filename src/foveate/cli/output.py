@@ -1,0 +1,71 @@
+"""What goes where: the answer to stdout, all the rest to stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+WIDTH = 140
+
+
+def screen() -> Console:
+    """Where answers are printed; wide where no terminal says how wide."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, soft_wrap=False)
+
+
+def note(text: str) -> None:
+    """A remark for the person at the terminal: to stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="dim", markup=False)
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[Callable[[Any], None]]:
+    """Work whose stray prints go to stderr; yields what prints one JSON document on the real stdout."""
+    real = sys.stdout
+
+    def emit(document: Any) -> None:
+        json.dump(document, real, indent=2, ensure_ascii=False, allow_nan=False)
+        real.write("\n")
+
+    with contextlib.redirect_stdout(sys.stderr):
+        yield emit
+
+
+@contextlib.contextmanager
+def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
+    """A bar on a terminal, nothing elsewhere; yields advance(by, what is going on now)."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    with bar:
+        task = bar.add_task(what, total=total)
+
+        def advance(by: int, now: str) -> None:
+            bar.update(task, advance=by, description=now)
+
+        yield advance
+
+
+def hush() -> None:
+    """Keep the libraries below from chatting: their warnings and bars are no answer to a command."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,74 @@
+"""Image files from people: anything may be in them, and every fault is one clear line."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from foveate.cli.wrong import Wrong
+
+MAX_SIDE = 16_384
+MAX_PIXELS = 80_000_000
+MAX_ASPECT = 50  # processors scale the shorter side up, so a hair's breadth becomes a huge image
+
+
+def read(path: Path) -> Image.Image:
+    """The picture in a file, upright and in RGB. Raises Wrong, before decoding, if it is no sane image."""
+    if not path.exists():
+        raise Wrong(f"no such image: {path}")
+    if not path.is_file():
+        raise Wrong(f"{path} is no file: want an image file")
+    if path.stat().st_size == 0:
+        raise Wrong(f"{path} is empty (0 bytes): want an image file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                _check(path, *image.size)
+                upright = ImageOps.exif_transpose(image)
+                return _flat(upright)
+    except UnidentifiedImageError as error:
+        raise Wrong(
+            f"{path} is no image that can be read: want PNG, JPEG, WebP, GIF, BMP, …"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise Wrong(f"{path} has too many pixels: {_limits()}") from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise Wrong(f"{path} is broken and cannot be read: {error}") from error
+
+
+def writable(path: Path) -> Path:
+    """The path if a picture can be written there. Raises Wrong before work is spent on one that cannot."""
+    Image.init()
+    if path.suffix.lower() not in Image.EXTENSION:
+        raise Wrong(f"--picture {path}: want a name that ends in .png, .jpg or .webp")
+    if not path.parent.is_dir():
+        raise Wrong(f"--picture {path}: there is no directory {path.parent}")
+    return path
+
+
+def _check(path: Path, width: int, height: int) -> None:
+    fits = max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS
+    if not fits:
+        raise Wrong(f"{path} is {width} x {height} pixels: {_limits()}")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise Wrong(
+            f"{path} is {width} x {height} pixels: want at most {MAX_ASPECT} times as long as wide"
+        )
+
+
+def _limits() -> str:
+    return (
+        f"want at most {MAX_SIDE:,} on a side and {MAX_PIXELS // 1_000_000} million in all; "
+        "scale it down first"
+    )
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """RGB; what is transparent becomes white."""
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")

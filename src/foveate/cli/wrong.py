@@ -1,0 +1,22 @@
+"""Errors a person made and can mend: one line that says what, what is allowed, and what is nearest."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Wrong(Exception):  # noqa: N818
+    """Wrong use of the command line; ends it with exit code 2."""
+
+
+class Failed(Exception):  # noqa: N818
+    """Something outside went wrong, such as a download; ends the command line with exit code 1."""
+
+
+def unknown(what: str, name: str, allowed: Iterable[str]) -> Wrong:
+    """The line for a name that does not exist: the nearest one first, then all."""
+    names = list(allowed)
+    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    nearest = f"nearest: {close[0]}; " if close else ""
+    return Wrong(f"unknown {what} {name!r}: {nearest}there are {', '.join(names) or 'none'}")
