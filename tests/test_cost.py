@@ -1,0 +1,117 @@
+"""Costs against torch's own counter, and against numbers worked out by hand."""
+
+import pytest
+import torch
+from families import FAMILIES, LAYERS, ONE, SHORT
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+import foveate
+from foveate import FastV, Pool, Stride, VisionZip
+from foveate.hosts.cost import cost, load, own_macs, skeleton
+
+LLAVA = FAMILIES["llava"]
+TEXT, PATCHES = 9, 16
+
+
+def counted(model, inputs):
+    def attention(query, key, value, *_, **__):
+        return sdpa_flop_count(query, key, value)
+
+    # torch leaves its own CPU kernel out of the count.
+    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with FlopCounterMode(display=False, custom_mapping=cpu) as counter, torch.no_grad():
+        model(**inputs, logits_to_keep=1)
+    return counter.get_total_flops() // 2
+
+
+def traced(model, inputs):
+    with foveate.trace(model) as seen, torch.no_grad():
+        model(**inputs)
+    return seen.steps
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_the_bare_model_costs_what_torch_counts(attention):
+    model, inputs = LLAVA.model(attention), LLAVA.inputs([ONE])
+    mine = cost(model, load(model, TEXT, [PATCHES]), causal=False)
+    assert mine.scorer == 0
+    assert mine.total == counted(model, inputs)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    "method", [Stride(0.25), Stride(4, layer=3), FastV(0.5, layer=2), Pool(4), VisionZip(8)]
+)
+def test_a_compressed_model_costs_what_torch_counts(attention, method):
+    model, inputs = LLAVA.model(attention), LLAVA.inputs([ONE])
+    foveate.compress(model, method)
+    steps = traced(model, inputs)
+    own = own_macs(model, lambda: model(**inputs))
+    mine = cost(model, load(model, TEXT, [PATCHES], steps), method.parts(), own, causal=False)
+    assert mine.total == counted(model, inputs)
+
+
+def test_a_chain_of_cuts_shortens_layer_by_layer():
+    model = LLAVA.model()
+    foveate.compress(model, foveate.Chain(Stride(8), Stride(4, layer=1), FastV(2, layer=3)))
+    at = load(model, TEXT, [PATCHES], traced(model, LLAVA.inputs([ONE])))
+    assert at.visual == (8, 4, 4, 2, 2) and at.lengths == tuple(TEXT + n for n in at.visual)
+    assert at.connector == PATCHES and at.tower == (PATCHES + 1,)
+    assert at.equivalent == 4.0
+
+
+def test_compression_before_the_projector_projects_what_is_kept_again():
+    model = LLAVA.model()
+    foveate.compress(model, VisionZip(8))
+    assert load(model, TEXT, [PATCHES], traced(model, LLAVA.inputs([ONE]))).connector == PATCHES + 8
+
+
+def test_which_picks_a_prompt_of_a_batch():
+    model = LLAVA.model()
+    foveate.compress(model, FastV(4, layer=2))
+    steps = traced(model, LLAVA.inputs([ONE, SHORT]))
+    at = load(model, 4, [PATCHES], steps, which=[1])
+    assert at.visual == (16, 16, 4, 4, 4) and at.lengths[0] == 20
+
+
+def test_cache_bytes_are_those_of_the_cache():
+    model, inputs = LLAVA.model(), LLAVA.inputs([ONE])
+    foveate.compress(model, FastV(4, layer=2))
+    with foveate.trace(model) as seen, torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+    held = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
+    assert cost(model, load(model, TEXT, [PATCHES], seen.steps)).kv_bytes == held
+
+
+def test_only_the_rows_asked_for_are_the_scorers():
+    model = LLAVA.model()
+    at = load(model, TEXT, [PATCHES])
+    assert cost(model, at, [FastV(0.5)]).scorer == (TEXT + PATCHES) * 64
+    assert cost(model, at, [VisionZip(8)]).scorer == (PATCHES + 1) * 32
+    assert cost(model, at, [Stride(0.5)]).scorer == 0
+
+
+def test_llava_7b_by_hand():
+    """4.22 TMAC for 576 + 60 tokens in the layers of LLaVA-1.5-7B, 0.5 MiB of cache a token."""
+    vision = CLIPVisionConfig(
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        image_size=336,
+        patch_size=14,
+    )
+    text = LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        vocab_size=32064,
+    )
+    model = skeleton(LlavaConfig(vision_config=vision, text_config=text)).half()
+    mine = cost(model, load(model, 60, [576]), causal=False)
+    assert (mine.language - 4096 * 32064) / 1e12 == pytest.approx(4.22, abs=0.005)
+    assert mine.kv_bytes == (576 + 60) * 2**19
+    assert mine.flops == 2 * mine.total == mine.as_dict()["flops"]
+    assert LAYERS == 5  # the small model above, whose visual counts are written out
