@@ -50,7 +50,10 @@ def encode(
     needs = frozenset().union(*(part.needs for part in parts)) & FROM_TOWER
     early = any(part.site.tower < Tower.language for part in parts)
     if not needs and not early:
-        return bare(*args, **kwargs)
+        output = bare(*args, **kwargs)
+        if not isinstance(output, tuple):
+            output["images"] = len(output.pooler_output)
+        return output
     bound = inspect.signature(bare).bind(*args, **kwargs)
     layer = bound.arguments.get("vision_feature_layer")
     if "features" in needs:
@@ -111,7 +114,7 @@ def locate(ids: Tensor, placeholder: int, counts: Tensor) -> tuple[Tensor, Tenso
     if len(found) != int(counts.sum()):
         raise ValueError(
             f"{len(found)} placeholders for {int(counts.sum())} visual tokens of {len(counts)} images: "
-            "images and prompts must match, and chunked prefill is not supported under compression"
+            "images and prompts must match"
         )
     P = int(counts.max()) if len(counts) else 0
     patch = torch.arange(P, device=ids.device)

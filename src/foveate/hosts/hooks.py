@@ -120,6 +120,11 @@ class BaseBefore:
                 "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
                 "or foveate.restore(model) first"
             )
+        if output is not None and "images" not in output:
+            raise NotImplementedError(
+                "image features that this model did not encode for compression, as a chunked prefill passes "
+                "them: use prefill_chunk_size=None, or the outputs of this model's get_image_features"
+            )
         if output is None and bool((ids == traits.placeholder_id(base)).any()):
             count = int((ids == traits.placeholder_id(base)).sum())
             raise ValueError(f"{count} image placeholders, but no images: pass pixel_values")
@@ -127,14 +132,17 @@ class BaseBefore:
 
     def _later(self, base: nn.Module, kwargs: dict, flow: Flow, cache: Any) -> None:
         memory = getattr(cache, "visual_memory", None)
-        if memory is not None:
+        features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
+        if memory is not None and features is None and kwargs.get("pixel_values") is None:
             before.decode(kwargs, memory, cache, flow)
             flow.memory = memory
         ids = kwargs.get("input_ids")
-        if ids is not None and bool((ids == traits.placeholder_id(base)).any()):
+        if ids is None or ids.shape[1] == 1:  # a decoding step: nothing to look for, no wait for the device
+            return
+        if bool((ids == traits.placeholder_id(base)).any()):
             raise NotImplementedError(
-                f"new images on a cache that holds {cache.get_seq_length()} columns: start a new cache with "
-                "the whole conversation"
+                f"new images on a cache that holds {cache.get_seq_length()} columns (a later turn, or a "
+                "chunked prefill): start a new cache with the whole conversation"
             )
 
 

@@ -16,7 +16,7 @@ from transformers.masking_utils import create_causal_mask, create_sliding_window
 
 from foveate.hosts.before import apply
 from foveate.hosts.flow import Flow, Memory, Stage
-from foveate.hosts.positions import Cut, gather_columns, padding_mask, short_attention
+from foveate.hosts.positions import Cut, gather_columns, short_attention
 from foveate.tokens import VisualTokens
 
 
@@ -166,14 +166,13 @@ def _later_mask(
     decoder, new = flow.decoder, hidden.shape[1]
     if stage.full and mask is None and new == 1 and not getattr(cache, "is_compileable", False):
         return None
-    columns = int(cache.get_seq_length(layer)) + new
-    real = padding_mask(mask, columns) if mask is not None else None
-    tail = columns - stage.columns.shape[1]
+    if stage.full and mask is None:
+        return _causal(decoder, layer, hidden, None, cache)
+    tail = int(cache.get_seq_length(layer)) + new - stage.columns.shape[1]
     grown = torch.ones(len(stage.real), tail, dtype=torch.bool, device=hidden.device)
-    if isinstance(mask, Tensor) and mask.dim() == 2 and real is not None:
+    if isinstance(mask, Tensor) and mask.dim() == 2:
         grown = mask[:, mask.shape[1] - tail :].bool()
-    real = torch.cat([stage.real, grown], dim=1)
-    return _causal(decoder, layer, hidden, None if bool(real.all()) else real, cache)
+    return _causal(decoder, layer, hidden, torch.cat([stage.real, grown], dim=1), cache)
 
 
 def _rotary(flow: Flow, stage: Stage, layer: int, hidden: Tensor, rotary: Any) -> Any:

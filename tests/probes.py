@@ -1,0 +1,101 @@
+"""Compressors made to find mistakes of the host: ragged, learning, looking at what they should not."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from foveate.compressor import Compressor, Site, Tower, language
+from foveate.methods import DivPrune, FastV, Identity, Pool, Random, Stride, VisionZip
+from foveate.ops import top
+
+
+class Ragged(Compressor):
+    """Keeps what the content says, so every image keeps another number; learns, and adds a penalty."""
+
+    def __init__(self, width: int = 64, layer: int = 0):
+        super().__init__()
+        self.site = language(layer)
+        torch.manual_seed(3)
+        self.gate = nn.Linear(width, 1)
+
+    def forward(self, tokens, context):
+        gate = self.gate(tokens.x)[..., 0]
+        first = torch.arange(gate.shape[1]) == 0
+        scaled = tokens.carry(tokens.x * (1 + gate.sigmoid()[..., None] / 10))
+        out = scaled.where((gate > 0) | first)
+        penalty = (gate.sigmoid() * tokens.valid).sum() / tokens.valid.sum()
+        return type(out)(out.x, out.owner, out.valid, out.penalty + 0.1 * penalty)
+
+    def arguments(self):
+        return {"width": self.gate.in_features, "layer": self.site.layer}
+
+
+class Asked(Compressor):
+    """Keeps the tokens most like the instruction; stands in the projector's place, with weights."""
+
+    site = Site(Tower.projector)
+    needs = frozenset({"text", "text_mask"})
+
+    def __init__(self, width: int = 32, out: int = 64, keep: int = 5):
+        super().__init__()
+        self.keep = keep
+        torch.manual_seed(4)
+        self.project = nn.Linear(width, out)
+
+    def forward(self, tokens, context):
+        tokens = tokens.carry(self.project(tokens.x))
+        mask = context.text_mask[..., None]
+        asked = (context.text * mask).sum(1) / mask.sum(1).clamp(min=1)
+        score = torch.cosine_similarity(tokens.x, asked[:, None], dim=-1)
+        return tokens.where(top(score, self.keep, tokens.valid))
+
+    def arguments(self):
+        return {
+            "width": self.project.in_features,
+            "out": self.project.out_features,
+            "keep": self.keep,
+        }
+
+
+class PromptRows(Compressor):
+    """FastV with the mean over the instruction's rows."""
+
+    needs = frozenset({"prompt_attention"})
+    selects = True
+
+    def __init__(self, keep=0.5, layer=2):
+        super().__init__()
+        self.keep, self.site = keep, language(layer)
+
+    def forward(self, tokens, context):
+        return tokens.where(top(context.prompt_attention, self.keep, tokens.valid))
+
+    def arguments(self):
+        return {"keep": self.keep, "layer": self.site.layer}
+
+
+class Replay(Compressor):
+    """Keeps what another run kept."""
+
+    def __init__(self, site, owner):
+        super().__init__()
+        self.site, self.owner = site, owner
+
+    def forward(self, tokens, context):
+        return tokens.where(self.owner >= 0)
+
+    def arguments(self):
+        return {}
+
+
+SELECT = {  # keep-all settings of every method that selects: identity, bit for bit
+    "identity": lambda: Identity(),
+    "random": lambda: Random(1.0),
+    "stride": lambda: Stride(1.0),
+    "pool": lambda: Pool(1),
+    "pool inside": lambda: Pool(1, layer=2),
+    "fastv": lambda: FastV(1.0),
+    "visionzip": lambda: VisionZip(1.0),
+    "divprune": lambda: DivPrune(1.0),
+}

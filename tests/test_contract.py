@@ -1,0 +1,392 @@
+"""The correctness contract of a host: what holds for every family, kernel, method and batch.
+
+Grows by itself: families from families.FAMILIES, methods from METHODS and the probes.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import IMAGE, LAYERS, MIXED, ONE, SHORT, TEXT, TOUCHING, TWO
+from oracle import reference, seen_columns
+from probes import SELECT, Asked, PromptRows, Ragged, Replay
+
+import foveate
+from foveate import Chain, DivPrune, FastV, Pool, Random, Stride, VisionZip
+
+TOLERANCE = 1e-5  # of the logits' scale
+
+# What the masking oracle can follow: pruning, and merging into means.
+FOLLOWED = {
+    "stride": lambda: Stride(0.3),
+    "random": lambda: Random(0.4, seed=3),
+    "divprune": lambda: DivPrune(5),
+    "pool": lambda: Pool(3),
+    "pool 2-d": lambda: Pool(2, dims=2),
+    "fastv": lambda: FastV(0.25),
+    "prompt rows": lambda: PromptRows(0.4),
+    "stride inside": lambda: Stride(5, layer=1),
+    "pool inside": lambda: Pool(4, layer=2),
+    "pool 2-d inside": lambda: Pool(2, layer=3, dims=2),
+    "three cuts": lambda: Chain(Stride(12), FastV(0.5, layer=1), Pool(2, layer=3)),
+    "two at one site": lambda: Chain(Stride(10, layer=2), FastV(0.5, layer=2)),
+}
+EVERY = FOLLOWED | {
+    "visionzip": lambda: VisionZip(6),
+    "ragged": lambda: Ragged(),
+    "ragged inside": lambda: Ragged(layer=2),
+    "asked": lambda: Asked(),
+    "early and inside": lambda: Chain(VisionZip(8), Pool(2, layer=3)),
+}
+
+
+def close(got, want, tolerance=TOLERANCE):
+    assert torch.isfinite(got).all()
+    error = (got - want).abs().max() / want.abs().max()
+    assert error <= tolerance, f"off by {error:.2e} of the scale {want.abs().max():.1f}"
+
+
+def traced(model, inputs, **more):
+    with foveate.trace(model) as seen:
+        output = model(**inputs, **more)
+    return output, seen.steps
+
+
+@pytest.mark.parametrize("name", SELECT)
+def test_keeping_all_is_the_model_untouched(model, family, name):
+    for prompts in ((ONE,), MIXED):
+        inputs = family.inputs(prompts)
+        with torch.no_grad():
+            want = model(**inputs).logits
+            text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+            with foveate.compressed(model, SELECT[name]()):
+                assert torch.equal(model(**inputs).logits, want)
+                assert torch.equal(
+                    model.generate(**inputs, max_new_tokens=4, do_sample=False), text
+                )
+
+
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_dropping_is_masking(model, family, name, padding):
+    inputs = family.inputs(MIXED, padding)
+    with torch.no_grad():
+        foveate.compress(model, FOLLOWED[name]())
+        got, steps = traced(model, inputs)
+        foveate.restore(model)
+        want = reference(model, inputs, steps).logits
+    real = inputs["attention_mask"].bool() & seen_columns(inputs["input_ids"], IMAGE, steps)
+    assert len(steps) == len(EVERY[name]().parts())
+    close(got.logits[real], want[real])
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_cached_decoding_is_masking_too(model, family, name):
+    inputs = family.inputs((ONE, SHORT, TWO, TEXT))
+    length = inputs["input_ids"].shape[1]
+    with torch.no_grad():
+        foveate.compress(model, FOLLOWED[name]())
+        with foveate.trace(model) as seen:
+            out = model.generate(
+                **inputs,
+                max_new_tokens=5,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_logits=True,
+            )
+        foveate.restore(model)
+        ids = out.sequences[:, :-1]
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 4), value=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        whole = {**inputs, "input_ids": ids, "attention_mask": mask, "position_ids": position}
+        want = reference(model, whole, seen.steps).logits[:, length - 1 :]
+    close(torch.stack(out.logits, dim=1), want)
+
+
+@pytest.mark.parametrize("positions", foveate.hosts.attach.POSITIONS)
+@pytest.mark.parametrize("name", EVERY)
+def test_a_batch_is_each_prompt_alone(model, family, name, positions):
+    """Left and right padding, two images, touching images, text only; prefill, and decoding."""
+    prompts = MIXED
+    foveate.compress(model, EVERY[name](), positions)
+    with torch.no_grad():
+        for padding in ("left", "right"):
+            inputs = family.inputs(prompts, padding)
+            # Positions as generate counts them: a padded row's are those of the prompt alone.
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+            together = model(**inputs).logits
+            for i in range(len(prompts)):
+                alone = family.single(inputs, prompts, i)
+                real = inputs["attention_mask"][i].bool()
+                close(together[i, real], model(**alone).logits[0], 2e-5)
+        inputs = family.inputs(prompts)
+        together = generated(model, inputs, 4)
+        for i in range(len(prompts)):
+            alone = generated(model, family.single(inputs, prompts, i), 4)
+            close(together[i], alone[0], 2e-5)
+
+
+def generated(model, inputs, n, **more):
+    """(B, n, V) logits of n greedy steps."""
+    out = model.generate(
+        **inputs,
+        max_new_tokens=n,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **more,
+    )
+    return torch.stack(out.logits, dim=1)
+
+
+def test_sixteen_ragged_prompts_are_each_alone(model, family):
+    prompts = (ONE, SHORT, TWO, TOUCHING, TEXT, SHORT, ONE, TWO) * 2
+    foveate.compress(model, Chain(Ragged(), FastV(0.5, layer=2)))
+    inputs = family.inputs(prompts)
+    with torch.no_grad():
+        together = generated(model, inputs, 3)
+        for i in range(16):
+            close(together[i], generated(model, family.single(inputs, prompts, i), 3)[0], 2e-5)
+
+
+@pytest.mark.parametrize("name", ["stride", "pool", "visionzip", "ragged", "divprune"])
+def test_before_the_language_model_is_a_shorter_prompt(model, family, name):
+    """Renumbered, what is left is a prompt like any other, with the kept features in it."""
+    inputs = family.inputs((ONE,))
+    with torch.no_grad():
+        foveate.compress(model, EVERY[name](), positions="renumbered")
+        captured = {}
+        decoder = model.model.language_model
+        hook = decoder.register_forward_pre_hook(
+            lambda m, a, k: captured.update(embeds=k["inputs_embeds"]), with_kwargs=True
+        )
+        got, steps = traced(model, inputs)
+        hook.remove()
+        foveate.restore(model)
+        kept = int(steps[-1].after[0])
+        embeds = captured["embeds"]
+        assert embeds.shape[1] == inputs["input_ids"].shape[1] - family.patches + kept
+        want = model.lm_head(decoder(inputs_embeds=embeds).last_hidden_state)
+    close(got.logits[:, -6:], want[:, -6:])
+
+
+@pytest.mark.parametrize(
+    "name", ["stride", "pool", "visionzip", "ragged", "ragged inside", "pool inside"]
+)
+def test_cached_decoding_is_recomputing(model, family, name):
+    inputs = family.inputs((ONE, SHORT, TWO))
+    foveate.compress(model, EVERY[name]())
+    with torch.no_grad():
+        cached, fresh = (generated(model, inputs, 4, use_cache=use) for use in (True, False))
+    close(cached, fresh, 2e-5)
+
+
+@pytest.mark.parametrize("positions", foveate.hosts.attach.POSITIONS)
+@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged"])
+def test_static_cache(model, family, name, positions):
+    inputs = family.inputs((ONE, SHORT))
+    foveate.compress(model, EVERY[name](), positions)
+    with torch.no_grad():
+        want = generated(model, inputs, 4)
+        got = generated(model, inputs, 4, cache_implementation="static", disable_compile=True)
+    close(got, want, 2e-5)
+
+
+@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "visionzip", "asked"])
+def test_beams_and_samples(model, family, name):
+    """Three equal beams of one prompt start as that prompt; a beam's text is that of greedy steps."""
+    inputs = family.inputs((ONE, TWO))
+    foveate.compress(model, EVERY[name]())
+    with torch.no_grad():
+        with foveate.trace(model) as seen:
+            out = model.generate(
+                **inputs,
+                num_beams=3,
+                do_sample=False,
+                max_new_tokens=4,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        assert len(seen.steps[0].owner) == 3  # images, not images × beams
+        # A beam's score is the sum of its log-probabilities: compute them again on the greedy path.
+        long = {**inputs, "input_ids": out.sequences}
+        long["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 4), value=1)
+        long["position_ids"] = (long["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        long["instruction_mask"] = inputs["attention_mask"]
+        logits = model(**long).logits[:, -5:-1].log_softmax(-1)
+        total = logits.gather(2, out.sequences[:, -4:, None]).sum((1, 2))
+        close(out.sequences_scores, total / 4, 1e-4)
+        sampled = [
+            model.generate(
+                **inputs, do_sample=True, num_return_sequences=2, max_new_tokens=3, top_k=1
+            )
+            for _ in range(2)
+        ]
+        greedy = model.generate(**inputs, do_sample=False, max_new_tokens=3)
+        assert torch.equal(sampled[0], greedy.repeat_interleave(2, 0))
+
+
+@pytest.mark.parametrize("positions", foveate.hosts.attach.POSITIONS)
+@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged"])
+@pytest.mark.parametrize("prompts", [(ONE,), (ONE, SHORT)])
+def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts):
+    """Whole conversation or only what is new: both are the conversation recomputed."""
+    inputs = family.inputs(prompts)
+    foveate.compress(model, EVERY[name](), positions)
+    with torch.no_grad():
+        first = model.generate(
+            **inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True
+        )
+        asked = torch.randint(3, 90, (len(prompts), 4))
+        ids = torch.cat([first.sequences, asked], dim=1)
+        added = ids.shape[1] - inputs["input_ids"].shape[1]
+        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        fresh = {**inputs, "input_ids": ids, "attention_mask": mask, "position_ids": position}
+        want = model(**fresh, instruction_mask=inputs["attention_mask"]).logits[:, -1]
+        turn = {"input_ids": ids, "attention_mask": mask, "past_key_values": first.past_key_values}
+        close(generated(model, turn, 1)[:, 0], want, 2e-5)
+
+
+def test_cache_length_per_layer_is_what_was_computed(model, family):
+    inputs = family.inputs((ONE,))
+    S = inputs["input_ids"].shape[1]
+    with (
+        foveate.compressed(model, Chain(Stride(12), FastV(6, layer=2), Pool(3, layer=4))),
+        torch.no_grad(),
+    ):
+        cache = model(**inputs, use_cache=True).past_key_values
+        lengths = [layer.keys.shape[2] for layer in cache.layers]
+        assert foveate.last_counts(model) == [2]
+    assert lengths == [S - 4, S - 4, S - 10, S - 10, S - 14]
+
+
+@pytest.mark.parametrize("checkpointing", [None, True, False])
+@pytest.mark.parametrize("padding", ["left", "right"])
+@pytest.mark.parametrize("name", ["stride", "pool", "fastv", "pool inside", "three cuts"])
+def test_training_loss_and_gradients_are_the_references(
+    model, family, name, padding, checkpointing
+):
+    inputs = family.inputs((ONE, TEXT, TWO), padding)
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    labels[labels == IMAGE] = -100
+    # The first answer token right behind an image would be predicted from a dropped column.
+    after = torch.nn.functional.pad(inputs["input_ids"][:, :-1] == IMAGE, (1, 0))
+    starts = torch.nn.functional.pad(inputs["attention_mask"][:, :-1] == 0, (1, 0), value=True)
+    labels[after | starts] = -100
+    model.train()
+    if checkpointing is not None:
+        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.enable_input_require_grads()
+    foveate.compress(model, EVERY[name]())
+    got, steps = traced(model, inputs, labels=labels, use_cache=False)
+    got.loss.backward()
+    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    foveate.restore(model)
+    model.gradient_checkpointing_disable()
+    want = reference(model, inputs, steps, labels=labels)
+    want.loss.backward()
+    close(got.loss, want.loss)
+    bare = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert grads.keys() == bare.keys()
+    scale = max(g.abs().max() for g in bare.values())
+    for n, g in grads.items():
+        assert (g - bare[n]).abs().max() <= 1e-5 * scale, n
+
+
+def test_the_answer_never_reaches_a_compressor(model, family):
+    inputs = family.inputs((ONE, TWO))
+    answer = slice(-2, None)
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][:, answer] = 50
+    for method in (FastV(4), PromptRows(4), Asked()):
+        with foveate.compressed(model, method):
+            owners = []
+            for batch in (inputs, other):
+                labels = torch.full_like(batch["input_ids"], -100)
+                labels[:, answer] = batch["input_ids"][:, answer]
+                owners.append(traced(model, batch, labels=labels)[1][0].owner)
+            assert torch.equal(*owners)
+
+
+def test_the_question_does_reach_it(model, family):
+    inputs, owners = family.inputs((ONE,)), []
+    with foveate.compressed(model, Asked()), torch.no_grad():
+        for word in (5, 60):
+            ids = inputs["input_ids"].clone()
+            ids[:, -6:] = word
+            owners.append(traced(model, {**inputs, "input_ids": ids})[1][0].owner)
+    assert not torch.equal(*owners)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_parameter_of_a_compressor_learns_and_the_penalty_counts(model, family, name):
+    inputs = family.inputs((ONE, TWO))
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = inputs["input_ids"][:, -2:]
+    method = EVERY[name]()
+    model.train()
+    with foveate.compressed(model, method):
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
+        if "ragged" in name:
+            items = torch.tensor(8)  # half of an optimizer step's answers: half the penalty
+            share = model(**inputs, labels=labels, num_items_in_batch=items).loss
+            torch.testing.assert_close(share, loss / 2)
+            with pytest.raises(NotImplementedError, match="penalty"):
+                model.model(**inputs)
+
+
+NARROW = {
+    "stride": lambda: Stride(0.3),
+    "pool": lambda: Pool(3),
+    "pool inside": lambda: Pool(4, layer=2),
+    "fastv": lambda: FastV(0.25),
+    "visionzip's dominant half": lambda: VisionZip(5, contextual=0.0),
+}
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_bfloat16_stays_near_given_the_same_kept_set(model, family, name):
+    inputs = family.inputs((ONE, TWO))
+    method = NARROW[name]()
+    with torch.no_grad():
+        model.to(torch.bfloat16)
+        foveate.compress(model, method)
+        got, steps = traced(model, inputs)
+        model.to(torch.float32)
+        wide = method if name.startswith("pool") else Replay(method.site, steps[0].owner)
+        foveate.compress(model, wide)
+        want, again = traced(model, inputs)
+    assert torch.equal(steps[0].owner, again[0].owner)
+    real = inputs["attention_mask"].bool()
+    error = (got.logits.float() - want.logits)[real].norm() / want.logits[real].norm()
+    assert error <= 2e-2, f"{error:.3f}"
+
+
+def test_hidden_states_are_short_from_the_cut_on(model, family):
+    inputs = family.inputs((ONE,))
+    S = inputs["input_ids"].shape[1]
+    with foveate.compressed(model, FastV(6, layer=2)), torch.no_grad():
+        out = model(**inputs, output_hidden_states=True)
+    assert [h.shape[1] for h in out.hidden_states] == [S, S, S, S - 10, S - 10, S - 10]
+    assert out.logits.shape[1] == S
+    assert len(out.hidden_states) == LAYERS + 1
+
+
+def test_streaming_writes_the_same_tokens(model, family):
+    class Streamer:
+        got: list[int] = []  # noqa: RUF012
+
+        def put(self, value):
+            self.got.extend(value.flatten().tolist())
+
+        def end(self):
+            pass
+
+    inputs, streamer = family.inputs((ONE,)), Streamer()
+    with foveate.compressed(model, FastV(5)):
+        ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, streamer=streamer)
+    assert streamer.got == ids[0].tolist()
