@@ -69,6 +69,14 @@ def _row(image: Image.Image, steps: Iterable[Step], i: int, side: int, scores: b
     return _beside(panels)
 
 
+def panel(image: Image.Image, step: Step, i: int = 0, side: int = 336) -> Image.Image:
+    """What one step left of one image, without caption; i is the image's place in its batch."""
+    owner = _on_grid(step, i, step.owner[i].detach().cpu().numpy())
+    cell = max(side // owner.shape[1], 4)
+    shown = kept(_fitted(image, owner.shape, cell), owner, cell)
+    return Image.fromarray(shown.clip(0, 255).astype(np.uint8))
+
+
 def kept(pixels: np.ndarray, owner: np.ndarray, cell: int) -> np.ndarray:
     """One panel. pixels (rows·cell, columns·cell, 3), owner (rows, columns) → the same size."""
     size = np.bincount(owner[owner >= 0], minlength=1)

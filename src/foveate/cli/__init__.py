@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from foveate.cli.ask import ask
+from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.methods import methods
 from foveate.cli.wrong import Failed, Wrong, unknown
 
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 app.command()(methods)
 app.command()(ask)
+app.command()(compare)
+app.command("eval")(evaluate_one)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

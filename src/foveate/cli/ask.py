@@ -49,7 +49,7 @@ def ask(
     shown = pictures.read(image)
     if picture is not None:
         pictures.writable(picture)
-    compressor = _compressor(method, keep, set_ or [])
+    compressor = chosen_compressor(method, keep, set_ or [])
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
@@ -65,7 +65,7 @@ def ask(
         _print(document)
 
 
-def _compressor(method: str | None, keep: str | None, pairs: list[str]) -> Any:
+def chosen_compressor(method: str | None, keep: str | None, pairs: list[str]) -> Any:
     """The compressor asked for; None leaves the model as it was saved."""
     budget = arguments.budget(keep) if keep is not None else None
     if method is None:

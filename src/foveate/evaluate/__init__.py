@@ -1,6 +1,27 @@
 """Accuracy against tokens: batched, deterministic, resumable runs, and a report of them."""
 
+from foveate.evaluate.comparison import comparison
 from foveate.evaluate.prompts import encode, prompt
 from foveate.evaluate.replies import Reply, replies
+from foveate.evaluate.results import Job, dumps, fingerprint, write
+from foveate.evaluate.run import Example, digest, run
+from foveate.evaluate.score import exact, mean_interval, scores, wilson
 
-__all__ = ["Reply", "encode", "prompt", "replies"]
+__all__ = [
+    "Example",
+    "Job",
+    "Reply",
+    "comparison",
+    "digest",
+    "dumps",
+    "encode",
+    "exact",
+    "fingerprint",
+    "mean_interval",
+    "prompt",
+    "replies",
+    "run",
+    "scores",
+    "wilson",
+    "write",
+]

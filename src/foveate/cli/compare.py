@@ -1,0 +1,137 @@
+"""`foveate compare`: methods × budgets on a task; a table, result files and a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveate.cli import models, output, tasks
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_compressor
+from foveate.cli.scenes import scenes as drawn
+from foveate.cli.scenes import shown_budget
+from foveate.cli.tables import table
+from foveate.cli.work import BARE, Plan, Work, described, fitting, folder, plan
+from foveate.cli.wrong import Wrong
+
+METHODS = "random,stride,pool,fastv,visionzip,divprune"
+KEEPS = "0.5,0.25,0.125"
+Task = Annotated[str, typer.Option(help=f"One of {', '.join(tasks.TASKS)}.")]
+Limit = Annotated[int, typer.Option(min=1, help="How many questions.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the task: other seeds, other scenes.")]
+Batch = Annotated[int, typer.Option(min=1, help="Questions answered at once.")]
+New = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+
+
+def compare(
+    model: Model = models.EMBEDDED,
+    task: Task = "patchqa",
+    methods: Annotated[
+        str, typer.Option(help="Names with commas; see `foveate methods`.")
+    ] = METHODS,
+    keeps: Annotated[
+        str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
+    ] = KEEPS,
+    limit: Limit = 550,
+    out: Annotated[Path, typer.Option(help="Folder for result files and report.html.")] = Path(
+        "out"
+    ),
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    max_new_tokens: New = 8,
+    scenes: Annotated[int, typer.Option(min=0, help="Scenes drawn in the report.")] = 6,
+    timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Compare methods and budgets: accuracy, tokens, time and cost of each."""
+    tasks.check(task)
+    plans, skipped = plan(methods, keeps)
+    folder(out)
+    with output.answering() as emit:
+        output.hush()
+        loaded = models.load(model, device)
+        plans, unfit = fitting(loaded.model, plans)
+        skipped += unfit
+        for skip in skipped:
+            output.note(f"left out: {skip['method']} at {skip['keep']}: {skip['why']}")
+        work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        document, page = _compared(work, plans, skipped, scenes)
+        if json:
+            emit({**document, "report": str(page)})
+    if not json:
+        screen = output.screen()
+        screen.print(table(document))
+        screen.print(f"result files: {out / 'runs'}\nreport: {page}", markup=False, soft_wrap=True)
+
+
+def _compared(work: Work, plans: list[Plan], skipped: list, scenes: int) -> tuple[dict, Path]:
+    """All runs in one document, and where the page about them is."""
+    from foveate import evaluate
+    from foveate.evaluate.report import report
+
+    runs = work.runs(plans)
+    document = evaluate.comparison(runs, skipped)
+    evaluate.write(work.out / "compare.json", evaluate.dumps(document))
+    budget = shown_budget(plans)
+    words = (
+        "" if budget is None else f"{budget} tokens" if isinstance(budget, int) else f"{budget:.3g}"
+    )
+    slugs = list(dict.fromkeys(one.method for one in plans))
+    pictures = drawn(work, plans, runs, scenes)
+    page = work.out / "report.html"
+    evaluate.write(page, report(document, pictures, described(slugs), words))
+    return document, page
+
+
+def evaluate_one(
+    model: Model = models.EMBEDDED,
+    task: Task = "patchqa",
+    method: Method = None,
+    keep: Keep = None,
+    set_: Set = None,
+    limit: Limit = 1100,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the result file; it resumes there.")
+    ] = None,
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    max_new_tokens: New = 8,
+    timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Evaluate one model, with one method or as it was saved, on one task."""
+    from foveate import evaluate
+
+    tasks.check(task)
+    compressor = chosen_compressor(method, keep, set_ or [])
+    if out is not None:
+        folder(out)
+    with output.answering() as emit:
+        output.hush()
+        loaded = models.load(model, device)
+        one = saved_or(loaded, method, compressor)
+        _, unfit = fitting(loaded.model, [one])
+        if unfit:
+            raise Wrong(unfit[0]["why"])
+        work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        runs = work.runs([one])
+        if json:
+            emit(runs[0])
+    if not json:
+        output.screen().print(table(evaluate.comparison(runs)))
+
+
+def saved_or(loaded: models.Loaded, method: str | None, compressor: Any) -> Plan:
+    """What was asked for; else the compressor the checkpoint brought, else the bare model."""
+    import foveate
+
+    if compressor is None and foveate.is_compressed(loaded.model):
+        saved = loaded.model.config.visual_compression
+        compressor = loaded.model.model.visual_compressor
+        method = saved.get("method", saved["compressor"].lower())
+    if compressor is None or method == BARE:
+        return Plan(BARE, 1.0, None)
+    return Plan(method, getattr(compressor, "keep", 1.0), compressor)

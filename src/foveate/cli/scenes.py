@@ -1,0 +1,83 @@
+"""The scenes of the report: what each method kept of an image, beside what it answered in its run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from foveate.cli.work import BARE, Plan, Work
+
+
+def shown_budget(plans: Sequence[Plan]) -> int | float | None:
+    """The budget whose pictures are shown: the middle one of those that most methods have."""
+    counts: dict[int | float, int] = {}
+    for one in plans:
+        if one.method != BARE:
+            counts[one.keep] = counts.get(one.keep, 0) + 1
+    most = [keep for keep, n in counts.items() if n == max(counts.values())]
+    return sorted(most, key=float)[len(most) // 2] if most else None
+
+
+def chosen(examples: Sequence[Any], n: int) -> list[int]:
+    """Which questions to show: one of every group in turn, so that few scenes show all of them."""
+    groups: dict[str, list[int]] = {}
+    for i, example in enumerate(examples):
+        kinds = groups.setdefault(example.group, [])
+        kinds.append(i)
+    for group, members in groups.items():
+        seen: dict[str, int] = {}
+        rank = []
+        for i in members:
+            kind = examples[i].kind
+            rank.append((seen.get(kind, 0), i))
+            seen[kind] = seen.get(kind, 0) + 1
+        groups[group] = [i for _, i in sorted(rank)]
+    turns = [members[t] for t in range(n) for members in groups.values() if t < len(members)]
+    return sorted(turns[:n])
+
+
+def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n: int) -> list[Any]:
+    """What the report shows of n questions; one image per question is drawn."""
+    from foveate.evaluate.report import Scene
+
+    budget, which = shown_budget(plans), chosen(work.examples, n)
+    examples = [work.examples[i] for i in which]
+    if not examples:
+        return []
+    panels: list[list[Any]] = [[] for _ in examples]
+    for one, run in zip(plans, runs, strict=True):
+        if one.method == BARE or one.keep == budget:
+            for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
+                row.append(panel)
+    return [
+        Scene(e.images[0], e.question, e.answer, e.kind, row)
+        for e, row in zip(examples, panels, strict=True)
+    ]
+
+
+def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
+    """One method's picture and answer for each scene."""
+    import torch
+
+    import foveate
+    from foveate.draw import panel
+    from foveate.evaluate.report import Panel
+
+    model = work.loaded.model
+    compressor = one.compressor if one.compressor is not None else foveate.Identity()
+    with (
+        foveate.compressed(model, compressor),
+        foveate.trace(model) as seen,
+        torch.inference_mode(),
+    ):
+        model(**work.inputs(examples), logits_to_keep=1)
+    found, first, step = [], 0, seen.steps[-1]
+    for example in examples:
+        answer = run["answers"][example.key]
+        label = (
+            "uncompressed" if one.method == BARE else f"{one.method}, {answer['after']:.0f} tokens"
+        )
+        picture = panel(example.images[0], step, first, 240)
+        found.append(Panel(label, picture, answer["prediction"], answer["right"]))
+        first += len(example.images)
+    return found

@@ -1,0 +1,52 @@
+"""The table that `compare` and `eval` print."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from foveate.cli.work import BARE
+
+
+def table(document: Mapping[str, Any]) -> Any:
+    """Method × budget → tokens, accuracy by group with a 95 % interval, time, MACs, cache."""
+    from rich import box
+    from rich.table import Table
+
+    from foveate.evaluate.report import interval, percent, si, tokens
+
+    title = f"{document['model']} on {document['task']}, {document['n']} questions, 95 % intervals"
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    made.add_column("method", style="bold")
+    heads = (
+        "keep",
+        "tokens",
+        "mean over\nlayers",
+        *document["groups"],
+        "prefill\n× bare",
+        "MACs",
+        "KV",
+    )
+    for head in heads:
+        made.add_column(head, justify="right")
+    last = None
+    for run in document["runs"]:
+        if last not in (None, run["method"]):
+            made.add_section()
+        shares = [
+            f"{percent(run['accuracy'][g])} [dim]{interval(run['interval'][g])}[/dim]"
+            for g in document["groups"]
+        ]
+        name = "uncompressed" if run["method"] == BARE else run["method"]
+        made.add_row(
+            name if run["method"] != last else "",
+            f"{run['keep']:g}",
+            f"{run['tokens']:.4g}",
+            f"{tokens(run):.4g}",
+            *shares,
+            f"{run['prefill']['ratio']:.2f}" if run["prefill"] else "–",
+            si(run["cost"]["total"]),
+            f"{si(run['cost']['kv_bytes'])}B",
+        )
+        last = run["method"]
+    return made

@@ -1,0 +1,89 @@
+"""The report: one HTML file that needs nothing else, with curves, table and pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
+from foveate.evaluate.curves import BARE, curves, tokens
+from foveate.evaluate.score import OVERALL
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one method kept of a scene, and what it then answered."""
+
+    label: str
+    picture: Image.Image
+    prediction: str
+    right: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A question about an image, and how each method fared."""
+
+    image: Image.Image
+    question: str
+    answer: str
+    kind: str
+    panels: Sequence[Panel]
+
+
+def report(
+    document: Mapping[str, Any],
+    scenes: Sequence[Scene] = (),
+    methods: Mapping[str, Mapping[str, Any]] | None = None,
+    budget: str = "",
+) -> str:
+    """The page as text. document as `comparison` makes it.
+
+    methods says of each slug its "line", "paper" and "arxiv"; budget names the one the scenes show.
+    """
+    page = Environment(loader=PackageLoader("foveate.evaluate"), autoescape=True, trim_blocks=True)
+    page.filters.update(uri=uri, percent=percent, interval=interval, si=si, tokens=tokens)
+    used = list(dict.fromkeys(run["method"] for run in document["runs"]))
+    return page.get_template("report.html.j2").render(
+        doc=document,
+        curves=curves(document),
+        scenes=scenes,
+        methods={slug: (methods or {}).get(slug, {}) for slug in used if slug != BARE},
+        budget=budget,
+        groups=[OVERALL, *(g for g in document["groups"] if g != OVERALL)],
+        bare=BARE,
+        timed=any(run["prefill"] for run in document["runs"]),
+    )
+
+
+def uri(image: Image.Image) -> str:
+    """A picture as a data URI."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "WEBP", quality=88, method=4)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def percent(share: float) -> str:
+    """83.2 for 0.832."""
+    return f"{100 * share:.1f}"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """80–86 for (0.80, 0.86)."""
+    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}"
+
+
+def si(value: float | None) -> str:
+    """Three figures and a letter: 1.23 G."""
+    if value is None:
+        return "–"
+    for unit in ("", "k", "M", "G", "T"):
+        if abs(value) < 999.5 or unit == "T":
+            return f"{value:.3g} {unit}".rstrip()
+        value /= 1000
+    raise AssertionError

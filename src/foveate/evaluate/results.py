@@ -1,0 +1,137 @@
+"""Result files: written whole or not at all, found again, and picked up where a killed run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one run answers, and how. Equal jobs give equal answers, so a finished one is not repeated.
+
+    fingerprint is the bare model's, examples that of the questions; compressor is its repr.
+    """
+
+    model: str
+    fingerprint: str
+    task: str
+    examples: str
+    n: int
+    seed: int
+    method: str
+    keep: int | float
+    compressor: str
+    positions: str = "original"
+    batch_size: int = 32
+    max_new_tokens: int = 8
+
+    @property
+    def name(self) -> str:
+        """The file's name: readable, and different for different jobs."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        words = (self.task, self.model, self.method, str(self.keep), digest[:8])
+        return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words)
+
+
+def dumps(document: dict[str, Any]) -> str:
+    """A document as JSON: readable, and without NaN."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Put a file there at once: readers see the old one or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def finished(folder: Path, job: Job) -> dict[str, Any] | None:
+    """The document of a run that was finished before; None if there is none, or it is not readable."""
+    try:
+        document = json.loads((folder / f"{job.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = document.get("format") == FORMAT and document.get("job") == asdict(job)
+    return document if same else None
+
+
+class Partial:
+    """The answers so far of a run that is not finished: one line of JSON per batch."""
+
+    def __init__(self, folder: Path | None, job: Job):
+        self.path = None if folder is None else folder / f"{job.name}.part.jsonl"
+        self.batches: list[list[dict[str, Any]]] = []
+        if self.path is not None and self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    self.batches.append(json.loads(line))
+                except ValueError:
+                    break  # the run was killed while it wrote this line
+            self._rewrite()
+
+    def add(self, batch: list[dict[str, Any]]) -> None:
+        """One batch more, on disk before the next begins."""
+        self.batches.append(batch)
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+
+    def drop(self) -> None:
+        """The run is finished: its own file holds the answers."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _rewrite(self) -> None:
+        lines = [json.dumps(batch, ensure_ascii=False) + "\n" for batch in self.batches]
+        write(self.path, "".join(lines))
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """A short name for these very weights: shapes, types, and up to 1,024 values of every tensor."""
+    digest = hashlib.sha256(type(model).__name__.encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.flatten()
+        step = max(flat.numel() // 1024, 1)
+        digest.update(flat[::step][:1024].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def circumstances(device: torch.device) -> dict[str, Any]:
+    """Where and with what a run was made."""
+    named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    packages = ("foveate", "torch", "transformers")
+    versions = {name: version(name) for name in packages}
+    return {"commit": _commit(), "device": named, "python": sys.version.split()[0], **versions}
+
+
+def _commit() -> str | None:
+    """The commit of the checkout this package runs from, if it does."""
+    here = Path(__file__).resolve().parents[3]
+    if not (here / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,74 @@
+"""Right or wrong, and how sure one can be of the share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
+from typing import Any
+
+Z = 1.959964  # 95 %
+OVERALL = "overall"
+
+
+def normalised(text: str) -> str:
+    """Lower case, single spaces, no ends."""
+    return " ".join(text.casefold().split())
+
+
+def exact(prediction: str, answer: str) -> bool:
+    """Exact match, whatever the case and the spacing."""
+    return normalised(prediction) == normalised(answer)
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share; never of zero width, never outside [0, 1]."""
+    if not n:
+        return 0.0, 1.0
+    p, z2 = right / n, Z * Z
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z / (1 + z2 / n) * sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def mean_interval(tallies: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    """95 % interval of the mean of several kinds' shares, each kind weighing the same.
+
+    One kind: Wilson's. Several: normal, around the mean, the variance of each kind that of Agresti and
+    Coull ((right + 2) of (n + 4)), so that kinds without a mistake do not claim certainty.
+    """
+    if len(tallies) == 1:
+        return wilson(*tallies[0])
+    mean = sum(right / n for right, n in tallies) / len(tallies)
+    adjusted = [((right + 2) / (n + 4), n + 4) for right, n in tallies]
+    half = Z * sqrt(sum(p * (1 - p) / n for p, n in adjusted)) / len(tallies)
+    return max(0.0, mean - half), min(1.0, mean + half)
+
+
+def scores(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy, intervals and counts of answers with `kind`, `group` and `right`.
+
+    A group is the mean of its kinds, overall the mean of all kinds: no kind weighs more for being
+    asked more often.
+    """
+    tallies: dict[str, list[int]] = {}
+    group_of: dict[str, str] = {}
+    for answer in answers:
+        right_n = tallies.setdefault(answer["kind"], [0, 0])
+        right_n[0] += answer["right"]
+        right_n[1] += 1
+        group_of[answer["kind"]] = answer["group"]
+    members = {OVERALL: list(tallies)}
+    for kind, group in group_of.items():
+        members.setdefault(group, []).append(kind)
+    share = {kind: right / n for kind, (right, n) in tallies.items()}
+    kinds = {
+        kind: {"accuracy": share[kind], "interval": wilson(right, n), "right": right, "n": n}
+        for kind, (right, n) in tallies.items()
+    }
+    return {
+        "accuracy": {g: sum(share[k] for k in ks) / len(ks) for g, ks in members.items()},
+        "interval": {
+            g: mean_interval([tuple(tallies[k]) for k in ks]) for g, ks in members.items()
+        },
+        "kinds": kinds,
+    }
