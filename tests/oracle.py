@@ -26,10 +26,13 @@ def columns_of_images(ids: Tensor, image: int, sizes: list[int]) -> tuple[Tensor
 
 
 @contextmanager
-def masking(model, ids: Tensor, mask: Tensor, steps: list[Step]) -> Iterator[None]:
+def masking(
+    model, ids: Tensor, mask: Tensor, steps: list[Step], renumbered: bool = False
+) -> Iterator[None]:
     """The bare model behaves, for these ids, as if the steps' dropped tokens were gone.
 
     ids (B, S) prompt with or without an answer behind it; mask (B, S); steps at language sites.
+    Rotary embeddings are relative, so positions are right up to a constant of each row.
     """
     base = traits.base_of(model)
     decoder = traits.decoder_of(base)
@@ -55,6 +58,8 @@ def masking(model, ids: Tensor, mask: Tensor, steps: list[Step]) -> Iterator[Non
                     position[row, column[mine[0]]] = column[mine].sum() // len(mine)
                 moves.append((int(row), column[first], weight / weight.sum(), int(column[mine[0]])))
             owners[i] = new
+        if renumbered:
+            position = visible.cumsum(1)
         plan[step.site.layer] = (visible.clone(), position.clone(), moves)
     handles = [
         layer.register_forward_pre_hook(
@@ -102,9 +107,9 @@ class _Masked:
         return (hidden, *args[1:]), kwargs
 
 
-def reference(model, inputs: dict, steps: list[Step], **more):
+def reference(model, inputs: dict, steps: list[Step], renumbered: bool = False, **more):
     """The bare model's output under masking, for prompt rows with left or right padding."""
-    with masking(model, inputs["input_ids"], inputs["attention_mask"], steps):
+    with masking(model, inputs["input_ids"], inputs["attention_mask"], steps, renumbered):
         return model(**inputs, **more)
 
 

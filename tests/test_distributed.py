@@ -1,0 +1,86 @@
+"""Two ranks on gloo train like one process: DDP and FSDP2, with a compressor that learns."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from families import ONE, TWO, Llava
+from probes import Ragged
+
+import foveate
+from foveate import Chain, FastV
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not built in"),
+]
+
+
+def batch(rank):
+    """Each rank's own prompts, as many answer tokens on each, so that means agree."""
+    inputs = Llava().inputs((ONE, TWO), seed=10 + rank)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = inputs["input_ids"][:, -2:]
+    return {**inputs, "labels": labels}
+
+
+def model():
+    return foveate.compress(Llava().model(), Chain(Ragged(), FastV(0.5, layer=2))).train()
+
+
+def gradients(m):
+    return {
+        n: p.grad.full_tensor() if hasattr(p.grad, "full_tensor") else p.grad
+        for n, p in m.named_parameters()
+        if p.grad is not None
+    }
+
+
+def ddp(rank, m):
+    wrapped = torch.nn.parallel.DistributedDataParallel(m, find_unused_parameters=True)
+    loss = wrapped(**batch(rank)).loss
+    loss.backward()
+    return loss, gradients(m)
+
+
+def fsdp(rank, m):
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = dist.device_mesh.init_device_mesh("cpu", (2,))
+    for layer in [*m.model.language_model.layers, *m.model.vision_tower.encoder.layers]:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(m, mesh=mesh)
+    with pytest.raises(RuntimeError, match="sharded already"):
+        foveate.compress(m, FastV(3))
+    loss = m(**batch(rank)).loss
+    loss.backward()
+    return loss, gradients(m)
+
+
+def work(rank, how, folder):
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    torch.set_num_threads(1)
+    loss, grads = {"ddp": ddp, "fsdp": fsdp}[how](rank, model())
+    torch.save((loss.detach(), grads), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_two_ranks_are_one_process(how, tmp_path):
+    mp.spawn(work, args=(how, str(tmp_path)), nprocs=2)
+    one = model()
+    losses = [one(**batch(rank)).loss for rank in range(2)]
+    (sum(losses) / 2).backward()
+    want = gradients(one)
+    for rank in range(2):
+        loss, grads = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(loss, losses[rank].detach(), atol=1e-5, rtol=1e-5)
+        assert want.keys() <= grads.keys()
+        scale = max(g.abs().max() for g in want.values())
+        for name, g in want.items():
+            assert (grads[name] - g).abs().max() <= 1e-5 * scale, name
