@@ -1,0 +1,79 @@
+# make demo   set up and run the main job: accuracy against tokens, a table and out/demo/report.html
+# make test   set up and run everything that must pass before a change is merged
+#
+# PYTHON=python3.12            another interpreter (3.11 or newer)
+# TORCH_INDEX=https://…/cpu    another place to take torch from, such as its CPU-only builds
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV ?= .venv
+WHEEL_VENV ?= .venv-wheel
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+PIP := -m pip --disable-pip-version-check --quiet
+TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
+FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+# The tests are many small processes; threads of one would only be in the way of the other.
+CALM := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+PYTEST := $(CALM) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+.PHONY: demo test test-quick test-full lint wheel docs bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/foveate compare --out out/demo
+
+test: lint wheel
+	$(PYTEST) -m "not full"
+
+test-quick: $(VENV)/.ready-dev
+	$(PYTEST) -m "not slow and not full"
+
+test-full: lint wheel
+	$(PYTEST)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The wheel has to work alone: built, installed into an environment of its own, used from elsewhere.
+wheel: $(VENV)/.ready-dev $(WHEEL_VENV)/.ready
+	rm -rf dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
+	$(WHEEL_VENV)/bin/python $(PIP) install --force-reinstall --no-deps dist/*.whl
+	away=$$(mktemp -d) && cp examples/shop.png "$$away" && cd "$$away" && export HF_HUB_OFFLINE=1 \
+	&& "$(CURDIR)/$(WHEEL_VENV)/bin/foveate" methods \
+	&& "$(CURDIR)/$(WHEEL_VENV)/bin/foveate" ask shop.png "what does the sign say ?" \
+	   --method fastv --keep 0.25 --picture kept.png \
+	&& test -s kept.png && rm -r "$$away"
+
+docs: $(VENV)/.ready
+	HF_HUB_OFFLINE=1 $(BIN)/python docs/make.py
+
+bench: $(VENV)/.ready
+	$(BIN)/foveate bench --out results/bench-small.json
+
+clean:
+	rm -rf dist out $(VENV) $(WHEEL_VENV)
+
+# torch goes first and alone, so that TORCH_INDEX is asked for torch and for nothing else.
+%/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "foveate needs Python 3.11 or newer: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) install $(FROM) $(TORCH)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
+	$(BIN)/python $(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(BIN)/python $(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Everything the wheel depends on, and not the checkout itself.
+$(WHEEL_VENV)/.ready: $(WHEEL_VENV)/.torch pyproject.toml constraints.txt
+	$(WHEEL_VENV)/bin/python $(PIP) install -c constraints.txt .
+	$(WHEEL_VENV)/bin/python $(PIP) uninstall -y foveate
+	@touch $@
