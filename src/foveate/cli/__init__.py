@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import typer
 
 from foveate.cli.ask import ask
+from foveate.cli.bench import bench
 from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.methods import methods
 from foveate.cli.wrong import Failed, Wrong, unknown
@@ -27,6 +28,7 @@ app.command()(methods)
 app.command()(ask)
 app.command()(compare)
 app.command("eval")(evaluate_one)
+app.command()(bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -50,34 +50,44 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
             for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
                 row.append(panel)
     return [
-        Scene(e.images[0], e.question, e.answer, e.kind, row)
-        for e, row in zip(examples, panels, strict=True)
+        Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, panels, strict=True)
     ]
 
 
 def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
     """One method's picture and answer for each scene."""
-    import torch
-
-    import foveate
     from foveate.draw import panel
     from foveate.evaluate.report import Panel
 
+    found, first = [], 0
+    step = _seen(work, one.compressor, examples) if one.compressor is not None else None
+    for example in examples:
+        answer = run["answers"][example.key]
+        shown = panel(example.images[0], step, first, 240) if step else _plain(example.images[0])
+        name, left = ("uncompressed" if step is None else one.method), round(answer["after"])
+        found.append(Panel(name, left, shown, answer["prediction"], answer["right"]))
+        first += len(example.images)
+    return found
+
+
+def _seen(work: Work, compressor: Any, examples: Sequence[Any]) -> Any:
+    """The last step of one batch's prefill."""
+    import torch
+
+    import foveate
+
     model = work.loaded.model
-    compressor = one.compressor if one.compressor is not None else foveate.Identity()
     with (
         foveate.compressed(model, compressor),
         foveate.trace(model) as seen,
         torch.inference_mode(),
     ):
         model(**work.inputs(examples), logits_to_keep=1)
-    found, first, step = [], 0, seen.steps[-1]
-    for example in examples:
-        answer = run["answers"][example.key]
-        label = (
-            "uncompressed" if one.method == BARE else f"{one.method}, {answer['after']:.0f} tokens"
-        )
-        picture = panel(example.images[0], step, first, 240)
-        found.append(Panel(label, picture, answer["prediction"], answer["right"]))
-        first += len(example.images)
-    return found
+    return seen.steps[-1]
+
+
+def _plain(image: Any) -> Any:
+    """The image as the others show it: square, of about the same size."""
+    from PIL import ImageOps
+
+    return ImageOps.fit(image.convert("RGB"), (240, 240))

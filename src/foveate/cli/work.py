@@ -11,6 +11,7 @@ from foveate.cli import arguments, methods, models, output, tasks
 from foveate.cli.wrong import Wrong
 
 BARE = "identity"
+TIMED = 7  # prefills of each model, in turn, per timing
 
 
 class Plan(NamedTuple):
@@ -130,10 +131,18 @@ class Work:
         )
 
     def _time(self, one: Plan) -> dict[str, Any]:
-        from foveate.cli import timing
+        from foveate.bench import prefill_ratio
 
-        few = self.examples[: min(self.batch_size, 8)]
-        return timing.prefill(self.loaded.model, self.inputs(few), one.compressor)
+        if one.compressor is None:
+            return {"ratio": 1.0, "interval": [1.0, 1.0], "pairs": 0}
+        inputs = self.inputs(self.examples[: min(self.batch_size, 8)])
+        found = prefill_ratio(self.loaded.model, inputs, one.compressor, pairs=TIMED)
+        return {
+            "ratio": found.wall.median,
+            "interval": list(found.wall.quartiles),
+            "cpu_ratio": found.cpu.median,
+            "pairs": found.pairs,
+        }
 
     def inputs(self, examples: Sequence[Any]) -> dict[str, Any]:
         """One batch as the model takes it."""

@@ -34,11 +34,14 @@ def curves(document: Mapping[str, Any]) -> str:
             2, 2 + 2 * bool(groups), width_ratios=[1.15, 1.15] + [1, 1] * bool(groups)
         )
         large = figure.add_subplot(grid[:, :2])
+        _scale(large, document)
         _panel(large, document, OVERALL)
+        left, right = large.get_xlim()
+        large.set_xlim(left * 0.72, right)
         _labels(large, document)
         large.set_ylabel("accuracy, %")
         for i, group in enumerate(groups[:4]):
-            small = figure.add_subplot(grid[i // 2, 2 + i % 2], sharey=large, sharex=large)
+            small = figure.add_subplot(grid[i // 2, 2 + i % 2], sharey=large)
             _panel(small, document, group)
             small.tick_params(labelleft=i % 2 == 0, labelbottom=i // 2 == 1 or len(groups) <= 2 + i)
         figure.supxlabel("visual tokens, mean over the decoder layers", fontsize=10, color=INK)
@@ -102,38 +105,34 @@ def _ticks(axes: Any, document: Mapping[str, Any]) -> None:
 
 
 def _labels(axes: Any, document: Mapping[str, Any]) -> None:
-    """Each line's name at its left end, pushed apart where they would overlap."""
-    axes.set_ylim(0, 102)
+    """Each line's name left of its left end, pushed apart where names would overlap."""
     series = _series(document)
-    span = 102 / 19
-    order = sorted(
-        range(len(series)), key=lambda i: list(series.values())[i][0]["accuracy"][OVERALL]
-    )
-    places: list[float] = []
-    for i in order:
-        wanted = 100 * list(series.values())[i][0]["accuracy"][OVERALL]
-        places.append(max(wanted, places[-1] + span) if places else wanted)
-    shift = max(places[-1] - 99, 0) if places else 0
-    for i, place in zip(order, places, strict=True):
-        slug, runs = list(series.items())[i]
-        x, y = tokens(runs[0]), 100 * runs[0]["accuracy"][OVERALL]
+    ends = {slug: 100 * runs[0]["accuracy"][OVERALL] for slug, runs in series.items()}
+    low, high = axes.get_ylim()
+    span, places = (high - low) / 20, {}
+    floor = low
+    for slug in sorted(ends, key=ends.get):
+        places[slug] = floor = max(ends[slug], floor + span)
+    left = min((tokens(runs[0]) for runs in series.values()), default=1.0)
+    for i, (slug, runs) in enumerate(series.items()):
+        # Where other lines run on beside its left end, a line is named at its right one.
+        late = tokens(runs[0]) > 1.3 * left
+        x, y = tokens(runs[-1]), 100 * runs[-1]["accuracy"][OVERALL]
         axes.annotate(
             slug,
-            (x, y),
-            (-12, 0),
-            textcoords=("offset points"),
+            (x, y) if late else (tokens(runs[0]), ends[slug]),
+            xytext=(7, -3) if late else (left * 0.93, places[slug]),
+            textcoords="offset points" if late else "data",
             color=colour(i),
-            ha="right",
+            ha="left" if late else "right",
             va="center",
             fontweight="bold",
-        ).xyann = (-12, (place - shift - y) * 2.9)
-    if any(run["method"] == BARE for run in document["runs"]):
-        bare = next(run for run in document["runs"] if run["method"] == BARE)
-        y = 100 * bare["accuracy"][OVERALL]
+        )
+    for bare in (run for run in document["runs"] if run["method"] == BARE):
         axes.annotate(
             "uncompressed",
-            (1, y),
-            (0, 3),
+            (1, 100 * bare["accuracy"][OVERALL]),
+            xytext=(0, 3),
             xycoords=axes.get_yaxis_transform(),
             textcoords="offset points",
             ha="right",
@@ -141,6 +140,12 @@ def _labels(axes: Any, document: Mapping[str, Any]) -> None:
             color="#777777",
             fontsize=9,
         )
+
+
+def _scale(axes: Any, document: Mapping[str, Any]) -> None:
+    """From ten points below the worst interval to 100 %, the same in every panel."""
+    least = min(100 * ends[0] for run in document["runs"] for ends in run["interval"].values())
+    axes.set_ylim(max(0, (least - 3) // 10 * 10), 101.5)
 
 
 def _svg(figure: Any) -> str:

@@ -20,6 +20,7 @@ class Panel:
     """What one method kept of a scene, and what it then answered."""
 
     label: str
+    tokens: int
     picture: Image.Image
     prediction: str
     right: bool
@@ -27,9 +28,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Scene:
-    """A question about an image, and how each method fared."""
+    """A question about an image, and how each method fared, the bare model first."""
 
-    image: Image.Image
     question: str
     answer: str
     kind: str
