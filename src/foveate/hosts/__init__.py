@@ -1,12 +1,17 @@
 """How compression is done to an unmodified Hugging Face model. Hosts know models and no method.
 
 attach     compress, restore, and what hangs on the model in between
-before     before the language model: features out, marked and dropped columns in
+hooks      when something is done: the moments of a forward pass
+encode     features out, and what compressors need to see of the vision tower
+before     before the language model: compressors on, dropped columns out of the prompt
 inside     inside it: the sequence gets shorter before decoder layer K
+later      decoding and later turns on the cache of a compressed prompt
+context    what a compressor may look at: the instruction, never an answer
 glance     the few attention rows and keys that methods ask for
 positions  which columns stay, and what that does to positions, masks and shapes
 flow       what one forward pass, and one generation, know of their visual tokens
 traits     what differs between model families, found by attribute
 saving     what a checkpoint says of its compressor
 trace      what became of each image, to look at
+cost       what a prefill costs, part by part
 """

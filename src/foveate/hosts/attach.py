@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import before, glance, hooks, saving, traits
+from foveate.hosts import encode, glance, hooks, saving, traits
 from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -154,7 +154,7 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.get_image_features)
     def get_image_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         parts = [p for p in self.visual_attachment.acting(self) if hooks.acts_before(p)]
-        return before.encode(
+        return encode.encode(
             self, functools.partial(cls.get_image_features, self), parts, *args, **kwargs
         )
 

@@ -23,22 +23,22 @@ KEY = "visual_flow"  # the keyword under which a Flow travels through a model's 
 class Stage:
     """The sequence from one decoder layer on, until the next stage.
 
-    cut        what left the sequence of the stage before
     columns    (B, M) which column of the language model's input stands in each place
     back       (B, S) for every column of that input, the place that speaks for it now
     real       (B, M) False where a row is padded, of the prompt or because rows keep different numbers
+    full       whether no row is padded
     position   (B, M) position ids if they are not simply those of `columns`
     dropped    (B,) how many columns left since the language model's input
+    views      what the model prepared for all columns, cut to these: id → (the original, the view)
     """
 
-    cut: Cut
     columns: Tensor
     back: Tensor
     real: Tensor
     full: bool
     position: Tensor | None
     dropped: Tensor
-    views: dict[int, tuple[object, object]] = field(default_factory=dict)
+    views: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
 
 
 @dataclass(eq=False)

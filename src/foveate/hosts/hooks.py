@@ -14,8 +14,13 @@ import torch
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import before, inside, traits
+from foveate.hosts import before, inside, later, traits
+from foveate.hosts.context import of_images
+from foveate.hosts.encode import MARK
 from foveate.hosts.flow import KEY, Flow
+from foveate.hosts.positions import gather_columns
+
+PIXELS = ("pixel_values", "image_sizes", "pixel_attention_mask", "image_grid_thw")
 
 
 def acts_before(part: Compressor) -> bool:
@@ -113,14 +118,14 @@ class BaseBefore:
             names = inspect.signature(base.get_image_features).parameters
             given = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
             output = base.get_image_features(**given, return_dict=True)
-            for name in before.PIXELS:
+            for name in PIXELS:
                 kwargs.pop(name, None)
         if ids is None:
             raise NotImplementedError(
                 "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
                 "or foveate.restore(model) first"
             )
-        if output is not None and "images" not in output:
+        if output is not None and MARK not in output:
             raise NotImplementedError(
                 "image features that this model did not encode for compression, as a chunked prefill passes "
                 "them: use prefill_chunk_size=None, or the outputs of this model's get_image_features"
@@ -134,10 +139,12 @@ class BaseBefore:
         memory = getattr(cache, "visual_memory", None)
         features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if memory is not None and features is None and kwargs.get("pixel_values") is None:
-            before.decode(kwargs, memory, cache, flow)
+            later.call(kwargs, memory, cache, flow)
             flow.memory = memory
         ids = kwargs.get("input_ids")
-        if ids is None or ids.shape[1] == 1:  # a decoding step: nothing to look for, no wait for the device
+        if (
+            ids is None or ids.shape[1] == 1
+        ):  # a decoding step: nothing to look for, no wait for the device
             return
         if bool((ids == traits.placeholder_id(base)).any()):
             raise NotImplementedError(
@@ -159,7 +166,7 @@ class BaseAfter:
         if flow.prefill:
             stage = flow.stage(len(flow.decoder.layers))
             if stage is not None:
-                hidden = inside.gather_columns(hidden, stage.back)
+                hidden = gather_columns(hidden, stage.back)
             if flow.cut is not None:
                 hidden = flow.cut.stretch(hidden)
             self._note(flow)
@@ -184,7 +191,7 @@ class BaseAfter:
         first = (flow.prompt % flow.copies == 0).cpu()  # of several beams, the first
         last = flow.landed[max(flow.landed)][0] if flow.landed else flow.tokens
         self.attachment.counts = last.counts[first].tolist()
-        steps = [before.of_images(step, first) for step in flow.steps]
+        steps = [of_images(step, first) for step in flow.steps]
         for seen in self.attachment.traces:
             seen.steps.extend(steps)
 
@@ -212,7 +219,7 @@ class LayerBefore:
             if self.layer + 1 in flow.inside:
                 kwargs[KEY] = flow
         elif flow.memory is not None:
-            inside.view_later(flow, flow.memory, self.layer, hidden, kwargs)
+            later.view(flow, flow.memory, self.layer, hidden, kwargs)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}

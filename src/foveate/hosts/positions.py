@@ -5,11 +5,13 @@ Letters: B prompts, S columns before, M after.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,29 @@ def short_attention(mask: Tensor, columns: Tensor, real: Tensor) -> Tensor:
     mask = mask.masked_fill(~real[:, None, None, :] | ~real[:, None, :, None], closed)
     mask = mask.masked_fill(itself & ~real[:, None, :, None], open_)
     return torch.nn.functional.pad(mask, (0, places - S), value=closed) if places > S else mask
+
+
+def layer_type(decoder: nn.Module, layer: int) -> str:
+    """What kind of attention a decoder layer has; its masks and rotary embeddings differ by it."""
+    types = getattr(decoder.config, "layer_types", None)
+    return types[layer] if types else "full_attention"
+
+
+def causal_mask(
+    decoder: nn.Module, layer: int, hidden: Tensor, real: Tensor | None, cache: Any
+) -> Tensor | None:
+    """The mask the model would make for one layer's own cache. hidden (B, S, D), real (B, columns)."""
+    sliding = layer_type(decoder, layer) == "sliding_attention"
+    make = create_sliding_window_causal_mask if sliding else create_causal_mask
+    return make(decoder.config, hidden, real, cache, None, layer_idx=layer)
+
+
+def rotary_embeddings(decoder: nn.Module, layer: int, hidden: Tensor, position: Tensor) -> Any:
+    """The model's rotary embeddings at these position ids (B, S), of this layer's type where types differ."""
+    rotary = decoder.rotary_emb
+    if "layer_type" in inspect.signature(rotary.forward).parameters:
+        return rotary(hidden, position, layer_type=layer_type(decoder, layer))
+    return rotary(hidden, position)
 
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:

@@ -1,0 +1,97 @@
+"""What a compressor may look at, and a note of what it did."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from foveate.compressor import Compressor, Context
+from foveate.hosts.flow import Flow
+from foveate.hosts.trace import Step
+from foveate.tokens import VisualTokens
+
+READS_PROMPT = frozenset({"text", "text_mask", "last_attention", "prompt_attention"})
+
+
+def find_instruction(text: Tensor, flow: Flow, read: bool) -> None:
+    """Fill in which columns hold the instruction; an answer never does.
+
+    text (B, S) real columns that hold no image; read: whether any compressor looks at the prompt.
+    `questions` are the columns before the first answer: rows behind it have read the answer.
+
+    Raises ValueError where nothing tells instruction and answer apart though a compressor looks.
+    """
+    if flow.instruction_mask is not None:
+        mask = flow.instruction_mask.bool()
+        mask = torch.nn.functional.pad(mask, (0, text.shape[1] - mask.shape[1]), value=False)
+        flow.instruction = flow.questions = text & mask
+        return
+    if flow.labels is not None:
+        answer = text & (flow.labels != -100)
+        flow.instruction = text & ~answer
+        flow.questions = flow.instruction & (answer.cumsum(1) == 0)
+        return
+    if read and flow.step is not None and torch.is_grad_enabled():
+        raise ValueError(
+            "training without labels: nothing tells the instruction from the answer, which a compressor "
+            "that reads the prompt must not see; pass labels or instruction_mask"
+        )
+    if read and flow.logits_to_keep > 1:
+        raise ValueError(
+            f"logits_to_keep={flow.logits_to_keep}: the prompt may end in guessed tokens (assisted "
+            "decoding) that a compressor would read; pass instruction_mask, or decode without an assistant"
+        )
+    flow.instruction = flow.questions = text
+
+
+def apply(
+    part: Compressor, tokens: VisualTokens, known: dict[str, Any], flow: Flow
+) -> VisualTokens:
+    """One compressor on the tokens, with no more than it needs; notes the step on the flow.
+
+    known: fields of the tokens as they are now, or of the patches (cls_attention, keys, features).
+    """
+    if missing := part.needs - known.keys() - {"generator"}:
+        raise NotImplementedError(f"{type(part).__name__} at {part.site} needs {sorted(missing)}")
+    fields = {name: _carried(tokens, name, known[name]) for name in part.needs - {"generator"}}
+    if "generator" in part.needs:
+        fields["generator"] = flow.generators(part.seed)
+    context = Context(**fields)
+    out = part(tokens, context)
+    flow.steps.append(_note(part, tokens, out, context, known.get("grid")))
+    return out
+
+
+def _carried(tokens: VisualTokens, name: str, value: Any) -> Any:
+    """A field of patches, for tokens that may carry several: attention is summed, vectors averaged."""
+    if name == "features":
+        return tuple(_carried(tokens, "state", state) for state in value)
+    if name not in ("cls_attention", "keys", "state") or not _moved(tokens):
+        return value
+    return tokens.total(value) if name == "cls_attention" else tokens.mean(value)
+
+
+def _moved(tokens: VisualTokens) -> bool:
+    patch = torch.arange(tokens.owner.shape[1], device=tokens.owner.device)
+    return bool(((tokens.owner != patch) & (tokens.owner > -2)).any())
+
+
+def _note(
+    part: Compressor, tokens: VisualTokens, out: VisualTokens, context: Context, grid: Tensor | None
+) -> Step:
+    attention = (context.cls_attention, context.last_attention, context.prompt_attention)
+    scores = next((a for a in attention if a is not None), None)
+    if scores is not None:
+        scores = scores.detach().float().gather(1, tokens.owner.clamp(min=0))
+        scores = scores.masked_fill(tokens.owner < 0, torch.nan)
+    return Step(part.site, out.owner.detach(), tokens.counts, out.counts, scores, grid)
+
+
+def of_images(step: Step, which: Tensor) -> Step:
+    """The step, of some of the images only. which (I,) bool."""
+    fields = {name: getattr(step, name) for name in ("owner", "before", "after", "scores", "grid")}
+    picked = {k: v[which.to(v.device)] for k, v in fields.items() if v is not None}
+    return replace(step, **picked)

@@ -1,0 +1,113 @@
+"""Features out: what the vision tower made of the images, and what compressors need to see of it.
+
+`generate` encodes images before it calls the model, when the prompt is not known yet. So encoding only
+collects: what compressors need of the tower rides beside the features as further channels of the same
+rows, and whatever `generate` does to rows (beams, devices) it does to all of it. Compression follows in
+the base model's pre-hook, where ids, mask and features meet (before.py).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from foveate.compressor import Compressor, Tower
+from foveate.hosts import glance, traits
+from foveate.tokens import VisualTokens
+
+FROM_TOWER = frozenset({"cls_attention", "keys", "features"})
+MARK = "images"  # on every output that was encoded here: how many images, before any beam expansion
+
+
+class Images(NamedTuple):
+    """Encoded images: tokens (I, P, D), the context fields that rode with them, and where they stand."""
+
+    tokens: VisualTokens
+    fields: dict[str, Any]
+    projected: bool
+
+
+def encode(
+    base: nn.Module, bare: Callable[..., Any], parts: list[Compressor], *args: Any, **kwargs: Any
+) -> Any:
+    """The model's own image features, with what `parts` need as further channels of each row.
+
+    Where a compressor stands before the projector, rows hold the tower's features instead of the
+    projected ones. The output's `layout` names the channels.
+    """
+    needs = frozenset().union(*(part.needs for part in parts)) & FROM_TOWER
+    early = any(part.site.tower < Tower.language for part in parts)
+    if not needs and not early:
+        output = bare(*args, **kwargs)
+        if not isinstance(output, tuple):
+            output[MARK] = len(output.pooler_output)
+        return output
+    if "features" in needs:
+        kwargs["output_hidden_states"] = True
+    look = glance.TowerGlance(traits.has_class_token(base), needs)
+    output = bare(*args, **{**kwargs, glance.TOWER_KEY: look, "return_dict": True})
+    layer = inspect.signature(bare).bind(*args, **kwargs).arguments.get("vision_feature_layer")
+    channels = _channels(base, output, layer, early, look)
+    rows = torch.cat(list(channels.values()), dim=-1)  # promotes to float32 beside float32 scores
+    output["layout"] = tuple((name, part.shape[-1]) for name, part in channels.items())
+    output["projected"], output["dtype"] = not early, channels["x"].dtype
+    output[MARK] = len(rows)
+    output.pooler_output = list(rows)
+    return output
+
+
+def _channels(
+    base: nn.Module, output: Any, layer: Any, early: bool, look: glance.TowerGlance
+) -> dict[str, Tensor]:
+    """What each row holds, by name: (images, P, ·) each."""
+    bare = traits.without_class
+    x = (
+        traits.selected_features(base, output, layer)
+        if early
+        else torch.stack(list(output.pooler_output))
+    )
+    channels = {"x": x}
+    if "cls_attention" in look.wants:
+        channels["cls_attention"] = bare(base, look.seen["cls_attention"])[..., None]
+    if "keys" in look.wants:
+        channels["keys"] = bare(base, look.seen["keys"])
+    if "features" in look.wants:
+        states = output.hidden_states
+        channels |= {f"features {i}": bare(base, state) for i, state in enumerate(states)}
+    return channels
+
+
+def unpack(output: Any) -> Images:
+    """What `encode` packed, padded to the longest image."""
+    rows = list(output.pooler_output)
+    real = [torch.ones(len(row), dtype=torch.bool, device=row.device) for row in rows]
+    wide, valid = pad_sequence(rows, batch_first=True), pad_sequence(real, batch_first=True)
+    if "layout" not in output:
+        return Images(VisualTokens.of(wide, valid), {}, projected=True)
+    names, widths = zip(*output["layout"], strict=True)
+    channels = dict(zip(names, wide.split(widths, dim=-1), strict=True))
+    dtype = output["dtype"]
+    fields: dict[str, Any] = {}
+    if "cls_attention" in channels:
+        fields["cls_attention"] = channels["cls_attention"][..., 0]
+    if "keys" in channels:
+        fields["keys"] = channels["keys"]
+    if states := [c.to(dtype) for name, c in channels.items() if name.startswith("features ")]:
+        fields["features"] = tuple(states)
+    return Images(VisualTokens.of(channels["x"].to(dtype), valid), fields, output["projected"])
+
+
+def patch_grid(base: nn.Module, tokens: VisualTokens) -> Tensor | None:
+    """(I, P, 3) view, row and column of each patch; None where the patches are no whole grid."""
+    images, P = tokens.valid.shape
+    shape = traits.grid_of(base, P)
+    if shape is None or not bool(tokens.valid.all()):
+        return None
+    patch = torch.arange(P, device=tokens.x.device)
+    cells = torch.stack([torch.zeros_like(patch), patch // shape[1], patch % shape[1]], dim=-1)
+    return cells.expand(images, P, 3)
