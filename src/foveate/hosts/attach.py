@@ -154,9 +154,7 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
     @functools.wraps(cls.get_image_features)
     def get_image_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         parts = [p for p in self.visual_attachment.acting(self) if hooks.acts_before(p)]
-        return encode.encode(
-            self, functools.partial(cls.get_image_features, self), parts, *args, **kwargs
-        )
+        return encode.encode(self, cls.get_image_features, parts, *args, **kwargs)
 
     def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:  # noqa: N807
         return _blank, (cls,), self.__dict__.copy()

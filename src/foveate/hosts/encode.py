@@ -8,7 +8,6 @@ the base model's pre-hook, where ids, mask and features meet (before.py).
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,26 +32,26 @@ class Images(NamedTuple):
 
 
 def encode(
-    base: nn.Module, bare: Callable[..., Any], parts: list[Compressor], *args: Any, **kwargs: Any
+    base: nn.Module, own: Callable[..., Any], parts: list[Compressor], *args: Any, **kwargs: Any
 ) -> Any:
-    """The model's own image features, with what `parts` need as further channels of each row.
+    """Image features by the model's `own` function, with what `parts` need as further channels of a row.
 
-    Where a compressor stands before the projector, rows hold the tower's features instead of the
-    projected ones. The output's `layout` names the channels.
+    Where a compressor stands before the projector, rows hold what the projector would read, and it does
+    not run. The output's `layout` names the channels.
     """
     needs = frozenset().union(*(part.needs for part in parts)) & FROM_TOWER
     early = any(part.site.tower < Tower.language for part in parts)
     if not needs and not early:
-        output = bare(*args, **kwargs)
+        output = own(base, *args, **kwargs)
         if not isinstance(output, tuple):
             output[MARK] = len(output.pooler_output)
         return output
     if "features" in needs:
         kwargs["output_hidden_states"] = True
     look = glance.TowerGlance(traits.has_class_token(base), needs)
-    output = bare(*args, **{**kwargs, glance.TOWER_KEY: look, "return_dict": True})
-    layer = inspect.signature(bare).bind(*args, **kwargs).arguments.get("vision_feature_layer")
-    channels = _channels(base, output, layer, early, look)
+    kwargs |= {glance.TOWER_KEY: look, "return_dict": True}
+    output = own(_Unprojected(base) if early else base, *args, **kwargs)
+    channels = _channels(base, output, look)
     rows = torch.cat(list(channels.values()), dim=-1)  # promotes to float32 beside float32 scores
     output["layout"] = tuple((name, part.shape[-1]) for name, part in channels.items())
     output["projected"], output["dtype"] = not early, channels["x"].dtype
@@ -61,17 +60,25 @@ def encode(
     return output
 
 
-def _channels(
-    base: nn.Module, output: Any, layer: Any, early: bool, look: glance.TowerGlance
-) -> dict[str, Tensor]:
+class _Unprojected:
+    """The base model as its own functions see it, but for a projector that hands on what it reads."""
+
+    def __init__(self, base: nn.Module):
+        self._base = base
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._base, name)
+        return _hand_on if found is traits.connector_of(self._base) else found
+
+
+def _hand_on(features: Tensor) -> Tensor:
+    return features
+
+
+def _channels(base: nn.Module, output: Any, look: glance.TowerGlance) -> dict[str, Tensor]:
     """What each row holds, by name: (images, P, ·) each."""
     bare = traits.without_class
-    x = (
-        traits.selected_features(base, output, layer)
-        if early
-        else torch.stack(list(output.pooler_output))
-    )
-    channels = {"x": x}
+    channels = {"x": torch.stack(list(output.pooler_output))}
     if "cls_attention" in look.wants:
         channels["cls_attention"] = bare(base, look.seen["cls_attention"])[..., None]
     if "keys" in look.wants:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 
@@ -91,13 +88,6 @@ def selected_layer(base: nn.Module) -> int:
 def selected_block(base: nn.Module) -> nn.Module:
     """The block that makes the (deepest) selected feature."""
     return tower_blocks(base)[max(selected_layer(base) - 1, 0)]
-
-
-def selected_features(base: nn.Module, output: Any, layer: int | list[int] | None) -> Tensor:
-    """What the connector reads: (images, P, D), class token removed as the model's own code does."""
-    layer = base.config.vision_feature_layer if layer is None else layer
-    layers = [layer] if isinstance(layer, int) else layer
-    return torch.cat([without_class(base, output.hidden_states[i]) for i in layers], dim=-1)
 
 
 def without_class(base: nn.Module, x: Tensor) -> Tensor:
