@@ -4,7 +4,7 @@ from foveate.evaluate.comparison import comparison
 from foveate.evaluate.prompts import encode, prompt
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, dumps, fingerprint, write
-from foveate.evaluate.run import Example, digest, run
+from foveate.evaluate.runs import Example, digest, run
 from foveate.evaluate.score import exact, mean_interval, scores, wilson
 
 __all__ = [

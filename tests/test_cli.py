@@ -1,0 +1,281 @@
+"""The command line: answers on stdout, one line for every mistake, nothing silent."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from foveate import Stride, compress
+from foveate.cli import arguments, run
+from foveate.cli.methods import describe
+from foveate.cli.wrong import Wrong
+from foveate.embedded import PATH
+from foveate.methods import METHODS
+from foveate.patchqa import PatchQA
+
+P = AutoConfig.from_pretrained(PATH).image_seq_length  # visual tokens of one image
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A random model with the embedded one's shape, in a directory of its own."""
+    folder = tmp_path_factory.mktemp("model")
+    AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(PATH)).save_pretrained(
+        folder
+    )
+    AutoProcessor.from_pretrained(PATH).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """Images that are none, and one that is."""
+    folder = tmp_path_factory.mktemp("files")
+    PatchQA("test")[0].images[0].save(folder / "good.png")
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:900])
+    (folder / "text.png").write_text("not an image\n")
+    (folder / "empty.png").touch()
+    Image.new("1", (20_000, 40)).save(folder / "wide.png")
+    Image.new("1", (10_000, 10_000)).save(folder / "bomb.png")
+    Image.new("1", (4_000, 4)).save(folder / "thin.png")
+    Image.new("RGBA", (30, 40), (0, 0, 0, 0)).save(folder / "clear.png")
+    return folder
+
+
+def refused(capsys, *command):
+    """The one line that a wrong command gets."""
+    assert run([str(word) for word in command]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("foveate: ")
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("missing.png", "no such image"),
+        ("", "no file"),
+        ("text.png", "no image"),
+        ("empty.png", "0 bytes"),
+        ("cut.png", "broken"),
+        ("wide.png", "20000 x 40 pixels: want at most"),
+        ("bomb.png", "million"),
+        ("thin.png", "times as long"),
+    ],
+)
+def test_bad_images(capsys, files, name, says):
+    assert says in refused(capsys, "ask", files / name, "what is it ?")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--method", "fastvv"], "nearest: fastv;"),
+        (["--method", "nothing-like-it"], "there are identity, random"),
+        (["--method", "fastv", "--keep", "0"], "keep=0: want an int >= 1"),
+        (["--method", "fastv", "--keep", "2.0"], "a float in (0, 1]"),
+        (["--method", "fastv", "--keep", "-3"], "keep=-3"),
+        (["--method", "fastv", "--keep", "nan"], "keep=nan"),
+        (["--method", "fastv", "--keep", "many"], "keep='many'"),
+        (["--method", "fastv", "--set", "layr=3"], "nearest: layer; there are layer"),
+        (["--method", "fastv", "--set", "layer=x"], "a whole number, such as 2"),
+        (["--method", "fastv", "--set", "layer"], "want name=value"),
+        (["--method", "fastv", "--set", "keep=3"], "--keep"),
+        (["--method", "fastv", "--set", "layer=0"], "want layer >= 1"),
+        (["--method", "pool", "--keep", "0.3"], "0.333"),
+        (["--keep", "0.5"], "--method"),
+        (["--picture", "kept.docx"], ".png"),
+        (["--picture", "/no/such/folder/kept.png"], "no directory"),
+        (["--model", "/no/such/model"], "want 'embedded'"),
+        (["--max-new-tokens", "0"], "max-new-tokens"),
+        (["--kep", "1"], "--kep"),
+    ],
+)
+def test_bad_words(capsys, files, words, says):
+    assert says in refused(capsys, "ask", files / "good.png", "what is it ?", *words)
+
+
+def test_a_layer_the_model_does_not_have(capsys, files, tiny):
+    words = ("--method", "fastv", "--set", "layer=99", "--model", tiny)
+    assert "decoder layers 0 to" in refused(capsys, "ask", files / "good.png", "what ?", *words)
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["ask"], "argument"),
+        (["ask", "good.png", "  "], "empty"),
+        (["compair"], "nearest: compare"),
+        (["compare", "--methods", "fastv,randm"], "nearest: random"),
+        (["compare", "--keeps", "0.5,0"], "keep=0"),
+        (["compare", "--keeps", ","], "empty"),
+        (["compare", "--task", "patchq"], "nearest: patchqa"),
+        (["compare", "--limit", "0"], "limit"),
+        (["eval", "--task", "vqa"], "unknown task"),
+        (["bench", "--methods", "fastvv"], "nearest: fastv"),
+        (["bench", "--keep", "0"], "keep=0"),
+    ],
+)
+def test_other_mistakes(capsys, command, says):
+    assert says in refused(capsys, *command)
+
+
+def test_a_folder_that_is_a_file(capsys, files):
+    assert "--out" in refused(capsys, "compare", "--out", files / "good.png")
+
+
+def test_help_of_every_command(capsys):
+    for command in ([], ["methods"], ["ask"], ["compare"], ["eval"], ["bench"]):
+        assert run([*command, "--help"]) == 0
+        assert "Usage: foveate" in capsys.readouterr().out
+
+
+def test_methods_in_words_and_in_json(capsys):
+    assert run(["methods"]) == 0
+    table = capsys.readouterr().out
+    assert run(["methods", "--json"]) == 0
+    found = {row["slug"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(found) == list(METHODS)
+    assert all(slug in table for slug in METHODS)
+    assert found["fastv"]["arxiv"] == "2403.06764"
+    assert found["fastv"]["sites"] == ["language 2"]
+    assert found["fastv"]["arguments"] == {"keep": 0.5, "layer": 2}
+    assert found["random"]["paper"] is None
+
+
+@pytest.mark.parametrize("slug", METHODS)
+def test_every_docstring_names_its_paper_or_says_there_is_none(slug):
+    method = describe(slug, METHODS[slug])
+    assert method["arxiv"] or "no paper" in METHODS[slug]().__doc__
+    assert method["line"]
+
+
+def test_budgets_as_typed():
+    assert arguments.budget("1") == 1
+    assert isinstance(arguments.budget("1"), int)
+    assert isinstance(arguments.budget("1.0"), float)
+    assert arguments.budget(".25") == 0.25
+    with pytest.raises(Wrong):
+        arguments.budget("True")
+
+
+def test_settings_are_typed_by_the_defaults():
+    assert arguments.settings("fastv", ["layer=3"]) == {"layer": 3}
+    assert arguments.settings("visionzip", ["contextual=0"]) == {"contextual": 0.0}
+    assert repr(arguments.build("pool", 0.25, ["dims=2"])) == "Pool(stride=2, layer=0, dims=2)"
+
+
+def test_ask_answers_and_draws(capsys, files, tiny, tmp_path):
+    command = ["ask", str(files / "good.png"), "what does the sign say ?", "--model", tiny]
+    command += ["--method", "fastv", "--keep", "0.25", "--max-new-tokens", "3"]
+    assert run([*command, "--picture", str(tmp_path / "kept.png")]) == 0
+    out = capsys.readouterr().out
+    assert f"{P} → {P // 4} (25 %)" in out
+    assert "kept.png" in out
+    assert Image.open(tmp_path / "kept.png").width > 600
+    assert run([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["tokens"] == {"before": P, "after": P // 4}
+    assert document["steps"] == [{"site": "language 2", "before": P, "after": P // 4}]
+
+
+def test_one_token_is_not_all_tokens(capsys, files, tiny):
+    command = [
+        "ask",
+        str(files / "clear.png"),
+        "what ?",
+        "--model",
+        tiny,
+        "--method",
+        "stride",
+        "--json",
+    ]
+    left = []
+    for keep in ("1", "1.0"):
+        assert run([*command, "--max-new-tokens", "1", "--keep", keep]) == 0
+        left.append(json.loads(capsys.readouterr().out)["tokens"]["after"])
+    assert left == [1, P]
+
+
+def test_a_model_saved_compressed_stays_so(capsys, files, tiny, tmp_path):
+    model = compress(AutoModelForImageTextToText.from_pretrained(tiny), Stride(0.5))
+    model.save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(tiny).save_pretrained(tmp_path)
+    command = [
+        "ask",
+        str(files / "good.png"),
+        "what ?",
+        "--model",
+        str(tmp_path),
+        "--max-new-tokens",
+        "1",
+    ]
+    assert run([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["method"] == "Stride(keep=0.5, layer=0)"
+    assert document["tokens"]["after"] == P // 2
+    assert run(["eval", "--model", str(tmp_path), "--limit", "4", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["method"], document["keep"], document["tokens"]) == ("stride", 0.5, P // 2)
+
+
+def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
+    command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "11", "--no-timing"]
+    command += [
+        "--methods",
+        "pool,fastv",
+        "--keeps",
+        "0.5,0.3",
+        "--scenes",
+        "2",
+        "--max-new-tokens",
+        "2",
+    ]
+    assert run([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    made = [(r["method"], r["keep"]) for r in document["runs"]]
+    assert made == [("identity", 1.0), ("pool", 0.5), ("fastv", 0.5), ("fastv", 0.3)]
+    assert [(s["method"], s["keep"]) for s in document["skipped"]] == [("pool", 0.3)]
+    assert "left out: pool at 0.3" in err
+    assert set(document["runs"][0]["accuracy"]) == {
+        "overall",
+        "fine",
+        "local",
+        "relational",
+        "global",
+    }
+    files = sorted((tmp_path / "runs").glob("*.json"))
+    assert len(files) == 4
+    written = [file.stat().st_mtime_ns for file in files]
+    assert (tmp_path / "report.html").read_text().count("data:image") == 6
+    assert run(command) == 0  # again: nothing is repeated, the table is the same
+    assert [file.stat().st_mtime_ns for file in files] == written
+    table = capsys.readouterr().out
+    assert "relational" in table
+    assert "report.html" in table
+
+
+def test_json_is_all_there_is_on_stdout(files, tiny):
+    command = ["ask", str(files / "good.png"), "what ?", "--model", tiny, "--json"]
+    code = "import sys; from foveate.cli import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--max-new-tokens", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["tokens"]["before"] == P
+    assert done.stderr == ""
+
+
+def test_what_goes_wrong_inside_is_one_line_and_code_1(capsys, files, tiny, monkeypatch):
+    monkeypatch.setattr(sys.modules["foveate.cli.ask"], "answer", lambda *a: 1 / 0)
+    assert run(["ask", str(files / "good.png"), "what ?", "--model", tiny]) == 1
+    assert capsys.readouterr().err.startswith("foveate: unexpected ZeroDivisionError")
