@@ -33,7 +33,7 @@ def compare(
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
     ] = KEEPS,
-    limit: Limit = 550,
+    limit: Limit = 440,
     out: Annotated[Path, typer.Option(help="Folder for result files and report.html.")] = Path(
         "out"
     ),

@@ -11,7 +11,7 @@ from foveate.cli import arguments, methods, models, output, tasks
 from foveate.cli.wrong import Wrong
 
 BARE = "identity"
-TIMED = 7  # prefills of each model, in turn, per timing
+TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each
 
 
 class Plan(NamedTuple):
@@ -135,7 +135,7 @@ class Work:
 
         if one.compressor is None:
             return {"ratio": 1.0, "interval": [1.0, 1.0], "pairs": 0}
-        inputs = self.inputs(self.examples[: min(self.batch_size, 8)])
+        inputs = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
         found = prefill_ratio(self.loaded.model, inputs, one.compressor, pairs=TIMED)
         return {
             "ratio": found.wall.median,
