@@ -19,7 +19,7 @@ def family(request):
     return FAMILIES[request.param]
 
 
-@pytest.fixture(params=["sdpa", "eager"])
+@pytest.fixture(params=["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
 def attention(request):
     return request.param
 

@@ -64,8 +64,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     if is_compressed(model):
         restore(model)
     attachment = Attachment(positions)
-    like = next(base.parameters())
-    base.visual_compressor = method.to(device=like.device, dtype=like.dtype).train(model.training)
+    base.visual_compressor = _like(method, base).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
     for module in _glanced(base, method):
@@ -167,6 +166,13 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _blank(cls: type[nn.Module]) -> nn.Module:
     compressed = compressed_class(cls)
     return compressed.__new__(compressed)
+
+
+def _like(method: Compressor, base: nn.Module) -> Compressor:
+    """The method on the model's device and in its dtype; where weights are offloaded, on its own device."""
+    like = next(base.parameters())
+    device = None if like.device.type == "meta" else like.device
+    return method.to(device=device, dtype=like.dtype)
 
 
 def _attachment(model: nn.Module) -> Attachment:
