@@ -12,25 +12,30 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := -m pip --disable-pip-version-check --quiet
+INSTALL := $(PIP) install --no-compile
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The tests are many small processes; threads of one would only be in the way of the other.
 CALM := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(CALM) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
-.PHONY: demo test test-quick test-full lint wheel docs bench clean
+.PHONY: demo test test-quick test-full lint wheel docs bench clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/foveate compare --out out/demo
 
-test: lint wheel
+test: set-up
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory wheel
 	$(PYTEST) -m "not full"
 
 test-quick: $(VENV)/.ready-dev
 	$(PYTEST) -m "not slow and not full"
 
-test-full: lint wheel
+test-full: set-up
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory wheel
 	$(PYTEST)
 
 lint: $(VENV)/.ready-dev
@@ -41,7 +46,8 @@ lint: $(VENV)/.ready-dev
 wheel: $(VENV)/.ready-dev $(WHEEL_VENV)/.ready
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
-	$(WHEEL_VENV)/bin/python $(PIP) install --force-reinstall --no-deps dist/*.whl
+	$(WHEEL_VENV)/bin/python $(INSTALL) --force-reinstall --no-deps dist/*.whl
+	$(WHEEL_VENV)/bin/python $(PIP) check
 	away=$$(mktemp -d) && cp examples/shop.png "$$away" && cd "$$away" && export HF_HUB_OFFLINE=1 \
 	&& "$(CURDIR)/$(WHEEL_VENV)/bin/foveate" methods \
 	&& "$(CURDIR)/$(WHEEL_VENV)/bin/foveate" ask shop.png "what does the sign say ?" \
@@ -57,23 +63,28 @@ bench: $(VENV)/.ready
 clean:
 	rm -rf dist out $(VENV) $(WHEEL_VENV)
 
+# Both environments at once: setting them up is mostly waiting for downloads.
+set-up:
+	@$(MAKE) --no-print-directory -j2 $(VENV)/.ready-dev $(WHEEL_VENV)/.ready
+
 # torch goes first and alone, so that TORCH_INDEX is asked for torch and for nothing else.
 %/.torch: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "foveate needs Python 3.11 or newer: make PYTHON=python3.12 …")'
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP) install $(FROM) $(TORCH)
+	$(@D)/bin/python $(INSTALL) $(FROM) $(TORCH)
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/python $(PIP) install -c constraints.txt -e .
+	$(BIN)/python $(INSTALL) -c constraints.txt hatchling
+	$(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(BIN)/python $(PIP) install -c constraints.txt -e '.[dev]'
+	$(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-# Everything the wheel depends on, and not the checkout itself.
+# What the wheel depends on, and nothing of the checkout.
 $(WHEEL_VENV)/.ready: $(WHEEL_VENV)/.torch pyproject.toml constraints.txt
-	$(WHEEL_VENV)/bin/python $(PIP) install -c constraints.txt .
-	$(WHEEL_VENV)/bin/python $(PIP) uninstall -y foveate
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $(@D)/needs.txt
+	$(@D)/bin/python $(INSTALL) -c constraints.txt -r $(@D)/needs.txt
 	@touch $@
