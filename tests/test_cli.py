@@ -1,6 +1,7 @@
 """The command line: answers on stdout, one line for every mistake, nothing silent."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Stride, compress
-from foveate.cli import arguments, run
+from foveate.cli import arguments, output, run
 from foveate.cli.methods import describe
 from foveate.cli.wrong import Wrong
 from foveate.embedded import PATH
@@ -273,6 +274,17 @@ def test_json_is_all_there_is_on_stdout(files, tiny):
     assert done.returncode == 0
     assert json.loads(done.stdout)["tokens"]["before"] == P
     assert done.stderr == ""
+
+
+def test_what_libraries_print_is_no_answer(capfd):
+    with output.answering() as emit:
+        emit({"a": 1})
+        print("from Python")
+        os.write(1, b"from C\n")
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"a": 1}
+    assert "from Python" in err
+    assert "from C" in err
 
 
 def test_what_goes_wrong_inside_is_one_line_and_code_1(capsys, files, tiny, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -28,15 +29,27 @@ def note(text: str) -> None:
 
 @contextlib.contextmanager
 def answering() -> Iterator[Callable[[Any], None]]:
-    """Work whose stray prints go to stderr; yields what prints one JSON document on the real stdout."""
-    real = sys.stdout
+    """Work whose stray prints go to stderr; yields what prints a JSON document once the work is done."""
+    documents: list[Any] = []
+    with contextlib.redirect_stdout(sys.stderr), _no_stdout():
+        yield documents.append
+    for document in documents:
+        json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
+        sys.stdout.write("\n")
 
-    def emit(document: Any) -> None:
-        json.dump(document, real, indent=2, ensure_ascii=False, allow_nan=False)
-        real.write("\n")
 
-    with contextlib.redirect_stdout(sys.stderr):
-        yield emit
+@contextlib.contextmanager
+def _no_stdout() -> Iterator[None]:
+    """The process's standard output goes to its standard error: libraries in C print too."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, TypeError, AttributeError):
+            ctypes.CDLL(None).fflush(None)  # what C still holds back would come out as the answer
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @contextlib.contextmanager
