@@ -40,6 +40,7 @@ class Batch:
     start: Tensor  # (3,) "<s> user :", before the image
     ids: Tensor  # (B, K, T)
     targets: Tensor  # (B, K, T), IGNORE outside the answer
+    named: Tensor  # (B, K, T, 2) row and column of the only thing a word names, else IGNORE
     kinds: Tensor  # (B, K), -1 where there is no question
 
 
@@ -47,7 +48,7 @@ def make(task: PatchQA, indices: range, tokenizer: PreTrainedTokenizerFast) -> B
     """Paint, ask and label the scenes with these indices."""
     scenes = [task[index] for index in indices]
     pictures = [scene.pictures[0] for scene in scenes]
-    ids, targets, kinds = questions(scenes, task.questions, tokenizer)
+    ids, targets, named, kinds = questions(scenes, task.questions, tokenizer)
     pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
     return Batch(
         pixels=(pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25,
@@ -58,6 +59,7 @@ def make(task: PatchQA, indices: range, tokenizer: PreTrainedTokenizerFast) -> B
         start=torch.tensor(tokenizer("USER:").input_ids),
         ids=ids,
         targets=targets,
+        named=named,
         kinds=kinds,
     )
 
@@ -106,9 +108,10 @@ def present(picture: Picture) -> np.ndarray:
 
 
 def questions(scenes: list[Scene], K: int, tokenizer: PreTrainedTokenizerFast):
-    """Token ids, targets and kinds of the scenes' questions, padded to K questions of T tokens."""
+    """Ids, targets, named places and kinds of the questions, padded to K questions of T tokens."""
     ids = torch.full((len(scenes), K, LONGEST), tokenizer.pad_token_id)
     targets = torch.full_like(ids, IGNORE)
+    named = torch.full((*ids.shape, 2), IGNORE)
     kinds = torch.full((len(scenes), K), -1)
     words = tokenizer.get_vocab()
     for row, scene in enumerate(scenes):
@@ -119,5 +122,19 @@ def questions(scenes: list[Scene], K: int, tokenizer: PreTrainedTokenizerFast):
             ids[row, place, : len(line)] = line
             answer = torch.tensor([*said, tokenizer.eos_token_id])
             targets[row, place, len(asked) - 1 : len(line)] = answer
+            for word, where in mentions(question.text.split(), scene.pictures[0]):
+                named[row, place, word] = torch.tensor(where)
             kinds[row, place] = KINDS.index(question.kind)
-    return ids, targets, kinds
+    return ids, targets, named, kinds
+
+
+def mentions(words: list[str], picture: Picture) -> list[tuple[int, tuple[int, int]]]:
+    """Which word ends the name of exactly one thing, and the row and column of that thing."""
+    found = []
+    for place, word in enumerate(words):
+        color = words[place - 1] if words[place - 1] in COLORS else None
+        meant = [t for t in picture.objects if t.shape == word and color in (None, t.color)]
+        if len(meant) == 1:
+            x, y = meant[0].center
+            found.append((place, (y // PATCH, x // PATCH)))
+    return found

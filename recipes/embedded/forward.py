@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
+MIDDLE = 2  # the layer after which a word should know where the thing it names is
+
 
 def see(model: LlavaForConditionalGeneration, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Hidden states 0 and -2 of all patches, (B, P, D), and the last class token, (B, D)."""
@@ -37,7 +39,7 @@ def _look(block: nn.Module, x: Tensor, queries: int) -> Tensor:
 def read(
     model: LlavaForConditionalGeneration, first: Tensor, late: Tensor, start: Tensor, ids: Tensor
 ):
-    """Last hidden states (B, K, T, D) of the questions `ids` (B, K, T) about the images."""
+    """Last and middle hidden states (B, K, T, D) of the questions `ids` (B, K, T)."""
     decoder = model.model.language_model
     image = model.model.multi_modal_projector(torch.cat([first, late], dim=-1))
     B, K, T = ids.shape
@@ -53,7 +55,9 @@ def read(
         keep = P if number == len(decoder.layers) - 1 else 0
         x = x[:, keep:] + _attend(layer, x, P, K, keep, cos, sin)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
-    return decoder.norm(x).unflatten(1, (K, T))
+        if number == MIDDLE:
+            middle = x[:, P:].unflatten(1, (K, T))
+    return decoder.norm(x).unflatten(1, (K, T)), middle
 
 
 def _attend(layer: nn.Module, x: Tensor, P: int, K: int, keep: int, cos: Tensor, sin: Tensor):

@@ -1,8 +1,8 @@
 """What the vision tower is asked besides the answers: what every patch shows, what the scene holds."""
 
 import torch
-from batches import PATCH_LABELS, Batch
-from model import WIDTH
+from batches import IGNORE, PATCH_LABELS, Batch
+from model import SIDE, WIDTH
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,6 +20,7 @@ class Teacher(nn.Module):
             nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(PATCH_LABELS.values()))
         )
         self.scene = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, sum(IN_SCENE.values())))
+        self.find = nn.Sequential(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * SIDE))
         rare = torch.ones(2)
         rare[1] = 5  # few patches hold a centre
         self.register_buffer("center_weight", rare)
@@ -33,7 +34,9 @@ class Teacher(nn.Module):
         loss, right = torch.zeros(()), {}
         for number, (name, reading) in enumerate(zip(PATCH_LABELS, readings, strict=True)):
             weight = self.center_weight if name == "center" else None
-            loss = loss + F.cross_entropy(reading, labels[:, number], weight)
+            part = F.cross_entropy(reading, labels[:, number], weight)
+            # Eight scenes may hold no digit at all: the mean over nothing is not a number.
+            loss = loss + part.nan_to_num()
             asked = labels[:, number] > (0 if name in ("kind", "center") else -1)
             hit = (reading.argmax(dim=-1) == labels[:, number]) & asked
             right[name] = hit.sum() / asked.sum().clamp(min=1)
@@ -44,3 +47,12 @@ class Teacher(nn.Module):
         right["background"] = (background.argmax(dim=-1) == batch.background).float().mean()
         right["count"] = (count.argmax(dim=-1) == batch.count).float().mean()
         return loss + 0.3 * scene_loss, right
+
+    def named(self, words: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Loss and accuracy of the places of named things, read off words halfway up, (B, K, T, D)."""
+        asked = batch.named[..., 0] != IGNORE
+        row, column = self.find(words[asked]).split(SIDE, dim=-1)
+        truth = batch.named[asked]
+        loss = F.cross_entropy(row, truth[:, 0]) + F.cross_entropy(column, truth[:, 1])
+        hit = (row.argmax(dim=-1) == truth[:, 0]) & (column.argmax(dim=-1) == truth[:, 1])
+        return loss, hit.float().mean()

@@ -1,4 +1,6 @@
-"""Train the embedded model from nothing on two CPU cores: python recipes/embedded/train.py
+"""Train the embedded model from nothing: torchrun --nproc-per-node 2 recipes/embedded/train.py
+
+One process to a core, each with its own scenes; they meet once a step to average gradients.
 
 Stage "see": the vision tower alone learns what every patch shows. Stage "answer": everything
 learns to answer, the patches still watched. The rates follow the clock, so a run ends when told.
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
+import torch.distributed as dist
 from batches import IGNORE, Batch, make
 from forward import read, see
 from losses import Teacher
@@ -26,8 +29,9 @@ from foveate.patchqa import KINDS, PatchQA
 
 SEE = torch.compile(see, dynamic=False)
 READ = torch.compile(read, dynamic=False)
+RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 WATCH = 0.3  # weight of the patch and scene losses beside the answers
-SCENES = {"see": 32, "answer": 16}  # in a batch
+SCENES = {"see": 16, "answer": 8}  # to a process and step
 QUESTIONS = 14  # to a scene
 WARM_UP = 100  # steps
 FEW = (2, 3)  # objects in the first part of stage "answer": relations are learnt between few
@@ -43,17 +47,22 @@ def train(run: Run, out: Path, see_minutes: float, log: TextIO) -> None:
     held_out = {stage: validation(size, tokenizer) for stage, size in SCENES.items()}
     reported = saved = time.time()
     mean = 0.0
-    while (now := time.time()) < (end := float((out.parent / "end.txt").read_text())):
+    while True:
+        now, end = agreed(time.time(), float((out.parent / "end.txt").read_text()))
         progress = (now - run.stage_start) / max(stage_end(run, see_minutes, end), 1)
+        if now >= end:
+            break
         if progress >= 1:
-            run.save(out.with_name("seen.pt"))
+            save(run, out.with_name("seen.pt"))
             run.enter("answer")
+            run.stage_start = now
             continue
-        task = training(run, progress)
-        batch = make(task, range(run.scenes, run.scenes + SCENES[run.stage]), tokenizer)
+        task, size = training(run, progress), SCENES[run.stage]
+        mine = run.scenes + RANK * size
+        batch = make(task, range(mine, mine + size), tokenizer)
         mean += 0.02 * (update(run, batch, rate(run.stage_step, progress)) - mean)
         run.step, run.stage_step = run.step + 1, run.stage_step + 1
-        run.scenes += SCENES[run.stage]
+        run.scenes += WORLD * size
         if now - reported > REPORT:
             scores = validate(run, held_out[run.stage])
             note(log, run, scores | {"progress": round(progress, 3), "loss": round(mean, 3)})
@@ -61,10 +70,23 @@ def train(run: Run, out: Path, see_minutes: float, log: TextIO) -> None:
                 run.weights = harder(scores)
             reported = now
         if now - saved > SAVE:
-            run.save(out)
+            save(run, out)
             saved = now
-    run.save(out)
+    save(run, out)
     note(log, run, validate(run, held_out[run.stage]) | {"end": True})
+
+
+def agreed(*numbers: float) -> list[float]:
+    """The first process's numbers, for all."""
+    shared = torch.tensor(numbers, dtype=torch.float64)
+    dist.broadcast(shared, 0)
+    return shared.tolist()
+
+
+def save(run: Run, path: Path) -> None:
+    """Let the first process write the checkpoint."""
+    if RANK == 0:
+        run.save(path)
 
 
 def stage_end(run: Run, see_minutes: float, end: float) -> float:
@@ -84,9 +106,10 @@ def training(run: Run, progress: float) -> PatchQA:
 
 
 def validation(size: int, tokenizer) -> list[Batch]:
-    """320 scenes of the validation split."""
+    """This process's share of 320 scenes of the validation split."""
     task = PatchQA("val", seed=7, questions=QUESTIONS)
-    return [make(task, range(i, i + size), tokenizer) for i in range(0, 320, size)]
+    starts = range(RANK * size, 320, WORLD * size)
+    return [make(task, range(start, start + size), tokenizer) for start in starts]
 
 
 def losses(run: Run, batch: Batch, answer: bool) -> tuple[Tensor, dict[str, Tensor]]:
@@ -95,13 +118,17 @@ def losses(run: Run, batch: Batch, answer: bool) -> tuple[Tensor, dict[str, Tens
     watched, right = run.teacher(late, token, batch)
     if not answer:
         return watched, right
-    hidden = READ(run.model, first, late, batch.start, batch.ids)
+    hidden, middle = READ(run.model, first, late, batch.start, batch.ids)
+    named, right["named"] = run.teacher.named(middle, batch)
     supervised = batch.targets != IGNORE
     logits = run.model.lm_head(hidden[supervised])
     answered = F.cross_entropy(logits, batch.targets[supervised])
     hit = torch.ones_like(supervised)
     hit[supervised] = logits.argmax(dim=-1) == batch.targets[supervised]
-    return answered + WATCH * watched, right | {"hit": hit.all(dim=-1), "answers": answered}
+    return answered + WATCH * (watched + named), right | {
+        "hit": hit.all(dim=-1),
+        "answers": answered,
+    }
 
 
 def update(run: Run, batch: Batch, factor: float) -> float:
@@ -109,6 +136,7 @@ def update(run: Run, batch: Batch, factor: float) -> float:
     loss, _ = losses(run, batch, run.stage == "answer")
     loss.backward()
     weights = [w for o in run.optimizers for group in o.param_groups for w in group["params"]]
+    average([w.grad for w in weights if w.grad is not None])
     size = nn.utils.clip_grad_norm_(weights, 1.0)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
@@ -117,6 +145,15 @@ def update(run: Run, batch: Batch, factor: float) -> float:
             optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return loss.item()
+
+
+def average(grads: list[Tensor]) -> None:
+    """Average over the processes, in place."""
+    together = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(together)
+    parts = together.div_(WORLD).split([grad.numel() for grad in grads])
+    for grad, part in zip(grads, parts, strict=True):
+        grad.copy_(part.view_as(grad))
 
 
 def rate(step: int, progress: float) -> float:
@@ -138,6 +175,9 @@ def validate(run: Run, batches: list[Batch]) -> dict[str, float]:
         for number, kind in enumerate(KINDS):
             if hit is not None:
                 totals.setdefault(f"?{kind}", []).extend(hit[batch.kinds == number].tolist())
+    shares = [None] * WORLD
+    dist.all_gather_object(shares, totals)
+    totals = {name: [x for share in shares for x in share[name]] for name in totals}
     scores = {name: sum(values) / max(len(values), 1) for name, values in totals.items()}
     if run.stage == "answer":
         scores["?overall"] = sum(scores[f"?{kind}"] for kind in KINDS) / len(KINDS)
@@ -146,11 +186,13 @@ def validate(run: Run, batches: list[Batch]) -> dict[str, float]:
 
 def harder(scores: dict[str, float]) -> dict[str, int]:
     """Ask more of what is answered worst."""
-    return {kind: 2 + round(10 * (1 - scores[f"?{kind}"])) for kind in KINDS}
+    return {kind: 2 + round(30 * (1 - scores[f"?{kind}"])) for kind in KINDS}
 
 
 def note(log: TextIO, run: Run, scores: dict[str, float]) -> None:
     """One line of the log."""
+    if RANK > 0:
+        return
     where = {"time": round(time.time()), "stage": run.stage, "step": run.step, "scenes": run.scenes}
     log.write(json.dumps(where | scores) + "\n")
     log.flush()
@@ -167,6 +209,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo")
     torch.manual_seed(options.seed)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     run = Run(build(build_tokenizer()), Teacher())
@@ -174,6 +218,7 @@ def main() -> None:
         run.load(options.out)
     else:
         run.enter("see")
+        run.stage_start, _ = agreed(run.stage_start, 0)
         # Edit this file to end earlier or later: the schedule follows.
         (options.out.parent / "end.txt").write_text(str(time.time() + 60 * options.minutes))
     with options.out.with_suffix(".jsonl").open("a") as log:

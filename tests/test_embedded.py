@@ -1,0 +1,167 @@
+"""The shipped model is a plain Hugging Face model that sees, and its recipe computes what it does."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from foveate import embedded
+from foveate.patchqa import GROUPS, PatchQA, vocabulary
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "embedded"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return embedded.load()
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """Makes the recipe's files importable."""
+    monkeypatch.syspath_prepend(str(RECIPE))
+    yield
+    for name in ("batches", "forward", "losses", "model", "muon", "processor", "run"):
+        sys.modules.pop(name, None)
+
+
+def ask(loaded, images, texts) -> list[str]:
+    """Greedy answers to prompts, one image each."""
+    model, processor = loaded
+    images = [[image] for image in images]
+    inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    return processor.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_plain_from_pretrained_gives_a_float32_llava():
+    model = AutoModelForImageTextToText.from_pretrained(embedded.PATH)
+    assert isinstance(model, LlavaForConditionalGeneration)
+    assert model.dtype == torch.float32
+    assert sum(file.stat().st_size for file in embedded.PATH.iterdir()) < 12e6
+
+
+def test_it_sees(loaded):
+    examples = PatchQA("test", seed=3).examples(220)
+    prompts = [f"USER: <image>\n{example.question} ASSISTANT:" for example in examples]
+    said = ask(loaded, [example.images[0] for example in examples], prompts)
+    right = [a == e.answer for a, e in zip(said, examples, strict=True)]
+    assert sum(right) / len(right) > 0.9
+    for group in GROUPS:
+        mine = [r for r, e in zip(right, examples, strict=True) if e.group == group]
+        assert sum(mine) / len(mine) > 0.8
+
+
+def test_it_reads_questions_as_people_write_them(loaded):
+    scenes = (PatchQA("test")[index] for index in range(20))
+    picture = next(scene.pictures[0] for scene in scenes if scene.pictures[0].sign)
+    messages = [
+        {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": "What does the sign say?"}],
+        }
+    ]
+    prompt = loaded[1].apply_chat_template(messages, add_generation_prompt=True)
+    assert prompt == "USER: <image>\nWhat does the sign say? ASSISTANT:"
+    assert ask(loaded, [picture.pil()], [prompt]) == [" ".join(picture.sign)]
+
+
+def test_the_tokenizer_knows_every_word_and_upper_case_letters(loaded):
+    tokenizer = loaded[1].tokenizer
+    assert tokenizer.unk_token_id not in tokenizer(" ".join(vocabulary())).input_ids
+    assert tokenizer.decode(
+        tokenizer("Is there a CIRCLE? A 7 B", add_special_tokens=False).input_ids
+    ) == ("is there a circle ? A 7 B")
+    assert tokenizer.padding_side == "left"
+
+
+def test_a_padded_question_gets_the_answer_it_gets_alone(loaded):
+    examples = PatchQA("test", seed=4).examples(11)
+    prompts = [f"USER: <image>\n{example.question} ASSISTANT:" for example in examples]
+    images = [example.images[0] for example in examples]
+    alone = [ask(loaded, [image], [text])[0] for image, text in zip(images, prompts, strict=True)]
+    assert ask(loaded, images, prompts) == alone
+
+
+@torch.no_grad()
+def test_the_recipe_computes_what_the_model_computes(loaded, recipe):
+    from batches import make
+    from forward import read, see
+
+    model, processor = loaded
+    task = PatchQA("val", questions=6)
+    batch = make(task, range(3), processor.tokenizer)
+    first, late, token = see(model, batch.pixels)
+    hidden, _ = read(model, first, late, batch.start, batch.ids)
+    logits = model.lm_head(hidden)
+    for row in range(3):
+        scene = task[row]
+        for place, question in enumerate(scene.questions):
+            text = f"USER: <image>\n{question.text} ASSISTANT: {question.answer}"
+            inputs = processor(images=scene.images[0], text=text, return_tensors="pt")
+            n = int((batch.ids[row, place] != processor.tokenizer.pad_token_id).sum())
+            mine = logits[row, place, :n]
+            torch.testing.assert_close(mine, model(**inputs).logits[0, -n:], atol=1e-3, rtol=1e-3)
+    tower = model.model.vision_tower(batch.pixels)
+    torch.testing.assert_close(token, tower.last_hidden_state[:, 0], atol=1e-3, rtol=1e-3)
+
+
+def test_every_patch_is_labelled_by_what_it_shows(recipe):
+    from batches import IGNORE, PATCH_LABELS, patch_labels
+
+    from foveate.patchqa.words import SHAPES
+
+    names = list(PATCH_LABELS)
+    for index in range(20):
+        picture = PatchQA("train")[index].pictures[0]
+        labels = patch_labels(picture)
+        assert labels.shape == (144, len(names))
+        assert labels[:, names.index("center")].sum() == len(picture.objects)
+        for thing in picture.objects:
+            x, y = thing.center[0] // 8, thing.center[1] // 8
+            kind = labels[y * 12 + x, names.index("kind")]
+            assert kind in (SHAPES.index(thing.shape) + 1, IGNORE)
+        if picture.digit is not None:
+            seen = labels[:, names.index("digit")]
+            assert set(seen.tolist()) == {picture.digit, IGNORE}
+
+
+def test_muon_steps_are_nearly_orthogonal(recipe):
+    from muon import orthogonalized
+
+    for shape in ((3, 8, 32), (2, 32, 8)):
+        sizes = torch.linalg.svdvals(orthogonalized(torch.randn(shape)))
+        assert sizes.min() > 0.5 and sizes.max() < 1.5
+
+
+def test_a_checkpoint_continues_where_it_stopped(recipe, tmp_path):
+    from batches import make
+    from losses import Teacher
+    from model import build
+    from processor import build_tokenizer
+    from run import Run
+
+    tokenizer = build_tokenizer()
+    batch = make(PatchQA(questions=2), range(2), tokenizer)
+    from forward import see
+
+    def step(run: Run) -> float:
+        _, late, token = see(run.model, batch.pixels)
+        loss, _ = run.teacher(late, token, batch)
+        loss.backward()
+        for optimizer in run.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return loss.item()
+
+    torch.manual_seed(0)
+    run = Run(build(tokenizer), Teacher())
+    run.enter("see")
+    first = step(run)
+    run.save(tmp_path / "run.pt")
+    again = Run(build(tokenizer), Teacher())
+    again.load(tmp_path / "run.pt")
+    assert [step(again) for _ in range(3)] == pytest.approx([step(run) for _ in range(3)])
+    assert step(run) < first
