@@ -75,7 +75,7 @@ set-up:
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.torch pyproject.toml constraints.txt
-	$(BIN)/python $(INSTALL) -c constraints.txt hatchling
+	$(BIN)/python $(INSTALL) -c constraints.txt hatchling editables
 	$(BIN)/python $(INSTALL) -c constraints.txt --no-build-isolation -e .
 	@touch $@
 
