@@ -2,23 +2,56 @@
 
 from __future__ import annotations
 
-from foveate.compressor import Chain, Compressor, Context, Site, Stages, Tower
-from foveate.draw import draw
-from foveate.hosts.attach import (
-    compress,
-    compressed,
-    is_compressed,
-    last_counts,
-    restore,
-    set_progress,
-    trace,
-)
-from foveate.hosts.trace import Step, Trace
-from foveate.loading import from_pretrained
-from foveate.methods import METHODS, DivPrune, FastV, Identity, Pool, Random, Stride, VisionZip
-from foveate.tokens import VisualTokens
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from foveate.draw import draw  # eager and light: else the module would hide the function
+
+if TYPE_CHECKING:
+    from foveate.compressor import Chain, Compressor, Context, Site, Stages, Tower
+    from foveate.hosts.attach import (
+        compress,
+        compressed,
+        is_compressed,
+        last_counts,
+        restore,
+        set_progress,
+        trace,
+    )
+    from foveate.hosts.trace import Step, Trace
+    from foveate.loading import from_pretrained
+    from foveate.methods import METHODS, DivPrune, FastV, Identity, Pool, Random, Stride, VisionZip
+    from foveate.tokens import VisualTokens
 
 __version__ = "0.1.0"
+
+# Where each public name lives. Loaded on first use: torch and transformers take seconds, help none.
+_HOMES = {
+    "foveate.compressor": ("Chain", "Compressor", "Context", "Site", "Stages", "Tower"),
+    "foveate.hosts.attach": (
+        "compress",
+        "compressed",
+        "is_compressed",
+        "last_counts",
+        "restore",
+        "set_progress",
+        "trace",
+    ),
+    "foveate.hosts.trace": ("Step", "Trace"),
+    "foveate.loading": ("from_pretrained",),
+    "foveate.methods": (
+        "METHODS",
+        "DivPrune",
+        "FastV",
+        "Identity",
+        "Pool",
+        "Random",
+        "Stride",
+        "VisionZip",
+    ),
+    "foveate.tokens": ("VisualTokens",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "METHODS",
@@ -48,3 +81,13 @@ __all__ = [
     "set_progress",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'foveate' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

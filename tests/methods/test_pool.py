@@ -46,6 +46,11 @@ def test_budgets_it_can_express():
             Pool.keeping(keep)
     with pytest.raises(ValueError, match=r"1, 0\.25, 0\.111"):
         Pool.keeping(0.5, dims=2)
+    assert repr(Pool.keeping()) == repr(Pool.keeping(stride=4)) == repr(Pool())
+    with pytest.raises(ValueError, match="give one"):
+        Pool.keeping(0.5, stride=2)
+    with pytest.raises(ValueError, match="want"):
+        Pool.keeping(0)
     for wrong in ({"stride": 0}, {"stride": 1.5}, {"dims": 3}, {"layer": -1}):
         with pytest.raises(ValueError, match="want"):
             Pool(**wrong)

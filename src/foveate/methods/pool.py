@@ -33,12 +33,20 @@ class Pool(Compressor):
         self.needs = frozenset({"grid"} if dims == 2 else ())
 
     @classmethod
-    def keeping(cls, keep: Keep = 0.25, layer: int = 0, dims: int = 1) -> Pool:
-        """The pooling that keeps about this share: 1/stride, or 1/stride² over the grid.
+    def keeping(
+        cls, keep: Keep | None = None, layer: int = 0, dims: int = 1, stride: int | None = None
+    ) -> Pool:
+        """The pooling that keeps about this share: 1/stride, or 1/stride² over the grid; or that stride.
 
-        Raises ValueError for shares that are not of that form (within 2 %), and for numbers of tokens.
+        Raises ValueError for shares that are not of that form (within 2 %), for numbers of tokens, and
+        for keep and stride at once.
         """
-        stride = round((1 / check_keep(keep)) ** (1 / dims)) if isinstance(keep, float) else 0
+        if keep is not None and stride is not None:
+            raise ValueError(f"keep={keep!r} and stride={stride!r} say the same thing: give one")
+        if keep is None:
+            return cls(4 if stride is None else stride, layer, dims)
+        check_keep(keep)
+        stride = round((1 / keep) ** (1 / dims)) if isinstance(keep, float) else 0
         if not stride or abs(keep * stride**dims - 1) > 0.02:
             shares = ", ".join(f"{1 / s**dims:.3g}" for s in (1, 2, 3, 4, 5, 6, 8))
             raise ValueError(f"keep={keep!r}: pool with dims={dims} keeps a share of {shares}, …")
