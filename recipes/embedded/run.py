@@ -1,6 +1,5 @@
 """The state of a training run: what a checkpoint holds, and which optimizer moves what."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,9 +49,9 @@ class Run:
         for optimizer, its_state in zip(self.optimizers, saved, strict=True):
             optimizer.load_state_dict(its_state)
 
-    def enter(self, stage: str) -> None:
+    def enter(self, stage: str, now: float) -> None:
         """Begin a stage with fresh optimizers."""
-        self.stage, self.stage_start, self.stage_step = stage, time.time(), 0
+        self.stage, self.stage_start, self.stage_step = stage, now, 0
         self.optimizers = optimizers(self)
 
 

@@ -24,6 +24,7 @@ from processor import build_tokenizer
 from run import RATE, Run
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedTokenizerFast
 
 from foveate.patchqa import KINDS, PatchQA
 
@@ -49,25 +50,20 @@ def train(run: Run, out: Path, see_minutes: float, log: TextIO) -> None:
     mean = 0.0
     while True:
         now, end = agreed(time.time(), float((out.parent / "end.txt").read_text()))
-        progress = (now - run.stage_start) / max(stage_end(run, see_minutes, end), 1)
+        progress = (now - run.stage_start) / stage_length(run, see_minutes, end)
         if now >= end:
             break
         if progress >= 1:
             save(run, out.with_name("seen.pt"))
-            run.enter("answer")
-            run.stage_start = now
+            run.enter("answer", now)
             continue
-        task, size = training(run, progress), SCENES[run.stage]
-        mine = run.scenes + RANK * size
-        batch = make(task, range(mine, mine + size), tokenizer)
+        batch = draw(run, progress, tokenizer)
         mean += 0.02 * (update(run, batch, rate(run.stage_step, progress)) - mean)
         run.step, run.stage_step = run.step + 1, run.stage_step + 1
-        run.scenes += WORLD * size
         if now - reported > REPORT:
             scores = validate(run, held_out[run.stage])
             note(log, run, scores | {"progress": round(progress, 3), "loss": round(mean, 3)})
-            if run.stage == "answer":
-                run.weights = harder(scores)
+            run.weights = harder(scores) if run.stage == "answer" else run.weights
             reported = now
         if now - saved > SAVE:
             save(run, out)
@@ -89,23 +85,23 @@ def save(run: Run, path: Path) -> None:
         run.save(path)
 
 
-def stage_end(run: Run, see_minutes: float, end: float) -> float:
+def stage_length(run: Run, see_minutes: float, end: float) -> float:
     """Seconds this stage takes from its start."""
-    return (
-        min(60 * see_minutes, end - run.stage_start)
-        if run.stage == "see"
-        else end - run.stage_start
-    )
+    rest = max(end - run.stage_start, 1)
+    return min(60 * see_minutes, rest) if run.stage == "see" else rest
 
 
-def training(run: Run, progress: float) -> PatchQA:
-    """The training task of the moment."""
+def draw(run: Run, progress: float, tokenizer: PreTrainedTokenizerFast) -> Batch:
+    """This process's next training scenes."""
     few = run.stage == "answer" and progress < FEW_UNTIL
-    objects = FEW if few else (2, 6)
-    return PatchQA("train", 1, objects=objects, questions=QUESTIONS, weights=run.weights)
+    objects, size = FEW if few else (2, 6), SCENES[run.stage]
+    task = PatchQA("train", 1, objects=objects, questions=QUESTIONS, weights=run.weights)
+    mine = run.scenes + RANK * size
+    run.scenes += WORLD * size
+    return make(task, range(mine, mine + size), tokenizer)
 
 
-def validation(size: int, tokenizer) -> list[Batch]:
+def validation(size: int, tokenizer: PreTrainedTokenizerFast) -> list[Batch]:
     """This process's share of 320 scenes of the validation split."""
     task = PatchQA("val", seed=7, questions=QUESTIONS)
     starts = range(RANK * size, 320, WORLD * size)
@@ -190,7 +186,7 @@ def harder(scores: dict[str, float]) -> dict[str, int]:
 
 
 def note(log: TextIO, run: Run, scores: dict[str, float]) -> None:
-    """One line of the log."""
+    """One line of the log, from the first process."""
     if RANK > 0:
         return
     where = {"time": round(time.time()), "stage": run.stage, "step": run.step, "scenes": run.scenes}
@@ -217,8 +213,7 @@ def main() -> None:
     if options.resume:
         run.load(options.out)
     else:
-        run.enter("see")
-        run.stage_start, _ = agreed(run.stage_start, 0)
+        run.enter("see", *agreed(time.time()))
         # Edit this file to end earlier or later: the schedule follows.
         (options.out.parent / "end.txt").write_text(str(time.time() + 60 * options.minutes))
     with options.out.with_suffix(".jsonl").open("a") as log:
