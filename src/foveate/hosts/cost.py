@@ -102,7 +102,7 @@ def load(
         now = int(step.after[which].sum())
         tower, layer = step.site
         if tower < Tower.projector:
-            connector = sum(patches) + now  # the model's own code has projected every patch already
+            connector = now
         elif tower == Tower.projector:
             connector = 0  # the compressor stands in its place
         first = layer if tower == Tower.language else 0
