@@ -72,8 +72,8 @@ def compared(path: Path, result: Mapping[str, Any]) -> str:
     where = result["circumstances"]
     about = (
         f"Model `{result['model']}`, task `{result['task']}`, {result['n']} questions, exact match in %, "
-        f"with a 95 % interval ({source(path)}, {where['device']}, torch {where['torch']}, "
-        f"transformers {where['transformers']}, commit {short(where['commit'])})."
+        f"with a 95 % interval ({source(path)}, {where['device']}, torch {where['versions']['torch']}, "
+        f"transformers {where['versions']['transformers']}, commit {short(where['commit'])})."
     )
     return f"{about}\n\n{table(head, rows)}"
 

@@ -18,14 +18,13 @@ from foveate.bench import (
     peak_bytes,
     prefill_ratio,
     ratio,
-    record,
     reference,
     ticks,
     twin,
-    write,
 )
 from foveate.bench.clock import Spread, Timing
 from foveate.bench.limits import short_prefill
+from foveate.provenance import dumps, record, write
 
 LLAVA = FAMILIES["llava"]
 
@@ -136,9 +135,9 @@ def test_the_record_says_how_to_repeat_it():
 
 def test_a_result_is_written_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.json"
-    assert write(path, {"a": 1}) == path and json.loads(path.read_text()) == {"a": 1}
+    assert write(path, dumps({"a": 1})) == path and json.loads(path.read_text()) == {"a": 1}
     with pytest.raises(ValueError):
-        write(path, {"a": float("nan")})
+        dumps({"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
@@ -155,5 +154,5 @@ def test_the_reference_has_the_size_it_says():
 
 
 def test_a_missing_git_is_no_error(tmp_path):
-    code = "from foveate.bench import record; assert record()['commit'] is None"
+    code = "from foveate.provenance import record; assert record()['commit'] is None"
     subprocess.run([sys.executable, "-c", code], env={"PATH": str(tmp_path)}, check=True)

@@ -16,6 +16,7 @@ from foveate.evaluate import runs as room
 from foveate.evaluate.report import Panel, Scene, report
 from foveate.methods import FastV, Stride
 from foveate.patchqa import PatchQA
+from foveate.provenance import write
 
 JOB = evaluate.Job("tiny", "f", "patchqa", "e", 10, 0, "stride", 0.25, "Stride()", "original", 4, 3)
 
@@ -130,14 +131,14 @@ def test_a_killed_run_resumes(model, processor, examples, tmp_path, monkeypatch)
 
 def test_a_result_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    evaluate.write(path, "old")
+    write(path, "old")
 
     def fail(self, target):
         raise OSError("disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        evaluate.write(path, "new")
+        write(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "foveate"
 
 FLOORS = {
-    **dict.fromkeys(("tokens", "compressor", "ops"), 0),
+    **dict.fromkeys(("tokens", "compressor", "ops", "provenance"), 0),
     **dict.fromkeys(("methods", "hosts"), 1),
     **dict.fromkeys(("draw", "bench", "loading", "patchqa", "embedded", "evaluate", "train"), 2),
     "cli": 3,
@@ -89,7 +89,7 @@ def wrong_transformers(files: Sources) -> list[str]:
     wrong = []
     for path, name in edges(files):
         package = name.partition(".")[0]
-        alone = room(path) in ("methods", "tokens", "compressor", "ops")
+        alone = room(path) in ("methods", "tokens", "compressor", "ops", "provenance")
         if package == "transformers" and room(path) != "hosts" and (alone or name not in GENERAL):
             wrong.append(f"{path} imports {name}")
         if room(path) == "patchqa" and package in ("torch", "transformers"):

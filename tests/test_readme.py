@@ -84,7 +84,8 @@ def test_results_become_tables(make):
         "prefill": {"ratio": 0.5},
         "cost": {"total": 12e6},
     }
-    where = {"commit": "0123456789abcdef", "device": "cpu", "torch": "2", "transformers": "5"}
+    versions = {"torch": "2", "transformers": "5"}
+    where = {"commit": "0123456789abcdef", "device": "cpu", "versions": versions}
     document = {"model": "m", "task": "t", "n": 7, "groups": list(shares), "circumstances": where}
     text = make.compared(Path("a.json"), {**document, "runs": [run_]})
     assert "| `fastv` | 0.25 | 36 | **50.0** (20.0–80.0) | 25.0 | 0.50 | 12 |" in text

@@ -3,12 +3,10 @@
 clock   interleaved timings, ratios with bounds, peak memory
 limits  ratios to a physically short prompt, and of an idle compressor to the bare model
 table   tokens, MACs, times, cache and memory, method by method
-record  the result file: numbers with all it takes to repeat them
 """
 
 from foveate.bench.clock import Ratio, interleaved, peak_bytes, ratio, twin
 from foveate.bench.limits import BARS, limits, prefill_ratio
-from foveate.bench.record import record, write
 from foveate.bench.reference import reference
 from foveate.bench.table import bench, table, ticks
 
@@ -21,10 +19,8 @@ __all__ = [
     "peak_bytes",
     "prefill_ratio",
     "ratio",
-    "record",
     "reference",
     "table",
     "ticks",
     "twin",
-    "write",
 ]

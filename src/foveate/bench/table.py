@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio, twin
 from foveate.bench.limits import limits, prefill
-from foveate.bench.record import record
 from foveate.bench.reference import reference
 from foveate.compressor import Compressor
 from foveate.hosts import cost, traits
 from foveate.hosts.attach import compress, trace
 from foveate.methods import METHODS
 from foveate.ops import Keep
+from foveate.provenance import record
 
 BARE = "identity"
 

@@ -43,13 +43,14 @@ def bench(
     with output.answering() as emit:
         output.hush()
         from foveate import bench as room
+        from foveate.provenance import dumps, write
 
         made, inputs = _measured(model, device, seed)
         with output.progress(room.ticks(pairs, rounds), "rounds") as advance:
             budget = arguments.budget(keep)
             result = room.bench(made, inputs, slugs, budget, pairs, rounds, seed, advance)
         if out is not None:
-            room.write(out, result)
+            write(out, dumps(result))
         if json:
             emit(result)
     if not json:

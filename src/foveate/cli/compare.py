@@ -70,10 +70,11 @@ def _compared(work: Work, plans: list[Plan], skipped: list, scenes: int) -> tupl
     """All runs in one document, and where the page about them is."""
     from foveate import evaluate
     from foveate.evaluate.report import report
+    from foveate.provenance import dumps, write
 
     runs = work.runs(plans)
     document = evaluate.comparison(runs, skipped)
-    evaluate.write(work.out / "compare.json", evaluate.dumps(document))
+    write(work.out / "compare.json", dumps(document))
     budget = shown_budget(plans)
     words = (
         "" if budget is None else f"{budget} tokens" if isinstance(budget, int) else f"{budget:.3g}"
@@ -81,7 +82,7 @@ def _compared(work: Work, plans: list[Plan], skipped: list, scenes: int) -> tupl
     slugs = list(dict.fromkeys(one.method for one in plans))
     pictures = drawn(work, plans, runs, scenes)
     page = work.out / "report.html"
-    evaluate.write(page, report(document, pictures, described(slugs), words))
+    write(page, report(document, pictures, described(slugs), words))
     return document, page
 
 

@@ -3,7 +3,7 @@
 from foveate.evaluate.comparison import comparison
 from foveate.evaluate.prompts import encode, prompt
 from foveate.evaluate.replies import Reply, replies
-from foveate.evaluate.results import Job, dumps, fingerprint, write
+from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run
 from foveate.evaluate.score import exact, mean_interval, scores, wilson
 
@@ -13,7 +13,6 @@ __all__ = [
     "Reply",
     "comparison",
     "digest",
-    "dumps",
     "encode",
     "exact",
     "fingerprint",
@@ -23,5 +22,4 @@ __all__ = [
     "run",
     "scores",
     "wilson",
-    "write",
 ]

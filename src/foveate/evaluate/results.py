@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from foveate.provenance import write
 
 FORMAT = 1
 
@@ -44,22 +42,6 @@ class Job:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         words = (self.task, self.model, self.method, str(self.keep), digest[:8])
         return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words)
-
-
-def dumps(document: dict[str, Any]) -> str:
-    """A document as JSON: readable, and without NaN."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write(path: Path, text: str) -> None:
-    """Put a file there at once: readers see the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def finished(folder: Path, job: Job) -> dict[str, Any] | None:
@@ -113,25 +95,3 @@ def fingerprint(model: torch.nn.Module) -> str:
         step = max(flat.numel() // 1024, 1)
         digest.update(flat[::step][:1024].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def circumstances(device: torch.device) -> dict[str, Any]:
-    """Where and with what a run was made."""
-    named = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    packages = ("foveate", "torch", "transformers")
-    versions = {name: version(name) for name in packages}
-    return {"commit": _commit(), "device": named, "python": sys.version.split()[0], **versions}
-
-
-def _commit() -> str | None:
-    """The commit of the checkout this package runs from, if it does."""
-    here = Path(__file__).resolve().parents[3]
-    if not (here / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -20,6 +20,7 @@ from foveate.evaluate.replies import replies
 from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
 from foveate.hosts import attach, cost, traits
+from foveate.provenance import dumps, record, write
 
 COSTED = 8  # prompts whose cost is counted and averaged
 
@@ -78,7 +79,7 @@ def run(
         _answer(model, processor, examples, job, partial, advance)
     document = _document(job, partial, spent, timing, time.perf_counter() - started, model.device)
     if folder is not None:
-        results.write(folder / f"{job.name}.json", results.dumps(document))
+        write(folder / f"{job.name}.json", dumps(document))
     partial.drop()
     return document
 
@@ -159,6 +160,6 @@ def _document(
         "cost": spent,
         "prefill": timing,
         "seconds": seconds,
-        "circumstances": results.circumstances(device),
+        "circumstances": record(job.seed, device),
         "answers": {a["key"]: {k: v for k, v in a.items() if k != "key"} for a in answers},
     }

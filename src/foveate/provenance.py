@@ -1,4 +1,4 @@
-"""Result files: the numbers, and all it takes to get them again. Written whole or not at all."""
+"""What it takes to get a number again, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ PACKAGES = ("foveate", "torch", "transformers", "numpy")
 
 
 def record(seed: int | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Where and with what a run took place."""
+    """Where and with what a run took place: command, commit, versions, device, threads, seed."""
     device = torch.device(device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    cuda = device.type == "cuda"
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "commit": commit(),
         "versions": {p: found for p in PACKAGES if (found := _version(p))},
         "python": platform.python_version(),
-        "device": f"{device.type} ({name})",
+        "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
         "threads": torch.get_num_threads(),
         "seed": seed,
     }
@@ -51,13 +51,22 @@ def commit() -> str | None:
         return None
 
 
-def write(path: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write a result as JSON; an interrupted write leaves the old file."""
+def dumps(document: Mapping[str, Any]) -> str:
+    """A document as JSON: readable, and without NaN."""
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write(path: Path, text: str) -> Path:
+    """Put a file there at once: readers see the old one or the whole new one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n")
-    return draft.replace(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
 
 
 def _version(package: str) -> str | None:
