@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from families import IMAGE, ONE, SHORT, TEXT, TWO, Llava
+from families import IMAGE, ONE, SHORT, TEXT, TWO, Llava, Prompt
 from probes import Asked, PromptRows, Ragged
 from torch import nn
 from transformers import AutoModelForImageTextToText
@@ -267,6 +267,8 @@ def test_random_draws_depend_on_the_sample_in_training_only(llava):
     still = kept()
     assert torch.equal(still[0], still[1]) and torch.equal(kept(), still)
     llava.train()
+    with pytest.raises(RuntimeError, match="set_progress"):
+        kept()
     foveate.set_progress(llava, 3, 10)
     drawn = kept()
     assert not torch.equal(drawn[0], drawn[1])
@@ -280,15 +282,128 @@ def test_schedules_follow_progress_and_rest_in_evaluation(llava, inputs):
     logits(llava, inputs)
     assert foveate.last_counts(llava) == [16] * 3
     llava.train()
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = 5
     with pytest.raises(RuntimeError, match="set_progress"):
         llava(**inputs)
     for step, count in ((0, 4), (49, 4), (50, 6), (74, 6), (75, 16), (100, 16)):
         foveate.set_progress(llava, step, 100)
-        llava(**inputs, labels=inputs["input_ids"])
+        llava(**inputs, labels=labels)
         assert foveate.last_counts(llava) == [count] * 3
     llava.eval()
     logits(llava, inputs)
     assert foveate.last_counts(llava) == [16] * 3
+
+
+def test_schedules_inside_schedules(llava, inputs):
+    inner = Stages((0.5, Stride(4)), (1.0, FastV(6)))
+    foveate.compress(llava.train(), Stages((0.8, inner), (1.0, Identity())))
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = 5
+    for step, count in ((10, 4), (60, 6), (90, 16)):
+        foveate.set_progress(llava, step, 100)
+        llava(**inputs, labels=labels)
+        assert foveate.last_counts(llava) == [count] * 3
+    with pytest.raises(ValueError, match="decoder layers 0 to 4"):
+        foveate.compress(llava, Stages((0.5, Stages((1.0, Stride(4, layer=9)))), (1.0, Identity())))
+
+
+def test_a_failed_compress_leaves_the_old_method(llava, inputs):
+    foveate.compress(llava, Stride(4))
+    for block in llava.model.vision_tower.encoder.layers:
+        block.renamed = block._modules.pop("self_attn")
+    before = fingerprint(llava)
+    with pytest.raises(TypeError, match="no attention module"):
+        foveate.compress(llava, VisionZip(4))
+    assert fingerprint(llava) == before
+
+
+def test_a_reset_cache_forgets_its_prompt(llava):
+    from transformers import StaticCache
+
+    inputs, text = Llava().inputs((ONE,)), Llava().inputs((TEXT,))
+    found = []
+    for method in (None, Stride(4)):
+        cache = StaticCache(llava.model.language_model.config, max_cache_len=40)
+        with torch.no_grad():
+            if method is not None:
+                foveate.compress(llava, method, "renumbered")
+                llava(**inputs, past_key_values=cache)
+                cache.reset()
+            llava(**text, past_key_values=cache)
+            step = {"input_ids": torch.tensor([[5]]), "position_ids": torch.tensor([[7]])}
+            found.append(llava(**step, past_key_values=cache).logits)
+    assert torch.equal(*found)
+
+
+def test_rows_taken_out_of_a_cache_are_refused(llava):
+    inputs = Llava().inputs((SHORT, ONE))
+    for method in (Stride(4), FastV(4)):
+        foveate.compress(llava, method)
+        cache = llava(**inputs, use_cache=True).past_key_values
+        cache.batch_select_indices(torch.tensor([1]))
+        with pytest.raises(
+            NotImplementedError, match="1 rows on the cache of a compressed prompt with 2"
+        ):
+            llava(input_ids=torch.tensor([[5]]), past_key_values=cache)
+
+
+def test_an_image_nobody_asks_about_is_refused(llava):
+    """A later image behind an answer: no row may be read that has seen the image and no answer."""
+    inputs = Llava().inputs((Prompt((2, "i", 5, "i", 4)),))
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, 20:23] = inputs["input_ids"][:, 20:23]
+    for method in (FastV(4), PromptRows(4)):
+        with (
+            foveate.compressed(llava, method),
+            pytest.raises(ValueError, match="image 1 of the batch"),
+        ):
+            llava(**inputs, labels=labels)
+    ends = Llava().inputs((Prompt((3, "i")),))
+    with foveate.compressed(llava, FastV(4)), foveate.trace(llava) as seen:
+        llava(**ends)  # the image's own last row is the last row of the prompt
+    assert (seen.steps[0].scores > 0).any()
+
+
+def test_hidden_placeholders_are_refused(llava, inputs):
+    inputs["attention_mask"][inputs["input_ids"] == IMAGE] = 0
+    with (
+        foveate.compressed(llava, Stride(4)),
+        pytest.raises(ValueError, match="hides 12 placeholders"),
+    ):
+        llava(**inputs)
+
+
+def test_a_padding_id_outside_the_vocabulary(llava, inputs):
+    llava.config.text_config.pad_token_id = -1
+    with foveate.compressed(llava, Ragged()):
+        assert torch.isfinite(logits(llava, inputs)).all()
+
+
+def test_a_sliding_window_that_is_outgrown_is_refused():
+    from transformers import AutoConfig, LlavaForConditionalGeneration
+
+    config = Llava().config()
+    config.text_config = AutoConfig.for_model(
+        "mistral",
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=100,
+        sliding_window=30,
+        pad_token_id=0,
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    inputs = Llava().inputs((ONE,))
+    model.generation_config.eos_token_id = None
+    with foveate.compressed(model, Stride(4)):
+        model.generate(**inputs, max_new_tokens=8)  # before the language model all is well
+    with foveate.compressed(model, FastV(4)):
+        model.generate(**inputs, max_new_tokens=3)
+        with pytest.raises(NotImplementedError, match="sliding window of 30"):
+            model.generate(**inputs, max_new_tokens=12)
 
 
 BROKEN = [
@@ -423,6 +538,10 @@ def test_lora_trains_beside_a_compressor(llava, inputs):
     labels[:, :-2] = -100
     model(**inputs, labels=labels).loss.backward()
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert foveate.is_compressed(model)
+    with foveate.trace(model) as seen, torch.no_grad():
+        model(**inputs)
+    assert len(seen.steps) == 1 and foveate.last_counts(model) == [5, 5, 5]
     assert any("visual_compressor" in n for n in trained) and any("lora" in n for n in trained)
     assert all(
         p.grad is not None

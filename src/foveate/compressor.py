@@ -97,6 +97,10 @@ class Compressor(nn.Module):
         """The compressors that act, in flow order: itself, or the links of a chain."""
         return [self]
 
+    def every(self) -> list[Compressor]:
+        """All parts that may ever act, over every stage of a schedule."""
+        return self.parts()
+
     def at(self, progress: float) -> Compressor:
         """What acts at this point of training, 0 to 1; 1.0 is inference."""
         return self
@@ -159,6 +163,10 @@ class Stages(Compressor):
     def parts(self) -> list[Compressor]:
         """What acts at inference."""
         return self.at(1.0).parts()
+
+    def every(self) -> list[Compressor]:
+        """The parts of all stages, each once."""
+        return list(dict.fromkeys(part for stage in self.stages for part in stage.every()))
 
     @property
     def scheduled(self) -> bool:

@@ -59,19 +59,20 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
         raise TypeError(f"want a foveate.Compressor, got {type(method).__name__}")
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
-    base = traits.base_of(model)
+    base, whole = traits.base_of(model), traits.unwrapped(model)
     _check(base, method)
+    glanced = _glanced(base, method)
     if is_compressed(model):
         restore(model)
     attachment = Attachment(positions)
     base.visual_compressor = _like(method, base).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
-    for module in _glanced(base, method):
+    for module in glanced:
         glance.tap(module)
         attachment.tapped.append(module)
-    attachment.handles = hooks.register(model, base, attachment)
-    model.config.visual_compression = saving.describe(method, positions)
+    attachment.handles = hooks.register(whole, base, attachment)
+    whole.config.visual_compression = saving.describe(method, positions)
     return model
 
 
@@ -89,7 +90,7 @@ def restore(model: Model) -> Model:
     base.__class__ = type(base).__bases__[0]
     del base.visual_attachment
     del base.visual_compressor
-    for config in (model.config, base.config):
+    for config in (traits.unwrapped(model).config, base.config):
         if hasattr(config, "visual_compression"):
             del config.visual_compression
     return model
@@ -140,7 +141,7 @@ def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
 
 def is_compressed(model: nn.Module) -> bool:
     """Whether a compressor is attached."""
-    return hasattr(getattr(model, "model", None), "visual_attachment")
+    return hasattr(getattr(traits.unwrapped(model), "model", None), "visual_attachment")
 
 
 @functools.cache
@@ -184,17 +185,10 @@ def _attachment(model: nn.Module) -> Attachment:
     return base.visual_attachment
 
 
-def _every_part(method: Compressor) -> list[Compressor]:
-    """All parts that may ever act, over all stages of a schedule."""
-    ends = [0.0, *getattr(method, "until", [])] if method.scheduled else [1.0]
-    found = [part for end in ends for part in method.at(end).parts()]
-    return list(dict.fromkeys(found))
-
-
 def _check(base: nn.Module, method: Compressor) -> None:
     _refuse_shards(base)
     layers = len(traits.decoder_of(base).layers)
-    for part in _every_part(method):
+    for part in method.every():
         tower, layer = part.site
         name = type(part).__name__
         if tower == Tower.vision:
@@ -224,7 +218,7 @@ def _refuse_shards(base: nn.Module) -> None:
 def _glanced(base: nn.Module, method: Compressor) -> list[nn.Module]:
     """The attention modules that must show rows."""
     layers, found = traits.decoder_of(base).layers, []
-    for part in _every_part(method):
+    for part in method.every():
         if part.needs & {"cls_attention", "keys"}:
             found.append(traits.attention_of(traits.selected_block(base)))
         if part.needs & ATTENTION:

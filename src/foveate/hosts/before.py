@@ -24,17 +24,18 @@ def prefill(
     images = encode.unpack(output)
     is_visual = ids == traits.placeholder_id(base)
     flow.prompt, column = locate(is_visual, images.tokens.counts.to(ids.device))
-    flow.copies = max(len(flow.prompt) // max(output[encode.MARK], 1), 1)
+    flow.copies = max(len(flow.prompt) // max(output[encode.IMAGE_COUNT], 1), 1)
     real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
     flow.real = torch.ones_like(is_visual) if real is None else real
     everyone = [*parts, *(part for inside in flow.inside.values() for part in inside)]
     needs = frozenset().union(*(part.needs for part in everyone))
-    context.find_instruction(flow.real & ~is_visual, flow, bool(needs & context.READS_PROMPT))
+    context.find_instruction(flow.real, is_visual, _told(output, ids, flow), needs)
+    context.refuse_unseen(column.amax(1), flow, needs)
     flow.grid = encode.patch_grid(base, images.tokens)
     if "text" in needs:
         words = base.get_input_embeddings()(ids.masked_fill(is_visual, traits.padding_id(base)))
         flow.text, flow.text_mask = words[flow.prompt], flow.instruction[flow.prompt]
-    flow.tokens = compressed(base, images, parts, flow)
+    flow.tokens = compress_images(base, images, parts, flow)
     flow.penalty = flow.penalty + flow.tokens.penalty
 
     # A copy: without a cache, generate hands the same encoded images to every step.
@@ -42,6 +43,23 @@ def prefill(
     output.pooler_output = [x[v] for x, v in zip(flow.tokens.x, flow.tokens.valid, strict=True)]
     kwargs["mm_encoder_outputs"] = {**(kwargs.get("mm_encoder_outputs") or {}), "image": output}
     place(base, kwargs, flow, column)
+
+
+def _told(output: Any, ids: Tensor, flow: Flow) -> Flow:
+    """The flow, told what is prompt where the same encoded images come back with more behind it.
+
+    Without a cache, generate recomputes the whole sequence at every step: what it wrote is no prompt.
+    """
+    known = output.get("prompt_ids")
+    if known is None or not _continues(ids, known):
+        output["prompt_ids"] = ids
+    elif flow.labels is None and flow.instruction_mask is None and ids.shape[1] > known.shape[1]:
+        flow.instruction_mask = torch.ones_like(known)
+    return flow
+
+
+def _continues(ids: Tensor, known: Tensor) -> bool:
+    return ids.shape[0] == known.shape[0] and torch.equal(ids[:, : known.shape[1]], known)
 
 
 def locate(is_visual: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,7 +85,7 @@ def locate(is_visual: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     return prompt, (flat % S).masked_fill(~inside, -1)
 
 
-def compressed(
+def compress_images(
     base: nn.Module, images: encode.Images, parts: list[Compressor], flow: Flow
 ) -> VisualTokens:
     """The tokens after every compressor up to language 0, and after the projector."""
@@ -106,7 +124,7 @@ def place(base: nn.Module, kwargs: dict[str, Any], flow: Flow, column: Tensor) -
     keep[row.expand_as(flow.place)[tokens.valid], flow.place[tokens.valid]] = True
     cache = ready_cache(base, kwargs)
     if bool(keep.all()):
-        flow.memory = Memory(S, S, None, following, None)
+        flow.memory = Memory(S, S, None, following, None, flow.renumber)
     else:
         _drop(base, kwargs, flow, keep, counted, following, cached=cache is not None)
     if cache is not None:
@@ -124,6 +142,10 @@ def _drop(
 ) -> None:
     """The same call on the columns that stay. keep, counted (B, S), following (B,)."""
     tokens, real = flow.tokens, flow.real
+    if hidden := int((keep & (kwargs["input_ids"] == traits.placeholder_id(base)) & ~real).sum()):
+        raise ValueError(
+            f"the attention_mask hides {hidden} placeholders of visual tokens that were kept"
+        )
     flow.cut = cut = Cut.keeping(keep & real, pad_right=bool((~real[:, -1]).any()))
     row = flow.prompt[:, None].expand_as(flow.place)
     flow.place = cut.back[row, flow.place]
@@ -146,10 +168,11 @@ def _drop(
     # Without mask and cache, gapped positions would be taken for packed sequences.
     kwargs["attention_mask"] = cut.valid.long() if padded or not cached else None
     flow.instruction = cut.take(flow.instruction, fill=False)
-    flow.questions = cut.take(flow.questions, fill=False)
+    flow.asking = cut.take(flow.asking, fill=False)
     flow.real = cut.valid
     remembered = cut.valid if padded else None
-    flow.memory = Memory(real.shape[1], cut.order.shape[1], remembered, following, shift)
+    length = cut.order.shape[1]
+    flow.memory = Memory(real.shape[1], length, remembered, following, shift, flow.renumber)
 
 
 def ready_cache(base: nn.Module, kwargs: dict[str, Any]) -> Any:

@@ -16,35 +16,54 @@ from foveate.tokens import VisualTokens
 READS_PROMPT = frozenset({"text", "text_mask", "last_attention", "prompt_attention"})
 
 
-def find_instruction(text: Tensor, flow: Flow, read: bool) -> None:
-    """Fill in which columns hold the instruction; an answer never does.
+def find_instruction(real: Tensor, is_visual: Tensor, flow: Flow, needs: frozenset[str]) -> None:
+    """Fill in which columns hold the instruction and which come before any answer; neither holds one.
 
-    text (B, S) real columns that hold no image; read: whether any compressor looks at the prompt.
-    `questions` are the columns before the first answer: rows behind it have read the answer.
-
+    real, is_visual (B, S); needs: what all compressors together look at.
     Raises ValueError where nothing tells instruction and answer apart though a compressor looks.
     """
+    text = real & ~is_visual
     if flow.instruction_mask is not None:
         mask = flow.instruction_mask.bool()
         mask = torch.nn.functional.pad(mask, (0, text.shape[1] - mask.shape[1]), value=False)
-        flow.instruction = flow.questions = text & mask
-        return
-    if flow.labels is not None:
+        flow.instruction = text & mask
+        flow.asking = real & (mask.flip(1).cumsum(1).flip(1) > 0)  # up to its last column
+    elif flow.labels is not None:
         answer = text & (flow.labels != -100)
         flow.instruction = text & ~answer
-        flow.questions = flow.instruction & (answer.cumsum(1) == 0)
-        return
-    if read and flow.step is not None and torch.is_grad_enabled():
+        flow.asking = real & (answer.cumsum(1) == 0)
+    else:
+        flow.instruction, flow.asking = text, real
+        _refuse_guessing(flow, bool(needs & READS_PROMPT))
+
+
+def _refuse_guessing(flow: Flow, looks: bool) -> None:
+    if looks and flow.training and torch.is_grad_enabled():
         raise ValueError(
             "training without labels: nothing tells the instruction from the answer, which a compressor "
             "that reads the prompt must not see; pass labels or instruction_mask"
         )
-    if read and flow.logits_to_keep > 1:
+    if looks and flow.logits_to_keep > 1:
         raise ValueError(
-            f"logits_to_keep={flow.logits_to_keep}: the prompt may end in guessed tokens (assisted "
-            "decoding) that a compressor would read; pass instruction_mask, or decode without an assistant"
+            f"logits_to_keep={flow.logits_to_keep}: the prompt may end in guessed tokens, as in assisted "
+            "decoding, that a compressor would read; decode without an assistant, or say what is prompt by "
+            "calling the model with instruction_mask"
         )
-    flow.instruction = flow.questions = text
+
+
+def refuse_unseen(ends: Tensor, flow: Flow, needs: frozenset[str]) -> None:
+    """Raise ValueError if no row that a compressor may read comes behind an image. ends (I,) last columns."""
+    column = torch.arange(flow.asking.shape[1], device=ends.device)
+    rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
+    for name in sorted(needs & rows.keys()):
+        last = (column * rows[name]).amax(1)[flow.prompt]
+        if bool((last < ends).any()):
+            image = int((last < ends).nonzero()[0])
+            raise ValueError(
+                f"image {image} of the batch ends at column {int(ends[image])}, behind the last one that may "
+                f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
+                "before any answer"
+            )
 
 
 def apply(

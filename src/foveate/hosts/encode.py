@@ -20,7 +20,7 @@ from foveate.hosts import glance, traits
 from foveate.tokens import VisualTokens
 
 FROM_TOWER = frozenset({"cls_attention", "keys", "features"})
-MARK = "images"  # on every output that was encoded here: how many images, before any beam expansion
+IMAGE_COUNT = "image_count"  # on every output encoded here: images before any beam expansion
 
 
 class Images(NamedTuple):
@@ -44,8 +44,13 @@ def encode(
     if not needs and not early:
         output = own(base, *args, **kwargs)
         if not isinstance(output, tuple):
-            output[MARK] = len(output.pooler_output)
+            output[IMAGE_COUNT] = len(output.pooler_output)
         return output
+    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+        if needs and kwargs.get(name) not in (None, getattr(base.config, name, None)):
+            raise NotImplementedError(
+                f"{name}={kwargs[name]!r} in one call: set it in model.config"
+            )
     if "features" in needs:
         kwargs["output_hidden_states"] = True
     look = glance.TowerGlance(traits.has_class_token(base), needs)
@@ -55,7 +60,7 @@ def encode(
     rows = torch.cat(list(channels.values()), dim=-1)  # promotes to float32 beside float32 scores
     output["layout"] = tuple((name, part.shape[-1]) for name, part in channels.items())
     output["projected"], output["dtype"] = not early, channels["x"].dtype
-    output[MARK] = len(rows)
+    output[IMAGE_COUNT] = len(rows)
     output.pooler_output = list(rows)
     return output
 

@@ -50,6 +50,7 @@ class Memory:
     real       (B, length) False where padded; None if nothing is
     following  (B,) position id of the next token, as the caller counts
     shift      (B,) what renumbering takes off later position ids; None for original positions
+    renumbered whether positions were counted anew, also inside the language model
     stages     the stages inside the language model, by layer
     """
 
@@ -58,6 +59,7 @@ class Memory:
     real: Tensor | None
     following: Tensor
     shift: Tensor | None
+    renumbered: bool
     stages: dict[int, Stage] = field(default_factory=dict)
 
 
@@ -75,9 +77,11 @@ class Flow:
 
     decoder: nn.Module | None = None
     inside: dict[int, list[Compressor]] = field(default_factory=dict)
+    training: bool = False
     step: int | None = None
     prefill: bool = False
-    fed: int | None = None
+    fed: int | None = None  # columns a later call came with
+    tail: Tensor | None = None  # (B, columns behind the prompt) which of them are real
     gapped: bool = False
     renumber: bool = False
     cut: Cut | None = None
@@ -90,7 +94,7 @@ class Flow:
     grid: Tensor | None = None  # (I, P, 3)
     real: Tensor | None = None  # (B, S) the language model's input, False where padded
     instruction: Tensor | None = None  # (B, S) columns of the instruction
-    questions: Tensor | None = None  # (B, S) those before any answer
+    asking: Tensor | None = None  # (B, S) every real column before the first answer, images too
     text: Tensor | None = None  # (B, S', D) embeddings of the uncompressed prompt
     text_mask: Tensor | None = None
 
@@ -108,9 +112,16 @@ class Flow:
         return self.stages[max(reached)] if reached else None
 
     def generators(self, seed: int) -> tuple[torch.Generator, ...]:
-        """One generator per image: seeded alike at inference, by step and sample in training."""
+        """One generator per image: seeded alike at inference, by step and sample in training.
+
+        Raises RuntimeError in training if nobody said which step it is.
+        """
+        if self.training and self.step is None:
+            raise RuntimeError(
+                "training with random draws: foveate.set_progress(model, step, max_steps) must say the step"
+            )
         samples = range(len(self.prompt))
-        mix = [seed if self.step is None else _mix(seed, self.step, i) for i in samples]
+        mix = [seed if not self.training else _mix(seed, self.step, i) for i in samples]
         return tuple(torch.Generator().manual_seed(m) for m in mix)
 
 

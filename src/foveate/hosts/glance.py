@@ -97,9 +97,10 @@ def _prompt_rows(
 ) -> tuple[Tensor, Tensor]:
     """(B, S) what the last prompt row looks at, and the mean over the instruction's rows; head means."""
     stage = flow.stage(layer)
-    asking, real = flow.questions, flow.real
+    asking, asked, real = flow.asking, flow.asking & flow.instruction, flow.real
     if stage is not None:
-        asking, real = asking.gather(1, stage.columns) & stage.real, stage.real
+        real = stage.real
+        asking, asked = (m.gather(1, stage.columns) & real for m in (asking, asked))
     S = query.shape[2]
     column = torch.arange(S, device=query.device)
     key = key[:, :, :S]
@@ -113,9 +114,9 @@ def _prompt_rows(
 
     mean = torch.zeros(len(query), S, device=query.device)
     if "prompt_attention" in wants:
-        count = asking.sum(1, keepdim=True).clamp(min=1)
-        index = (~asking).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(count.max())]
-        counted = asking.gather(1, index)[..., None]
+        count = asked.sum(1, keepdim=True).clamp(min=1)
+        index = (~asked).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(count.max())]
+        counted = asked.gather(1, index)[..., None]
         mean = (rows(index) * counted).sum(1) / count
     return (rows(last)[:, 0] if "last_attention" in wants else mean), mean
 

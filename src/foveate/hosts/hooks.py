@@ -16,7 +16,7 @@ from torch import nn
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import before, inside, later, traits
 from foveate.hosts.context import of_images
-from foveate.hosts.encode import MARK
+from foveate.hosts.encode import IMAGE_COUNT
 from foveate.hosts.flow import KEY, Flow
 from foveate.hosts.positions import gather_columns
 
@@ -96,9 +96,10 @@ class BaseBefore:
         _refuse(base, kwargs)
         flow.decoder = traits.decoder_of(base)
         flow.renumber = self.attachment.positions == "renumbered"
-        if base.training:
-            flow.step = self.attachment.step or 0
+        flow.training, flow.step = base.training, self.attachment.step
         cache = kwargs.get("past_key_values")
+        if cache is not None and cache.get_seq_length() == 0:
+            vars(cache).pop("visual_memory", None)  # a cache that was reset forgets its prompt
         if cache is not None and cache.get_seq_length() > 0:
             self._later(base, kwargs, flow, cache)
         elif (output := self._features(base, kwargs)) is not None:
@@ -125,7 +126,7 @@ class BaseBefore:
                 "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
                 "or foveate.restore(model) first"
             )
-        if output is not None and MARK not in output:
+        if output is not None and IMAGE_COUNT not in output:
             raise NotImplementedError(
                 "image features that this model did not encode for compression, as a chunked prefill passes "
                 "them: use prefill_chunk_size=None, or the outputs of this model's get_image_features"
@@ -140,7 +141,6 @@ class BaseBefore:
         features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
         if memory is not None and features is None and kwargs.get("pixel_values") is None:
             later.call(kwargs, memory, cache, flow)
-            flow.memory = memory
         ids = kwargs.get("input_ids")
         if (
             ids is None or ids.shape[1] == 1

@@ -8,6 +8,7 @@ gradient checkpointing of some versions does) gives the same result again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from foveate.hosts.positions import (
     causal_mask,
     gather_columns,
     layer_type,
+    refuse_window,
     rotary_embeddings,
     short_attention,
 )
@@ -28,6 +30,7 @@ from foveate.tokens import VisualTokens
 
 def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Run the compressors before decoder layer `layer`; what is left of hidden (B, S', D)."""
+    refuse_window(flow.decoder, flow.real.shape[1])
     before = flow.stage(layer - 1)
     real = flow.real if before is None else before.real
     came, place = _arriving(flow, layer, hidden)
@@ -50,7 +53,8 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
     flow.stages[layer] = _stage(flow, before, cut, tokens, stands, kwargs["position_ids"])
     flow.landed[layer] = tokens.carry(tokens.x.detach()[..., :0]), stands
     if flow.memory is not None:
-        flow.memory.stages[layer] = flow.stages[layer]
+        # Without the views: the cache need not keep masks of the prompt alive.
+        flow.memory.stages[layer] = replace(flow.stages[layer], views={})
     return _put(cut.take(hidden), row, stands, tokens)
 
 

@@ -1,4 +1,13 @@
-"""Later calls on the cache of a compressed prompt: decoding, and the next turn of a conversation."""
+"""Later calls on the cache of a compressed prompt: decoding, and the next turn of a conversation.
+
+What the caller counts, and what the first layer's cache holds:
+
+    [ prompt: `outside` columns ][ `seen` later columns ][ `new` columns of the `fed` ones ]
+    [ `length` columns          ][ the same             ][ the same                        ]
+
+The `tail` is everything behind the prompt: seen and new. Layers above a cut hold fewer prompt columns
+still, and the same tail.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +17,28 @@ import torch
 from torch import Tensor
 
 from foveate.hosts.flow import Flow, Memory, Stage
-from foveate.hosts.positions import causal_mask, layer_type, rotary_embeddings
+from foveate.hosts.positions import causal_mask, layer_type, refuse_window, rotary_embeddings
 
 
 def call(kwargs: dict[str, Any], memory: Memory, cache: Any, flow: Flow) -> None:
-    """Rewrite a call, made in the columns its caller knows, for the columns the cache holds."""
+    """Rewrite a call, made in the columns its caller knows, for the columns the cache holds.
+
+    Raises NotImplementedError if the cache's rows are no longer those of the prompt.
+    """
     name = "input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"
-    fed = kwargs[name].shape[1]
+    rows, fed = kwargs[name].shape[:2]
+    if rows != len(memory.following):
+        raise NotImplementedError(
+            f"{rows} rows on the cache of a compressed prompt with {len(memory.following)}: "
+            "select or repeat prompts before the first call, not in its cache"
+        )
+    position, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
     seen = int(cache.get_seq_length()) - memory.length
-    new = _new_columns(fed, seen, memory, kwargs)
-    flow.fed = fed
+    new = _new_columns(fed, seen, memory, position, mask)
+    flow.memory, flow.fed = memory, fed
+    flow.tail = None if mask is None else mask[:, memory.outside :].bool()
     kwargs[name] = kwargs[name][:, fed - new :]
-    position = kwargs.get("position_ids")
     if position is not None:
         kwargs["position_ids"] = position = position[..., fed - new :]
     if memory.length == memory.outside:
@@ -28,56 +47,58 @@ def call(kwargs: dict[str, Any], memory: Memory, cache: Any, flow: Flow) -> None
         ahead = torch.arange(seen, seen + new, device=memory.following.device)
         position = memory.following[:, None] + ahead
     kwargs["position_ids"] = position if memory.shift is None else position - memory.shift[:, None]
-    kwargs["attention_mask"] = _mask(memory, kwargs.get("attention_mask"), seen + new, new)
+    if memory.real is None and flow.tail is None and new == 1:
+        kwargs["attention_mask"] = None  # plainly everything: no mask to make, none to wait for
+        return
+    real = memory.real
+    if real is None:
+        real = torch.ones(rows, memory.length, dtype=torch.bool, device=memory.following.device)
+    kwargs["attention_mask"] = _with_tail(real, flow.tail, seen + new).long()
 
 
-def _new_columns(fed: int, seen: int, memory: Memory, kwargs: dict[str, Any]) -> int:
+def _new_columns(
+    fed: int, seen: int, memory: Memory, position: Tensor | None, mask: Tensor | None
+) -> int:
     """How many of the columns fed are new: a caller may cut the conversation at the cache's length.
 
-    Raises ValueError if they cannot be told.
+    Raises ValueError if that cannot be told.
     """
-    position, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
-    new = fed
-    if fed > 1 and position is not None:
-        new = int(position[0, -1]) + 1 - int(memory.following[0]) - seen
-    elif fed > 1 and _flat(mask):
-        new = mask.shape[1] - memory.outside - seen
-    if not 0 < new <= fed:
+    new = {fed}
+    if fed > 1 and mask is not None:
+        new = {mask.shape[1] - memory.outside - seen}
+    elif fed > 1 and position is not None:
+        new = set((position[..., -1] + 1 - memory.following - seen).flatten().tolist())
+    if len(new) > 1 or not 0 < min(new) <= fed:
         raise ValueError(
-            f"{fed} columns for a cache of {memory.outside} prompt and {seen} later columns: "
-            "pass the whole conversation, or only what is new with its position_ids"
+            f"{fed} columns for a cache of {memory.outside} prompt and {seen} later columns: pass the whole "
+            "conversation or only what is new, with the attention_mask of all of it"
         )
-    return new
+    return new.pop()
 
 
-def _flat(mask: Any) -> bool:
-    return isinstance(mask, Tensor) and mask.dim() == 2
-
-
-def _mask(memory: Memory, mask: Any, grown: int, new: int) -> Tensor | None:
-    """(B, length + grown) the cache's columns and those behind them; None if plainly all are real."""
-    if memory.real is None and not _flat(mask) and new == 1:
-        return None
-    shape = len(memory.following), grown
-    device = memory.following.device
-    tail = torch.ones(shape, dtype=torch.bool, device=device)
-    if _flat(mask):
-        tail = mask[:, memory.outside :].bool()
-    real = tail.new_ones(len(tail), memory.length) if memory.real is None else memory.real
-    return torch.cat([real, tail], dim=1).long()
+def _with_tail(real: Tensor, tail: Tensor | None, columns: int) -> Tensor:
+    """(B, prompt + columns) which columns are real; real (B, prompt)."""
+    if tail is None:
+        tail = torch.ones(len(real), columns, dtype=torch.bool, device=real.device)
+    return torch.cat([real, tail.to(real.device)], dim=1)
 
 
 def view(flow: Flow, memory: Memory, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-    """Give a layer above a cut what fits its cache: the model's own mask fits another layer's."""
+    """Give a layer above a cut what fits its cache: the model's own mask fits another layer's.
+
+    Raises NotImplementedError once the conversation outgrows a sliding window.
+    """
     reached = [k for k in memory.stages if k <= layer]
     if not reached:
         return
     stage, cache = memory.stages[max(reached)], kwargs["past_key_values"]
     key = (max(reached), layer_type(flow.decoder, layer))
     if key not in flow.later:
-        mask = _layer_mask(flow, stage, layer, hidden, kwargs.get("attention_mask"), cache)
+        columns = int(cache.get_seq_length(layer)) + hidden.shape[1] - stage.columns.shape[1]
+        refuse_window(flow.decoder, memory.outside + columns)
+        mask = _layer_mask(flow, stage, layer, hidden, columns, cache)
         rotary = kwargs["position_embeddings"]
-        if flow.renumber:
+        if memory.renumbered:
             position = kwargs["position_ids"] - stage.dropped[:, None]
             rotary = rotary_embeddings(flow.decoder, layer, hidden, position)
         flow.later[key] = mask, rotary
@@ -85,15 +106,10 @@ def view(flow: Flow, memory: Memory, layer: int, hidden: Tensor, kwargs: dict[st
 
 
 def _layer_mask(
-    flow: Flow, stage: Stage, layer: int, hidden: Tensor, mask: Any, cache: Any
+    flow: Flow, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
 ) -> Tensor | None:
-    new = hidden.shape[1]
-    static = getattr(cache, "is_compileable", False)
-    if stage.full and mask is None:
+    new, static = hidden.shape[1], getattr(cache, "is_compileable", False)
+    if stage.full and flow.tail is None:
         return causal_mask(flow.decoder, layer, hidden, None, cache) if new > 1 or static else None
-    grown = int(cache.get_seq_length(layer)) + new - stage.columns.shape[1]
-    tail = torch.ones(len(stage.real), grown, dtype=torch.bool, device=hidden.device)
-    if _flat(mask):
-        tail = mask[:, mask.shape[1] - grown :].bool()
-    real = torch.cat([stage.real, tail], dim=1)
+    real = _with_tail(stage.real, flow.tail, columns)
     return causal_mask(flow.decoder, layer, hidden, real, cache)

@@ -100,6 +100,21 @@ def layer_type(decoder: nn.Module, layer: int) -> str:
     return types[layer] if types else "full_attention"
 
 
+def refuse_window(decoder: nn.Module, columns: int) -> None:
+    """Raise NotImplementedError if so many columns outgrow a sliding window of the decoder.
+
+    Above a cut a window would count kept columns, so later layers would see further than the model does.
+    """
+    window = getattr(decoder.config, "sliding_window", None)
+    types = getattr(decoder.config, "layer_types", None)
+    slides = "sliding_attention" in types if types else window is not None
+    if slides and window is not None and columns > window:
+        raise NotImplementedError(
+            f"{columns} columns outgrow the sliding window of {window}: compress before the language model "
+            "(layer 0) or stay within the window"
+        )
+
+
 def causal_mask(
     decoder: nn.Module, layer: int, hidden: Tensor, real: Tensor | None, cache: Any
 ) -> Tensor | None:

@@ -60,6 +60,10 @@ def from_pretrained(
     path: str, known: dict[str, type[Compressor]], method: Compressor | None, **kwargs: Any
 ):
     """The bare model, its compressor with weights, and how positions go; see foveate.from_pretrained."""
+    if kwargs.get("output_loading_info"):
+        raise ValueError(
+            "output_loading_info is not supported: load the bare model with transformers"
+        )
     model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
     node = getattr(model.config, "visual_compression", None)
     if node is None and method is None:

@@ -10,13 +10,24 @@ def base_of(model: nn.Module) -> nn.Module:
 
     Raises TypeError if the model has no image features or no decoder layers.
     """
-    base = getattr(model, "model", None)
+    base = getattr(unwrapped(model), "model", None)
     if base is None or not hasattr(base, "get_image_features") or decoder_of(base) is None:
         raise TypeError(
             f"{type(model).__name__} is no model foveate knows: want an image-text-to-text model "
             "of transformers, such as LlavaForConditionalGeneration"
         )
     return base
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside PEFT's, DDP's and torch.compile's wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "module", None)
+        if inner is None and hasattr(model, "get_base_model"):
+            inner = model.get_base_model()
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def decoder_of(base: nn.Module) -> nn.Module | None:
@@ -67,7 +78,8 @@ def placeholder_id(base: nn.Module) -> int:
 
 def padding_id(base: nn.Module) -> int:
     """An id that may stand in padding columns."""
-    return base.config.get_text_config().pad_token_id or 0
+    text = base.config.get_text_config()
+    return text.pad_token_id if text.pad_token_id in range(text.vocab_size) else 0
 
 
 def has_class_token(base: nn.Module) -> bool:
