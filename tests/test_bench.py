@@ -96,6 +96,7 @@ def test_the_peak_counts_what_is_held_at_once():
     assert 4_000_000 <= peak_bytes(call) < 4_010_000
 
 
+@pytest.mark.slow
 def test_a_whole_bench():
     model, inputs, seen = LLAVA.model(), LLAVA.inputs([ONE]), []
     found = bench(

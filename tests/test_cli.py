@@ -226,6 +226,7 @@ def test_a_model_saved_compressed_stays_so(capsys, files, tiny, tmp_path):
     assert (document["method"], document["keep"], document["tokens"]) == ("stride", 0.5, P // 2)
 
 
+@pytest.mark.slow
 def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
     command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "11", "--no-timing"]
     command += [
@@ -263,6 +264,7 @@ def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
     assert "report.html" in table
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(files, tiny):
     command = ["ask", str(files / "good.png"), "what ?", "--model", tiny, "--json"]
     code = "import sys; from foveate.cli import main; main(sys.argv[1:])"

@@ -146,6 +146,7 @@ def strips(tile: np.ndarray) -> set[bytes]:
     return {strip.tobytes() for strip in windows[windows.std(axis=1) > 10]}
 
 
+@pytest.mark.slow
 def test_guessing_from_the_words_does_not_pay():
     prior = language_prior(PatchQA("test"), n=1100, learn_from=10_000)
     assert prior["overall"] <= 0.30

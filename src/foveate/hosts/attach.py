@@ -52,6 +52,10 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. A model
     that is compressed already gets the new method instead. Returns the model it was given.
 
+    The method becomes part of the model: its weights move to the model's device and dtype and are saved
+    with it, so give each model its own. While compressed, `get_image_features` returns rows made for the
+    compressors (encode.py), which may be wider than the projected features of the bare model.
+
     Raises TypeError for models and methods that are none, ValueError for layers the model does not have
     and unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
     """
