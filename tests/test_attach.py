@@ -336,6 +336,28 @@ def test_a_reset_cache_forgets_its_prompt(llava):
     assert torch.equal(*found)
 
 
+def test_a_cache_remembers_how_its_positions_were_counted(llava):
+    inputs = Llava().inputs((ONE,))
+    step = {
+        "input_ids": torch.tensor([[5]]),
+        "position_ids": inputs["attention_mask"].sum(1)[:, None],
+    }
+    with torch.no_grad():
+        foveate.compress(llava, FastV(4), "renumbered")
+        caches = [llava(**inputs, use_cache=True).past_key_values for _ in range(2)]
+        want = llava(**step, past_key_values=caches[0]).logits
+        foveate.compress(llava, Stride(4))
+        torch.testing.assert_close(llava(**step, past_key_values=caches[1]).logits, want)
+
+
+def test_another_feature_layer_for_one_call_is_refused(llava, inputs):
+    with (
+        foveate.compressed(llava, VisionZip(4)),
+        pytest.raises(NotImplementedError, match="in one call"),
+    ):
+        llava(**inputs, vision_feature_layer=1)
+
+
 def test_rows_taken_out_of_a_cache_are_refused(llava):
     inputs = Llava().inputs((SHORT, ONE))
     for method in (Stride(4), FastV(4)):
