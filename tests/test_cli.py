@@ -43,6 +43,7 @@ def files(tmp_path_factory):
     Image.new("1", (10_000, 10_000)).save(folder / "bomb.png")
     Image.new("1", (4_000, 4)).save(folder / "thin.png")
     Image.new("RGBA", (30, 40), (0, 0, 0, 0)).save(folder / "clear.png")
+    Image.new("I;16", (30, 40), 30_000).save(folder / "deep.png")
     return folder
 
 
@@ -125,6 +126,22 @@ def test_a_layer_the_model_does_not_have(capsys, files, tiny):
 )
 def test_other_mistakes(capsys, command, says):
     assert says in refused(capsys, *command)
+
+
+def test_what_only_the_model_can_tell(capsys, files, tiny):
+    image = files / "good.png"
+    assert "leave it out" in refused(capsys, "ask", image, "<image> what ?", "--model", tiny)
+    long = "what is the sign " * 600
+    assert "the model takes 2048" in refused(capsys, "ask", image, long, "--model", tiny)
+    assert "8 bits" in refused(capsys, "ask", files / "deep.png", "what ?", "--model", tiny)
+
+
+def test_nothing_to_compare(capsys, tmp_path):
+    out = ("--out", tmp_path)
+    assert "--methods is empty" in refused(capsys, "compare", "--methods", "", *out)
+    assert "keeps a share of" in refused(
+        capsys, "compare", "--methods", "pool", "--keeps", "0.3", *out
+    )
 
 
 def test_a_folder_that_is_a_file(capsys, files):

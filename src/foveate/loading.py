@@ -26,4 +26,4 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
 
 
 def _is_compressor(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Compressor)
+    return isinstance(value, type) and issubclass(value, Compressor) and value is not Compressor

@@ -84,6 +84,7 @@ def answer(
     import foveate
     from foveate import evaluate
 
+    _check_fits(loaded, image, question, max_new_tokens)
     attach(loaded.model, compressor)
     started = time.perf_counter()
     with foveate.trace(loaded.model) as seen:
@@ -102,6 +103,21 @@ def answer(
         ],
         "seconds": round(time.perf_counter() - started, 3),
     }, seen
+
+
+def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens: int) -> None:
+    """Raise Wrong for a question that holds an image token, or is longer than the model was made for."""
+    from foveate import evaluate
+
+    token = getattr(loaded.processor, "image_token", "<image>")
+    if token in question:
+        raise Wrong(f"the question holds {token}: leave it out, the image is put in by itself")
+    length = evaluate.encode(loaded.processor, [([image], question)])["input_ids"].shape[1]
+    most = loaded.model.config.get_text_config().max_position_embeddings
+    if length + max_new_tokens > most:
+        raise Wrong(
+            f"{length} tokens of prompt and image and {max_new_tokens} of answer: the model takes {most}"
+        )
 
 
 def attach(model: Any, compressor: Any) -> None:

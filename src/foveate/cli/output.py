@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,8 +19,9 @@ WIDTH = 140
 
 
 def screen() -> Console:
-    """Where answers are printed; wide where no terminal says how wide."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH, highlight=False, soft_wrap=False)
+    """Where answers are printed; never so narrow that a table would cut its numbers short."""
+    width = max(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
+    return Console(width=width, highlight=False, soft_wrap=False)
 
 
 def note(text: str) -> None:

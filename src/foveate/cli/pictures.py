@@ -27,6 +27,8 @@ def read(path: Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 _check(path, *image.size)
+                if image.mode[0] in "IF":  # converting would clip them to white
+                    raise Wrong(f"{path} has {image.mode} pixels: want 8 bits to a channel")
                 upright = ImageOps.exif_transpose(image)
                 return _flat(upright)
     except UnidentifiedImageError as error:

@@ -41,6 +41,10 @@ def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
                 plans.append(Plan(slug, keep, make(keep=keep)))
             except ValueError as error:
                 skipped.append({"method": slug, "keep": keep, "why": str(error)})
+    if not arguments.listed(slugs):
+        raise Wrong("--methods is empty: want names with commas; see `foveate methods`")
+    if makes and len(plans) == 1:
+        raise Wrong(f"nothing to compare: {skipped[0]['method']}: {skipped[0]['why']}")
     return plans, skipped
 
 
