@@ -18,8 +18,10 @@ FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 # The tests are many small processes; threads of one would only be in the way of the other.
 CALM := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(CALM) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# Those that foveate knows: src/foveate/hosts/versions.py.
+VERSIONS ?= 5.18.0 5.22.0 5.23.0
 
-.PHONY: demo test test-quick test-full lint wheel docs bench clean set-up
+.PHONY: demo test test-quick test-full test-versions lint wheel docs bench clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -37,6 +39,13 @@ test-full: set-up
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory wheel
 	$(PYTEST)
+
+# The same tests with every transformers that foveate knows, each in an environment of its own.
+test-versions: $(VERSIONS:%=test-version-%)
+
+.PHONY: $(VERSIONS:%=test-version-%)
+$(VERSIONS:%=test-version-%): test-version-%: .venv-%/.ready-version
+	$(CALM) .venv-$*/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -87,4 +96,11 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 $(WHEEL_VENV)/.ready: $(WHEEL_VENV)/.torch pyproject.toml constraints.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $(@D)/needs.txt
 	$(@D)/bin/python $(INSTALL) -c constraints.txt -r $(@D)/needs.txt
+	@touch $@
+
+# constraints.txt but for its transformers.
+$(VERSIONS:%=.venv-%/.ready-version): .venv-%/.ready-version: .venv-%/.torch pyproject.toml constraints.txt
+	sed '/^transformers==/d' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation transformers==$* -e '.[dev]'
 	@touch $@

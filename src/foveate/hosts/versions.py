@@ -1,0 +1,39 @@
+"""Which transformers this is: the hosts lean on its inside, so they say what they were tested with."""
+
+from __future__ import annotations
+
+import functools
+import re
+import warnings
+
+import transformers
+
+KNOWN = ("5.18", "5.22", "5.23")  # `make test-versions` runs the tests with each of them
+FIRST = (5, 18)  # the first whose models take features that were encoded beforehand
+
+
+@functools.cache
+def check(version: str = transformers.__version__) -> None:
+    """Warn, once, with a transformers that foveate was not tested with.
+
+    Raises ImportError for one that cannot work at all.
+    """
+    series = _series(version)
+    if series is not None and series < FIRST:
+        raise ImportError(
+            f"transformers {version} is too old: its models do not take mm_encoder_outputs, which foveate "
+            "needs. pip install 'transformers>=5.18,<6'"
+        )
+    if series is None or "{}.{}".format(*series) not in KNOWN:
+        warnings.warn(
+            f"transformers {version} is unknown to foveate, which was tested with {', '.join(KNOWN)}: "
+            "it may well work; if answers look odd, install one of these",
+            UserWarning,
+            stacklevel=3,  # whoever called foveate.compress
+        )
+
+
+def _series(version: str) -> tuple[int, int] | None:
+    """Major and minor number; None if the version does not begin with two numbers."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else None
