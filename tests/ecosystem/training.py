@@ -1,0 +1,57 @@
+"""What the training tests share: labelled batches, a data set of them, and methods that learn."""
+
+from __future__ import annotations
+
+import torch
+from families import ONE, TWO
+from probes import Ragged
+
+from foveate import Chain, FastV, Stride
+
+# Training in small: one compressor before the language model and one inside it.
+LEARNS = {
+    "stride": lambda: Stride(5),
+    "fastv": lambda: FastV(0.5, layer=2),
+    "two sites": lambda: Chain(Stride(10), FastV(0.5, layer=2)),
+}
+
+
+def gate():
+    """A compressor with weights; its penalty reaches the loss."""
+    return Ragged()
+
+
+def labelled(family, prompts=(ONE, TWO), seed: int = 1) -> dict:
+    """A batch whose last two columns are the answer."""
+    inputs = family.inputs(prompts, seed=seed)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = inputs["input_ids"][:, -2:]
+    return {**inputs, "labels": labels}
+
+
+class Batches(torch.utils.data.Dataset):
+    """Whole batches, numbered: trainers take a data set of n, and `together` to make one of them."""
+
+    column_names = ("n",)  # TRL asks
+
+    def __init__(self, family, n: int):
+        self.family, self.n = family, n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return {"n": i}
+
+    def together(self, rows: list[dict]) -> dict:
+        """One batch of as many prompts as rows."""
+        seed = rows[0]["n"] + 1
+        return labelled(self.family, (ONE, TWO)[: len(rows)], seed)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
