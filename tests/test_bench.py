@@ -12,18 +12,32 @@ from families import FAMILIES, ONE
 import foveate
 from foveate import FastV, Stride
 from foveate.bench import (
-    BARS,
+    BARE,
+    CONFIGS,
+    Cell,
+    Effort,
+    Named,
+    Paper,
+    Subject,
     bench,
+    counts,
+    fits,
     interleaved,
     peak_bytes,
+    plan,
     prefill_ratio,
     ratio,
-    reference,
+    tables,
     ticks,
     twin,
 )
 from foveate.bench.clock import Spread, Timing
-from foveate.bench.limits import short_prefill
+from foveate.bench.configs import SMALL, TEXT, build
+from foveate.bench.count import prefill
+from foveate.bench.limits import ideal, short_prefill
+from foveate.cli import run
+from foveate.compressor import Compressor
+from foveate.hosts import cost, traits
 from foveate.provenance import dumps, record, write
 
 LLAVA = FAMILIES["llava"]
@@ -68,12 +82,29 @@ def test_a_twin_shares_weights_and_nothing_else():
 
 
 def test_the_short_prompt_is_what_stride_leaves_long():
-    model, inputs = LLAVA.model(), LLAVA.inputs([ONE])
+    model, inputs = LLAVA.model(), LLAVA.inputs([ONE, ONE])
     with torch.no_grad():
-        short = short_prefill(model, inputs, 0.25)()
+        short = short_prefill(model, inputs, 4)()
         small = foveate.compress(twin(model), Stride(0.25))(**inputs, use_cache=True)
     lengths = [out.past_key_values.get_seq_length() for out in (short, small)]
     assert lengths == [9 + 4, 9 + 4]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_has_a_short_prompt(name):
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs([ONE])
+    visual = int((inputs["input_ids"] == traits.placeholder_id(model.model)).sum())
+    with torch.no_grad():
+        short, whole = short_prefill(model, inputs, 5)(), prefill(model, inputs)()
+    cut = [o.past_key_values.layers[-1].keys.shape[-2] for o in (whole, short)]
+    assert cut[0] - cut[1] == visual - 5
+
+
+def test_the_ideal_weighs_prompts_by_the_layers_that_see_them():
+    prefills = {16: [Timing(4.0, 8.0), Timing(2.0, 4.0)], 4: [Timing(1.0, 2.0), Timing(1.0, 1.0)]}
+    found = ideal(prefills, [16, 16, 4, 4, 4, 4, 4, 4])
+    assert found == [Timing(1.75, 3.5), Timing(1.25, 1.75)]
+    assert ideal(prefills, [4, 4]) == prefills[4]
 
 
 def test_prefill_ratio_leaves_the_model_bare():
@@ -96,35 +127,187 @@ def test_the_peak_counts_what_is_held_at_once():
     assert 4_000_000 <= peak_bytes(call) < 4_010_000
 
 
+def subject(model=None):
+    model = model or LLAVA.model()
+    return Subject("tiny", model, lambda batch: LLAVA.inputs([ONE] * batch))
+
+
+QUICK = Effort(pairs=2, rounds=2, new_tokens=(1, 3))
+
+
 @pytest.mark.slow
 def test_a_whole_bench():
-    model, inputs, seen = LLAVA.model(), LLAVA.inputs([ONE]), []
-    found = bench(
-        model,
-        inputs,
-        methods=["identity", "stride", "fastv"],
-        pairs=2,
-        rounds=2,
-        advance=lambda by, what: seen.append(by),
-    )
+    measured, seen = subject(), []
+    cells, skipped = plan([BARE, "stride", "fastv", "pool"], [4], [2])
+    assert [s["method"] for s in skipped] == ["pool"]
+    found = bench(measured, cells, QUICK, advance=lambda by, _: seen.append(by), skipped=skipped)
     json.dumps(found, allow_nan=False)
-    assert sum(seen) == ticks(pairs=2, rounds=2)
-    assert [row["method"] for row in found["rows"]] == ["identity", "stride", "fastv"]
-    assert [row["tokens"] for row in found["rows"]] == [16, 4, 4]
-    bare, stride, fastv = found["rows"]
+    assert sum(seen) == ticks(cells, QUICK)
+    assert found["prompt"] == {"visual": 16, "text": 9} and found["left_out"] == skipped
+    rows = {(r["method"], r["keep"], r["batch"]): r for r in found["cells"] if not r["idle"]}
+    assert len(rows) == 3 and sum(r["idle"] for r in found["cells"]) == 2
+    bare, stride, fastv = rows[BARE, 1.0, 2], rows["stride", 4, 2], rows["fastv", 4, 2]
+    assert fastv["tokens_per_layer"] == [16, 16, 4, 4, 4] and fastv["equivalent_tokens"] == 8.8
     assert bare["macs"]["scorer"] == stride["macs"]["scorer"] == 0 < fastv["macs"]["scorer"]
     assert stride["kv_bytes"] < fastv["kv_bytes"] < bare["kv_bytes"]
     assert stride["macs"]["vision"] == bare["macs"]["vision"]
-    assert all(row["peak_bytes"] > 0 for row in found["rows"])
-    assert found["prompt"] == {"visual": 16, "text": 9}
-    assert found["limits"].keys() == BARS.keys()
-    assert all(limit["wall"]["median"] > 0 for limit in found["limits"].values())
-    assert not foveate.is_compressed(model)
+    for key, row in rows.items():
+        assert row["peak_bytes"] > 0 and row["prefill_s"]["median"] > 0
+        assert set(row["end_to_end_s"]) == {"1", "3"}
+        assert row["end_to_end_s"]["1"] == row["ttft_s"] and row["decode_s_per_token"]["median"] > 0
+        timed = {"to_bare", "to_limit", "end_to_end_to_bare"} & row.keys()
+        assert len(timed) == (0 if key[0] == BARE else 3)
+    assert all("ttft_s" not in row for row in found["cells"] if row["idle"])
+    assert not foveate.is_compressed(measured.model)
+    assert [type(t).__name__ for t in tables(found, str)] == ["Table", "Table", "str"]
 
 
-def test_a_budget_a_method_cannot_express_is_refused_before_anything_runs():
-    with pytest.raises(ValueError, match=r"keep=0\.3"):
-        bench(LLAVA.model(), LLAVA.inputs([ONE]), methods=["pool"], keep=0.3)
+def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    out, made = tmp_path / "r.json", []
+    cells = [Cell("stride", 4, 1), Cell("fastv", 4, 1)]
+
+    class Killed(subject().__class__):
+        def counts(self, method):
+            made.append(type(method).__name__)
+            if len(made) == 2:
+                raise KeyboardInterrupt
+            return super().counts(method)
+
+    watched = Killed("tiny", LLAVA.model(), subject().inputs)
+    with pytest.raises(KeyboardInterrupt):
+        bench(watched, cells, None, out)
+    assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["r.json.partial"]
+    found = bench(watched, cells, None, out)
+    assert made == ["Stride", "FastV", "FastV"] and found["resumed"] == 1
+    assert json.loads(out.read_text()) == json.loads(dumps(found))
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_cells_of_another_run_are_not_taken_over(tmp_path):
+    out = tmp_path / "r.json"
+    partial = tmp_path / "r.json.partial"
+    write(partial, dumps({"key": {"seed": 7}, "cells": {"stride 4 × 1": {"stale": True}}}))
+    found = bench(subject(), [Cell("stride", 4, 1)], None, out)
+    assert found["resumed"] == 0 and found["cells"][0]["tokens"] == 4
+
+
+def test_a_cell_the_model_cannot_carry_out_is_left_out_and_says_why():
+    class Refusing(Subject):
+        def counts(self, method):
+            return counts(self.model, self.inputs(1), method and FastV(4, layer=99))
+
+    model = LLAVA.model()
+    found = bench(Refusing("tiny", model, subject().inputs), [Cell("fastv", 4, 1)], None)
+    assert found["cells"] == [] and "layers 0 to 4" in found["left_out"][0]["why"]
+
+
+def tiny_named():
+    """LLaVA-1.5 as CONFIGS has it, but shallow and with few patches."""
+    arguments = SMALL | {
+        "vision_config": SMALL["vision_config"] | {"image_size": 56},
+        "text_config": SMALL["text_config"] | {"num_hidden_layers": 4, "hidden_size": 192},
+        "image_seq_length": 16,
+    }
+    pixels = lambda n, draw: {"pixel_values": torch.randn(n, 3, 56, 56, generator=draw)}  # noqa: E731
+    return Named("none", arguments, 16, pixels)
+
+
+@pytest.mark.parametrize("slug", ["identity", "stride", "fastv", "visionzip", "divprune"])
+def test_on_paper_is_what_the_model_itself_counts(slug):
+    named = tiny_named()
+    method = Cell(slug, 4, 1).compressor()
+    on_paper = Paper(named, torch.float32).counts(method)
+    assert on_paper == counts(build(named.config()), named.inputs(), method)
+
+
+def test_on_paper_nothing_is_guessed():
+    class Ragged(Compressor):
+        seen = 0
+
+        def arguments(self):
+            return {}
+
+        def forward(self, tokens, context):
+            Ragged.seen += 1
+            return tokens.where(torch.arange(16)[None] < Ragged.seen + 4)
+
+    with pytest.raises(ValueError, match="more of one image than of another"):
+        Paper(tiny_named()).counts(Ragged())
+    weighted = Stride(4)
+    weighted.scale = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="weights"):
+        Paper(tiny_named()).counts(weighted)
+
+
+@pytest.mark.parametrize(
+    ("name", "billions", "visual"),
+    [
+        ("llava-1.5-7b", 7.063, 576),
+        ("llava-next-8b", 8.355, 2928),
+        ("qwen2.5-vl-7b", 8.292, 1296),
+        ("small", 0.089, 576),
+    ],
+)
+def test_named_models_have_the_size_of_their_checkpoints(name, billions, visual):
+    model = cost.skeleton(CONFIGS[name].config())
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(billions, abs=5e-4)
+    ids = CONFIGS[name].inputs(2)["input_ids"]
+    is_visual = ids == model.config.image_token_id
+    assert is_visual.sum(1).tolist() == [visual, visual] and ids.shape[1] == visual + TEXT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_named_models_take_their_prompts(name):
+    found = Paper(CONFIGS[name]).counts()
+    assert set(found["tokens_per_layer"]) == {CONFIGS[name].visual}
+    parts = found["macs"]
+    assert sum(parts[p] for p in ("vision", "connector", "scorer", "language")) == parts["total"]
+    assert found["flops"]["total"] == 2 * parts["total"]
+
+
+def test_what_does_not_fit_is_refused_with_numbers(monkeypatch):
+    monkeypatch.setattr("foveate.bench.memory.available", lambda device: 20 * 2**30)
+    named = CONFIGS["llava-1.5-7b"]
+    with pytest.raises(MemoryError, match=r"27\.\d GiB in float32 .* 20\.0 GiB free"):
+        fits(named, torch.float32, 1, 1, "cpu")
+    fits(named, torch.bfloat16, 1, 1, "cpu")
+    with pytest.raises(MemoryError, match="batch size 64"):
+        fits(named, torch.bfloat16, 64, 1, "cpu")
+
+
+def test_the_command_counts_large_models(capsys, tmp_path):
+    out = tmp_path / "r.json"
+    asked = ["--methods", "stride,pool", "--keeps", "192,0.25", "--count-only", "--out", str(out)]
+    assert run(["bench", "--model", "small", *asked, "--json"]) == 0
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document == json.loads(out.read_text())
+    assert [(c["method"], c["keep"]) for c in document["cells"]] == [
+        (BARE, 1.0),
+        ("stride", 192),
+        ("stride", 0.25),
+        ("pool", 0.25),
+    ]
+    assert [(s["method"], s["keep"]) for s in document["left_out"]] == [("pool", 192)]
+    assert "left out: pool" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--model", "llava-1.5-7"], "nearest: llava-1.5-7b"),
+        (["--dtype", "float"], "unknown dtype"),
+        (["--batch-sizes", "0,1"], "--batch-sizes"),
+        (["--new-tokens", "many"], "--new-tokens"),
+        (["--methods", "pool", "--keeps", "191"], "nothing to measure"),
+        (["--methods", ","], "--methods is empty"),
+        (["--keeps", "0.5,0"], "keep=0"),
+    ],
+)
+def test_wrong_use_of_the_command(capsys, words, says):
+    assert run(["bench", *words]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_the_record_says_how_to_repeat_it():
@@ -141,17 +324,6 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path):
         dumps({"a": float("nan")})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
-
-
-@pytest.mark.slow
-def test_the_reference_has_the_size_it_says():
-    model, inputs = reference()
-    text = model.config.text_config
-    assert (text.num_hidden_layers, text.hidden_size) == (12, 768)
-    visual = (inputs["input_ids"] == model.config.image_token_id).sum()
-    assert (int(visual), inputs["input_ids"].shape[1]) == (576, 640)
-    with torch.no_grad():
-        assert model(**inputs, logits_to_keep=1).logits.shape == (1, 1, text.vocab_size)
 
 
 def test_a_missing_git_is_no_error(tmp_path):

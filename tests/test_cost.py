@@ -4,11 +4,12 @@ import pytest
 import torch
 from families import FAMILIES, LAYERS, ONE, SHORT
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import foveate
 from foveate import FastV, Pool, Stride, VisionZip
-from foveate.hosts.cost import cost, load, own_macs, skeleton
+from foveate.bench import CONFIGS
+from foveate.hosts import traits
+from foveate.hosts.cost import Load, cost, load, own_macs, skeleton, watch
 
 LLAVA = FAMILIES["llava"]
 TEXT, PATCHES = 9, 16
@@ -57,14 +58,18 @@ def test_a_chain_of_cuts_shortens_layer_by_layer():
     foveate.compress(model, foveate.Chain(Stride(8), Stride(4, layer=1), FastV(2, layer=3)))
     at = load(model, TEXT, [PATCHES], traced(model, LLAVA.inputs([ONE])))
     assert at.visual == (8, 4, 4, 2, 2) and at.lengths == tuple(TEXT + n for n in at.visual)
-    assert at.connector == PATCHES and at.tower == (PATCHES + 1,)
+    assert at.rows["multi_modal_projector.linear_1"] == PATCHES
+    assert set(at.pairs.values()) == {(PATCHES + 1) ** 2}
     assert at.equivalent == 4.0
 
 
 def test_compression_before_the_projector_projects_only_what_is_kept():
     model = LLAVA.model()
     foveate.compress(model, VisionZip(8))
-    assert load(model, TEXT, [PATCHES], traced(model, LLAVA.inputs([ONE]))).connector == 8
+    inputs = LLAVA.inputs([ONE])
+    at = load(model, TEXT, [PATCHES], traced(model, inputs))
+    assert at.rows["multi_modal_projector.linear_2"] == 8
+    assert at == watch(model, TEXT, lambda: model(**inputs))
 
 
 def test_which_picks_a_prompt_of_a_batch():
@@ -92,24 +97,51 @@ def test_only_the_rows_asked_for_are_the_scorers():
     assert cost(model, at, [Stride(0.5)]).scorer == 0
 
 
+@pytest.mark.parametrize("attention", ["sdpa", pytest.param("eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_family_costs_what_torch_counts(name, attention):
+    model, inputs = FAMILIES[name].model(attention), FAMILIES[name].inputs([ONE])
+    text = int((inputs["input_ids"] != traits.placeholder_id(model.model)).sum())
+    at = watch(model, text, lambda: model(**inputs, logits_to_keep=1))
+    mine = cost(model, at, causal=False)
+    assert len(at.lengths) == len(traits.decoder_of(model.model).layers)
+    assert min(mine.vision, mine.connector, mine.language) > 0
+    assert mine.total == counted(model, inputs)
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+    held = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
+    assert mine.kv_bytes == held
+
+
+def test_a_sliding_window_bounds_pairs_and_cache():
+    model = FAMILIES["gemma3"].model()
+    layers = traits.decoder_of(model.model).layers
+    windows = [traits.attention_of(layer).sliding_window for layer in layers]
+    n = max(w for w in windows if w) * 2
+    mine, one = (cost(model, Load({}, {}, (k,) * len(layers), 0)) for k in (n, 1))
+    text = model.config.get_text_config()
+    width = text.num_attention_heads * text.head_dim
+    held = sum(min(n, (w or n + 1) - 1) for w in windows)
+    assert mine.kv_bytes == held * one.kv_bytes // len(layers)
+    pairs = sum(sum(min(i, w or n) for i in range(1, n + 1)) for w in windows)
+    head = text.hidden_size * text.vocab_size
+    linear = (one.language - head - 2 * width * len(layers)) * n
+    assert mine.language == linear + 2 * width * pairs + head
+
+
+def test_a_tower_that_merges_has_to_be_watched():
+    model, inputs = FAMILIES["qwen2_5_vl"].model(), FAMILIES["qwen2_5_vl"].inputs([ONE])
+    visual = int((inputs["input_ids"] == traits.placeholder_id(model.model)).sum())
+    text = inputs["input_ids"].shape[1] - visual
+    with pytest.raises(NotImplementedError, match="watch"):
+        load(model, text, [visual])
+    seen = watch(model, text, lambda: model(**inputs))
+    assert load(model, text, [visual], seen=seen) == seen
+
+
 def test_llava_7b_by_hand():
     """4.22 TMAC for 576 + 60 tokens in the layers of LLaVA-1.5-7B, 0.5 MiB of cache a token."""
-    vision = CLIPVisionConfig(
-        hidden_size=1024,
-        intermediate_size=4096,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        image_size=336,
-        patch_size=14,
-    )
-    text = LlamaConfig(
-        hidden_size=4096,
-        intermediate_size=11008,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        vocab_size=32064,
-    )
-    model = skeleton(LlavaConfig(vision_config=vision, text_config=text)).half()
+    model = skeleton(CONFIGS["llava-1.5-7b"].config(), torch.float16)
     mine = cost(model, load(model, 60, [576]), causal=False)
     assert (mine.language - 4096 * 32064) / 1e12 == pytest.approx(4.22, abs=0.005)
     assert mine.kv_bytes == (576 + 60) * 2**19

@@ -1,26 +1,47 @@
 """Benchmarks: what compression costs, what it saves, and how far that is from the ideal.
 
-clock   interleaved timings, ratios with bounds, peak memory
-limits  ratios to a physically short prompt, and of an idle compressor to the bare model
-table   tokens, MACs, times, cache and memory, method by method
+configs  models by the name of their public config, and the prompt each is asked
+count    tokens per layer, MACs by part, cache bytes; also of models too large to run
+clock    interleaved timings, ratios with bounds, peak memory
+limits   prompts that never had more tokens, and the ideal they make up
+measure  one cell: prefill, first token, answers, memory
+memory   whether a model fits
+journal  finished cells of a run that may be killed
+show     the tables a terminal shows
+table    methods × budgets × batch sizes
 """
 
 from foveate.bench.clock import Ratio, interleaved, peak_bytes, ratio, twin
-from foveate.bench.limits import BARS, limits, prefill_ratio
-from foveate.bench.reference import reference
-from foveate.bench.table import bench, table, ticks
+from foveate.bench.configs import CONFIGS, Named, build, like
+from foveate.bench.count import Paper, counts
+from foveate.bench.limits import BARS, prefill_ratio
+from foveate.bench.measure import Effort, measure
+from foveate.bench.memory import fits
+from foveate.bench.show import tables
+from foveate.bench.table import BARE, Cell, Subject, bench, plan, ticks
 
 __all__ = [
+    "BARE",
     "BARS",
+    "CONFIGS",
+    "Cell",
+    "Effort",
+    "Named",
+    "Paper",
     "Ratio",
+    "Subject",
     "bench",
+    "build",
+    "counts",
+    "fits",
     "interleaved",
-    "limits",
+    "like",
+    "measure",
     "peak_bytes",
+    "plan",
     "prefill_ratio",
     "ratio",
-    "reference",
-    "table",
+    "tables",
     "ticks",
     "twin",
 ]

@@ -112,16 +112,17 @@ def twin(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared)
 
 
-def peak_bytes(call: Callable[[], Any]) -> int:
-    """The most memory that a call holds at once, over what was held before."""
+def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
+    """The most memory of a device that a call holds at once, over what was held before."""
+    device = torch.device(device)
     call()
-    if torch.cuda.is_available():
-        settle()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         call()
-        settle()
-        return torch.cuda.max_memory_allocated() - before
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         result = call()

@@ -1,156 +1,159 @@
-"""Method by method: tokens, MACs, time to the first token and for each further one, cache, memory."""
+"""Methods × budgets × batch sizes: what each cell counts and takes, in one document."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio, twin
-from foveate.bench.limits import limits, prefill
-from foveate.bench.reference import reference
+from foveate.bench.clock import Advance
+from foveate.bench.count import Paper, counts, text_columns
+from foveate.bench.journal import Journal
+from foveate.bench.limits import bare
+from foveate.bench.measure import Effort, measure
 from foveate.compressor import Compressor
-from foveate.hosts import cost, traits
-from foveate.hosts.attach import compress, trace
 from foveate.methods import METHODS
 from foveate.ops import Keep
 from foveate.provenance import record
 
 BARE = "identity"
+IDLE = ("stride", "fastv")  # one before and one inside the language model, that do next to nothing
+
+
+class Cell(NamedTuple):
+    """One row of the table. method BARE is the bare model; idle cells keep all, and only prefill."""
+
+    method: str
+    keep: Keep
+    batch: int
+    idle: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.keep} × {self.batch}" + (" idle" if self.idle else "")
+
+    def compressor(self) -> Compressor | None:
+        """The method at this budget. Raises ValueError for a budget it does not have."""
+        return None if self.method == BARE else METHODS[self.method](keep=self.keep)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model with prompts for it, or, where it cannot run, a paper to count on.
+
+    inputs  batch size → that many prompts of one length
+    """
+
+    name: str
+    model: nn.Module | None = None
+    inputs: Callable[[int], Mapping[str, Tensor]] | None = None
+    paper: Paper | None = None
+
+    def counts(self, method: Compressor | None) -> dict[str, Any]:
+        """Of one prompt. Raises ValueError, NotImplementedError where that cannot be told."""
+        if self.model is None:
+            return self.paper.counts(method)
+        return counts(self.model, self.inputs(1), method)
+
+    def about(self) -> dict[str, Any]:
+        """The model and its prompt in numbers."""
+        model = self.paper.whole if self.model is None else self.model
+        inputs = self.paper.prompts[0] if self.model is None else self.inputs(1)
+        text = text_columns(model, inputs)
+        parameters = list(model.parameters())
+        return {
+            "model": self.name,
+            "dtype": str(parameters[0].dtype).removeprefix("torch."),
+            "parameters": sum(p.numel() for p in parameters),
+            "prompt": {"visual": inputs["input_ids"].shape[1] - text, "text": text},
+        }
+
+
+Skipped = dict[str, Any]  # method, keep, batch, why
+
+
+def plan(
+    methods: Iterable[str], keeps: Iterable[Keep], batches: Sequence[int], timed: bool = True
+) -> tuple[list[Cell], list[Skipped]]:
+    """For each batch size the bare model, every method at every budget it has, and the idle cells."""
+    cells, skipped = [], []
+    keeps = list(keeps)
+    for slug in methods:
+        for keep in keeps if slug != BARE else ():
+            try:
+                METHODS[slug](keep=keep)
+                cells.append((slug, keep))
+            except ValueError as error:
+                skipped.append({"method": slug, "keep": keep, "why": str(error)})
+    found = []
+    for batch in batches:
+        found += [Cell(BARE, 1.0, batch), *(Cell(*cell, batch) for cell in cells)]
+        found += [Cell(slug, 1.0, batch, idle=True) for slug in IDLE if timed]
+    return found, skipped
 
 
 def bench(
-    model: nn.Module | None = None,
-    inputs: Mapping[str, Tensor] | None = None,
-    methods: Iterable[str] = tuple(METHODS),
-    keep: Keep = 0.25,
-    pairs: int = 30,
-    rounds: int = 7,
+    subject: Subject,
+    cells: Sequence[Cell],
+    effort: Effort | None = None,
+    out: Path | None = None,
     seed: int = 0,
     advance: Advance | None = None,
+    skipped: Iterable[Skipped] = (),
 ) -> dict[str, Any]:
-    """Everything `foveate bench` tells, JSON-ready: {"model", "prompt", "keep", "rows", "limits", "run"}.
+    """Everything `foveate bench` tells, JSON-ready; written to `out` whole, resumed if it was killed.
 
-    model and inputs (one prompt, one image): the reference model if not given. `advance(1, what)` is
-    called `ticks(pairs, rounds)` times. Raises ValueError for a budget a method cannot express.
+    effort None: count only. skipped: what the plan left out already; a cell that this model cannot carry
+    out comes to it, with the reason.
+    `advance(1, what)` is called `ticks(cells, effort)` times.
     """
-    if model is None or inputs is None:
-        model, inputs = reference(seed)
-    made = {slug: METHODS[slug](keep=keep) for slug in methods if slug != BARE}
-    visual = int((inputs["input_ids"] == traits.placeholder_id(traits.base_of(model))).sum())
-    return {
-        "model": _name(model),
-        "prompt": {"visual": visual, "text": inputs["input_ids"].shape[1] - visual},
-        "keep": keep,
-        "rows": table(model, inputs, made, rounds, advance=advance),
-        "limits": limits(model, inputs, keep, pairs=pairs, advance=advance),
-        "run": record(seed, next(model.parameters()).device),
+    model = subject.model
+    circumstances = record(seed, "cpu" if model is None else model.device)
+    about = subject.about()
+    asked = {"cells": [str(c) for c in cells], "effort": effort and asdict(effort), "seed": seed}
+    where = {k: circumstances[k] for k in ("commit", "versions", "device", "threads")}
+    journal = Journal(out, {**about, **asked, **where})
+    rows, skipped = [], list(skipped)
+    for cell in cells:
+        row = journal.cell(str(cell), lambda cell=cell: _row(subject, cell, effort, advance))
+        (skipped if "why" in row else rows).append(row)
+    document = {
+        **about,
+        "effort": effort and asdict(effort),
+        "cells": rows,
+        "left_out": skipped,
+        "resumed": journal.resumed,
+        "run": circumstances,
     }
+    journal.finish(document)
+    return document
 
 
-def ticks(pairs: int, rounds: int) -> int:
-    """How often `bench` advances."""
-    return 2 * pairs + rounds
+def ticks(cells: Sequence[Cell], effort: Effort | None) -> int:
+    """How often `bench` advances when nothing is resumed or left out."""
+    each = 0 if effort is None else effort.pairs
+    answers = 0 if effort is None else effort.rounds
+    return sum(1 + each + (0 if cell.idle else answers) for cell in cells)
 
 
-def table(
-    model: nn.Module,
-    inputs: Mapping[str, Tensor],
-    methods: Mapping[str, Compressor],
-    rounds: int = 7,
-    new_tokens: int = 16,
-    advance: Advance | None = None,
-) -> list[dict[str, Any]]:
-    """One row for the bare model and each method, all timed in one interleaved run."""
-    models = {BARE: model}
-    models |= {slug: compress(twin(model), method) for slug, method in methods.items()}
-    decodes: dict[str, list[float]] = {slug: [] for slug in models}
-    calls = {}
-    for slug, one in models.items():
-        calls[slug] = prefill(one, inputs)
-        calls[f"{slug}…"] = _decoding(one, inputs, new_tokens, decodes[slug])
-    timings = interleaved(calls, rounds, warmup=1, advance=advance)
-    rows = []
-    for slug, one in models.items():
-        about = {"method": slug, "compressor": repr(methods[slug]) if slug in methods else "bare"}
-        counts = _counts(one, inputs, methods.get(slug))
-        times = _times(timings[slug], timings[BARE], decodes[slug][1:])
-        rows.append({**about, **counts, **times, "peak_bytes": _peak(one, inputs)})
-    return rows
-
-
-def _counts(model: nn.Module, inputs: Mapping[str, Tensor], method: Any) -> dict[str, Any]:
-    """What can be counted rather than timed."""
-    ids = inputs["input_ids"]
-    patches = int((ids == traits.placeholder_id(traits.base_of(model))).sum())
-    text, steps, own = ids.shape[1] - patches, [], 0
-    if method is not None:
-        with trace(model) as seen, torch.no_grad():
-            prefill(model, inputs)()
-        steps = seen.steps
-        own = cost.own_macs(model, prefill(model, inputs))
-    load = cost.load(model, text, [patches], steps)
-    parts = method.parts() if method is not None else []
-    spent = cost.cost(model, load, parts, own).as_dict()
-    names = ("vision", "connector", "scorer", "language", "total")
-    return {
-        "tokens": int(steps[-1].after.sum()) if steps else patches,
-        "equivalent_tokens": spent["equivalent_tokens"],
-        "macs": {name: spent[name] for name in names},
-        "flops": spent["flops"],
-        "kv_bytes": spent["kv_bytes"],
-    }
-
-
-def _times(mine: list[Timing], bare: list[Timing], decodes: list[float]) -> dict[str, Any]:
-    return {
-        "prefill_s": asdict(Spread.of([t.wall for t in mine])),
-        "prefill_cpu_s": asdict(Spread.of([t.cpu for t in mine])),
-        "prefill_ratio": asdict(ratio(mine, bare)),
-        "decode_s_per_token": asdict(Spread.of(decodes)),
-    }
-
-
-def _decoding(
-    model: nn.Module, inputs: Mapping[str, Tensor], new_tokens: int, found: list[float]
-) -> Callable[[], Any]:
-    """A `generate` call that adds seconds per further token to `found`."""
-    length = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
-
-    def call() -> None:
-        clock = Ticks()
-        model.generate(**inputs, **length, do_sample=False, streamer=clock)
-        first, *_, last = clock.at[1:]  # the first thing a streamer is given is the prompt
-        found.append((last - first) / (new_tokens - 1))
-
-    return call
-
-
-class Ticks:
-    """A streamer that only looks at the clock."""
-
-    def __init__(self):
-        self.at: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        """A token, which a GPU has to have finished to be here."""
-        self.at.append(time.perf_counter())
-
-    def end(self) -> None:
-        """Nothing left to do."""
-
-
-def _peak(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
-    with torch.no_grad():
-        return peak_bytes(prefill(model, inputs))
-
-
-def _name(model: nn.Module) -> str:
-    text = model.config.get_text_config()
-    given = getattr(model.config, "_name_or_path", "")
-    size = f"{text.num_hidden_layers} layers, {text.hidden_size} wide"
-    return given or f"random {type(model).__name__}, {size}"
+def _row(
+    subject: Subject, cell: Cell, effort: Effort | None, advance: Advance | None
+) -> dict[str, Any]:
+    """A finished cell, or why there is none."""
+    about = {"method": cell.method, "keep": cell.keep, "batch": cell.batch, "idle": cell.idle}
+    try:
+        method = cell.compressor()
+        row = {**about, "compressor": "bare" if method is None else repr(method)}
+        row |= subject.counts(method)
+        if effort is not None:
+            quick = Effort(effort.pairs, 0, effort.new_tokens) if cell.idle else effort
+            inputs, layers = subject.inputs(cell.batch), row["tokens_per_layer"]
+            row |= measure(bare(subject.model), inputs, method, layers, quick, advance)
+    except (ValueError, RuntimeError) as error:  # the other cells are worth having
+        return {**about, "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+    finally:
+        if advance is not None:
+            advance(1, str(cell))
+    return row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,128 +9,153 @@ import typer
 
 from foveate.cli import arguments, models, output, tasks
 from foveate.cli.ask import AsJson, Device
+from foveate.cli.wrong import Failed, Wrong, unknown
 
-REFERENCE = "reference"
-LIMITS = {
-    "before": "prefill, tokens dropped before the language model, × a physically short prompt",
-    "inside": "prefill, tokens dropped inside it, × the layer-weighted ideal",
-    "idle_before": "prefill, attached before and keeping all, × the bare model",
-    "idle_inside": "prefill, attached inside and keeping all, × the bare model",
-}
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def bench(
     model: Annotated[
         str,
         typer.Option(
-            help="'reference' (random, 12 layers, 768 wide), 'embedded', a directory or a Hub id."
+            help="'small', 'llava-1.5-7b', 'llava-next-8b' or 'qwen2.5-vl-7b' (the real config, random "
+            "weights), 'embedded', a directory or a Hub id."
         ),
-    ] = REFERENCE,
+    ] = "small",
     methods: Annotated[
-        str | None, typer.Option(help="Names with commas; all that have the budget if not given.")
+        str | None, typer.Option(help="Names with commas; all that have a budget if not given.")
     ] = None,
-    keep: Annotated[str, typer.Option(help="Budget of every method.")] = "0.25",
-    pairs: Annotated[int, typer.Option(min=1, help="Rounds of the ratios to the ideal.")] = 30,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the table.")] = 7,
-    out: Annotated[Path | None, typer.Option(help="Write the result into this JSON file.")] = None,
+    keeps: Annotated[str, typer.Option(help="Budgets with commas: 192 tokens, 0.25 of all.")] = (
+        "0.25"
+    ),
+    batch_sizes: Annotated[str, typer.Option(help="Numbers of prompts, with commas.")] = "1",
+    new_tokens: Annotated[
+        str, typer.Option(help="Lengths of answers to time, with commas.")
+    ] = "1,16,128",
+    count_only: Annotated[
+        bool,
+        typer.Option("--count-only", help="Tokens, MACs and cache only: no weights, no clock."),
+    ] = False,
+    pairs: Annotated[int, typer.Option(min=1, help="Rounds of prefills in a cell.")] = 30,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of answers in a cell.")] = 5,
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: as the checkpoint has it.")
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the result into this JSON file; a killed run goes on from there."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Measure tokens, MACs, prefill, decode, memory, cache, and the distance from the ideal."""
-    slugs = _expressing(methods, arguments.budget(keep))
+    """Measure tokens, MACs, prefill, answers, memory, cache, and the distance from the ideal."""
+    budgets = [arguments.budget(text) for text in arguments.listed(keeps)]
+    batches, lengths = numbers("--batch-sizes", batch_sizes), numbers("--new-tokens", new_tokens)
+    if dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    cells, skipped = _planned(methods, budgets, batches, not count_only)
     with output.answering() as emit:
         output.hush()
         from foveate import bench as room
-        from foveate.provenance import dumps, write
 
-        made, inputs = _measured(model, device, seed)
-        with output.progress(room.ticks(pairs, rounds), "rounds") as advance:
-            budget = arguments.budget(keep)
-            result = room.bench(made, inputs, slugs, budget, pairs, rounds, seed, advance)
-        if out is not None:
-            write(out, dumps(result))
+        effort = None if count_only else room.Effort(pairs, rounds, tuple(lengths))
+        subject = _subject(model, dtype, device, seed, effort, max(batches))
+        with output.progress(room.ticks(cells, effort), "rounds") as advance:
+            result = room.bench(subject, cells, effort, out, seed, advance, skipped)
         if json:
             emit(result)
+    if result["resumed"]:
+        output.note(f"{result['resumed']} finished cells were read from an earlier run")
+    for one in result["left_out"]:
+        output.note(f"left out: {one['method']} at {one['keep']}: {one['why']}")
     if not json:
-        _print(result)
+        from foveate.evaluate.report import si
+
+        for part in room.tables(result, si):
+            output.screen().print(part)
 
 
-def _expressing(methods: str | None, keep: int | float) -> list[str]:
-    """The methods asked for, or all that have this budget. Raises Wrong if one asked for has not."""
-    from foveate.methods import METHODS
-
-    if methods is not None:
-        slugs = arguments.listed(methods)
-        for slug in slugs:
-            if slug != "identity":
-                arguments.build(slug, keep)
-        return slugs
-    found = []
-    for slug, make in METHODS.items():
-        try:
-            make(keep=keep)
-            found.append(slug)
-        except ValueError as error:
-            if slug != "identity":
-                output.note(f"left out: {slug} at {keep}: {error}")
+def numbers(option: str, text: str) -> list[int]:
+    """Whole numbers from 1, with commas, in rising order. Raises Wrong for anything else."""
+    try:
+        found = sorted({int(part) for part in arguments.listed(text)})
+    except ValueError:
+        found = []
+    if not found or found[0] < 1:
+        raise Wrong(f"{option} {text}: want whole numbers from 1 with commas, such as 1,8,32")
     return found
 
 
-def _measured(name: str, device: str, seed: int) -> tuple[Any, Any]:
-    """The model that is measured, bare, and one prompt."""
+def _planned(
+    methods: str | None, budgets: list[int | float], batches: list[int], timed: bool
+) -> Any:
+    """The cells, and the budgets that methods lack. Raises Wrong if nothing asked for is left."""
+    from foveate.bench import BARE, plan
+    from foveate.methods import METHODS
+
+    if not budgets:
+        raise Wrong("--keeps is empty: want budgets with commas, such as 192,128,64")
+    slugs = arguments.listed(methods) if methods is not None else list(METHODS)
+    if not slugs:
+        raise Wrong("--methods is empty: want names with commas; see `foveate methods`")
+    for slug in slugs:
+        arguments.factory(slug)
+    cells, skipped = plan(slugs, budgets, batches, timed)
+    if set(slugs) != {BARE} and all(cell.method == BARE or cell.idle for cell in cells):
+        raise Wrong(f"nothing to measure: {skipped[0]['method']}: {skipped[0]['why']}")
+    return cells, skipped
+
+
+def _subject(name: str, dtype: str, device: str, seed: int, effort: Any, batch: int) -> Any:
+    """What is measured. Raises Failed, with the numbers, if it does not fit."""
+    import torch
+
+    from foveate import bench as room
+
+    if name not in room.CONFIGS:
+        return _checkpoint(name, dtype, device, seed)
+    named = room.CONFIGS[name]
+    config = named.config()
+    kind = config.dtype if dtype == "auto" else getattr(torch, dtype)
+    if effort is None:
+        return room.Subject(name, paper=room.Paper(named, kind, seed))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        room.fits(named, kind, batch, max(effort.new_tokens), device)
+        made = room.build(config, kind, device, seed)
+    except (MemoryError, RuntimeError, AssertionError) as error:
+        raise Failed(f"{name} {error} (--dtype, --batch-sizes, --device, --count-only)") from error
+
+    def inputs(size: int) -> dict[str, Any]:
+        return room.like(made, named.inputs(size, seed))
+
+    return room.Subject(name, made, inputs)
+
+
+def _checkpoint(name: str, dtype: str, device: str, seed: int) -> Any:
+    """A model with its own weights and processor, asked the same question any number of times."""
     import torch
 
     import foveate
-    from foveate import bench, evaluate
+    from foveate import bench as room
+    from foveate import evaluate
 
-    if name == REFERENCE:
-        model, inputs = bench.reference(seed)
-        target = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
-        return model.to(target), {k: v.to(target) for k, v in inputs.items()}
-    loaded = models.load(name, device)
+    try:
+        loaded = models.load(name, device)
+    except Wrong as error:
+        if "/" in name or Path(name).exists():
+            raise
+        known = [*room.CONFIGS, models.EMBEDDED, "a directory", "owner/name"]
+        raise unknown("model", name, known) from error
     model = foveate.restore(loaded.model)
+    if dtype != "auto":
+        model = model.to(getattr(torch, dtype))
     example = tasks.examples("patchqa", 1, seed)[0]
-    inputs = evaluate.encode(loaded.processor, [(example.images, example.question)]).to(
-        model.device
-    )
-    return model, {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
 
+    def inputs(size: int) -> dict[str, Any]:
+        asks = [(example.images, example.question)] * size
+        return room.like(model, evaluate.encode(loaded.processor, asks))
 
-def _print(result: Mapping[str, Any]) -> None:
-    from rich import box
-    from rich.table import Table
-
-    from foveate.evaluate.report import si
-
-    prompt = result["prompt"]
-    title = f"{result['model']}: {prompt['visual']} visual + {prompt['text']} text columns"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column("method", style="bold")
-    heads = ("tokens", "mean over\nlayers", "MACs", "of them\nscorer", "prefill", "prefill\n× bare")
-    for head in (*heads, "decode\nper token", "KV", "peak"):
-        table.add_column(head, justify="right")
-    for row in result["rows"]:
-        table.add_row(
-            row["method"],
-            str(row["tokens"]),
-            f"{row['equivalent_tokens']:.4g}",
-            si(row["macs"]["total"]),
-            si(row["macs"]["scorer"]),
-            f"{1000 * row['prefill_s']['median']:.1f} ms",
-            f"{row['prefill_ratio']['wall']['median']:.2f}",
-            f"{1000 * row['decode_s_per_token']['median']:.1f} ms",
-            f"{si(row['kv_bytes'])}B",
-            f"{si(row['peak_bytes'])}B",
-        )
-    screen = output.screen()
-    screen.print(table)
-    for name, what in LIMITS.items():
-        if found := result["limits"].get(name):
-            wall = found["wall"]
-            span = (
-                f"{wall['median']:.3f} ({wall['low']:.3f}–{wall['high']:.3f}), bar {found['bar']}"
-            )
-            screen.print(f"{what}: {span}", markup=False)
+    return room.Subject(loaded.name, model, inputs)

@@ -1,20 +1,22 @@
 """What one prefill costs: multiply-accumulates of each part of the model, cache bytes, equivalent tokens.
 
-Counted from the shapes of the modules, so grouped queries and three-matrix feed-forwards need no case of
-their own. Matrix products only; a FLOP count is twice the MAC count. Attention is causal: a column meets
-itself and those before it, L·(L+1)/2 pairs, not L² (`causal=False` counts what a kernel that does not
-skip the upper half computes). The head is counted for one position, as `generate` calls it. Mixtures of
-experts are counted as if every expert ran.
+Counted from the shapes of the weights and from how many vectors pass each of them, so grouped queries,
+three-matrix feed-forwards, tiles, windows and mergers need no case of their own. Matrix products only; a
+FLOP count is twice the MAC count. Attention in the decoder is causal: a column meets itself and those
+before it, L·(L+1)/2 pairs, not L² (`causal=False` counts what a kernel that does not skip the upper half
+computes), and no more than a sliding window holds. The head is counted for one position, as `generate`
+calls it. Mixtures of experts are counted as if every expert ran.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
@@ -22,26 +24,29 @@ from foveate.compressor import Compressor, Tower
 from foveate.hosts import traits
 from foveate.hosts.trace import Step
 
+# What stands between a tower's width and the language model's, by the names families give it.
+CONNECTORS = {"multi_modal_projector", "connector", "merger", "deepstack_merger_list"}
+
 
 @dataclass(frozen=True)
 class Load:
-    """How many tokens pass each part of a model in the prefill of one prompt.
+    """What passes a model in the prefill of one prompt, by the names of modules: it fits any built alike.
 
-    tower      tokens of each image in the vision tower, class token included
-    connector  visual tokens that pass the projector
-    text       columns of the prompt that are not visual
-    visual     visual tokens in each decoder layer
+    rows     vectors that pass each weight outside the decoder
+    pairs    queries times keys of each attention outside the decoder
+    lengths  columns in each decoder layer
+    text     columns of the prompt that are not visual
     """
 
-    tower: tuple[int, ...]
-    connector: int
+    rows: Mapping[str, int]
+    pairs: Mapping[str, int]
+    lengths: tuple[int, ...]
     text: int
-    visual: tuple[int, ...]
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """The sequence length in each decoder layer."""
-        return tuple(self.text + n for n in self.visual)
+    def visual(self) -> tuple[int, ...]:
+        """Visual columns in each decoder layer, newlines and breaks included."""
+        return tuple(n - self.text for n in self.lengths)
 
     @property
     def equivalent(self) -> float:
@@ -75,10 +80,36 @@ class Cost:
         return {**asdict(self), "total": self.total, "flops": self.flops}
 
 
-def skeleton(config: PreTrainedConfig) -> nn.Module:
+def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> nn.Module:
     """The model of a config without its weights: enough to count, whatever its size."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+
+
+def watch(model: nn.Module, text: int, call: Callable[[], Any]) -> Load:
+    """The load of one prompt, `text` of its columns not visual, seen while `call` prefills it."""
+    base = traits.base_of(model)
+    rows, pairs, lengths, handles = Counter(), Counter(), Counter(), []
+
+    def on(module: nn.Module, note: Callable[[Tensor, Mapping[str, Any], Any], Any]) -> None:
+        def hook(_: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            note(args[0] if args else kwargs.get("hidden_states"), kwargs, output)
+
+        handles.append(module.register_forward_hook(hook, with_kwargs=True))
+
+    for name, m in _weighted(base):
+        on(m, lambda _, __, out, n=name, m=m: rows.update({n: out.numel() // _fan_out(m)}))
+    for name, m in _attentions(base):
+        on(m, lambda x, kwargs, _, n=name: pairs.update({n: _pairs(x, kwargs)}))
+    for i, layer in enumerate(traits.decoder_of(base).layers):
+        on(traits.attention_of(layer), lambda x, *_, i=i: lengths.update({i: x.shape[1]}))
+    try:
+        with torch.no_grad():
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return Load(dict(rows), dict(pairs), tuple(lengths[i] for i in sorted(lengths)), text)
 
 
 def load(
@@ -87,17 +118,19 @@ def load(
     patches: Sequence[int],
     steps: Iterable[Step] = (),
     which: Sequence[int] | None = None,
+    seen: Load | None = None,
 ) -> Load:
     """The load of one prompt: `text` other columns, and for each of its images its number of patches.
 
     steps: what `foveate.trace` saw of one prefill; none is the bare model. which: the prompt's images
-    among those of the steps, where the prefill held more prompts than this one.
+    among those of the steps, where the prefill held more prompts than this one. seen: what `watch` saw
+    of its tower and connector; reckoned if not given. Raises NotImplementedError where it cannot be.
     """
     base = traits.base_of(model)
     depth = len(traits.decoder_of(base).layers)
     which = list(range(len(patches)) if which is None else which)
     now = connector = sum(patches)
-    visual = [now] * depth
+    lengths = [text + now] * depth
     for step in steps:
         now = int(step.after[which].sum())
         tower, layer = step.site
@@ -106,9 +139,9 @@ def load(
         elif tower == Tower.projector:
             connector = 0  # the compressor stands in its place
         first = layer if tower == Tower.language else 0
-        visual[first:] = [now] * (depth - first)
-    extra = int(traits.has_class_token(base))
-    return Load(tuple(p + extra for p in patches), connector, text, tuple(visual))
+        lengths[first:] = [text + now] * (depth - first)
+    rows, pairs = (seen.rows, seen.pairs) if seen else _reckoned(base, patches, connector)
+    return Load(rows, pairs, tuple(lengths), text)
 
 
 def cost(
@@ -118,7 +151,7 @@ def cost(
     own: int = 0,
     causal: bool = True,
 ) -> Cost:
-    """The cost of a prefill with this load.
+    """The cost of a prefill with this load; the model may be a skeleton.
 
     parts: the compressors that act, for the attention rows they ask for; own: MACs of their own, as
     `own_macs` counts them. Together these two are the scorer's column.
@@ -127,17 +160,18 @@ def cost(
     text = base.config.get_text_config()
     width = text.num_attention_heads * _head_width(text)
     cached = 2 * (text.num_key_value_heads or text.num_attention_heads) * _head_width(text)
-    language = _linear(model.get_output_embeddings())
+    language, held = _linear(model.get_output_embeddings()), 0
     for layer, n in zip(traits.decoder_of(base).layers, load.lengths, strict=True):
-        pairs = n * (n + 1) // 2 if causal else n * n
-        language += n * _linear(layer) + 2 * pairs * width
-    itemsize = next(base.parameters()).element_size()
+        window = getattr(traits.attention_of(layer), "sliding_window", None) or n
+        language += n * _linear(layer) + 2 * width * (_causal(n, window) if causal else n * n)
+        held += min(n, max(window - 1, 1)) if window < n else n
+    vision, connector = _outside(base, load)
     return Cost(
-        vision=sum(_vision(base, n) for n in load.tower),
-        connector=load.connector * _linear(getattr(base, "multi_modal_projector", None)),
+        vision=vision,
+        connector=connector,
         scorer=own + sum(_rows(base, load, part, width) for part in parts),
         language=language,
-        kv_bytes=sum(load.lengths) * cached * itemsize,
+        kv_bytes=held * cached * next(base.parameters()).element_size(),
         equivalent_tokens=load.equivalent,
     )
 
@@ -167,31 +201,114 @@ def own_macs(model: nn.Module, call: Callable[[], Any]) -> int:
     return spent // 2
 
 
-def _vision(base: nn.Module, tokens: int) -> int:
-    """One image in the tower: patch embedding, then every block; attention sees all of its tokens."""
-    tower = traits.tower_of(base)
-    convolutions = (m for m in tower.modules() if isinstance(m, nn.Conv2d))
-    patches = tokens - int(traits.has_class_token(base))
-    macs = sum(patches * m.weight.numel() for m in convolutions)
-    width = base.config.vision_config.hidden_size
-    return macs + sum(
-        tokens * _linear(block) + 2 * tokens**2 * width for block in traits.tower_blocks(base)
-    )
+def _outside(base: nn.Module, load: Load) -> tuple[int, int]:
+    """MACs of the tower and of the connector."""
+    vision = connector = 0
+    for name, module in _weighted(base):
+        macs = load.rows.get(name, 0) * _weights(module)
+        if CONNECTORS & set(name.split(".")):
+            connector += macs
+        else:
+            vision += macs
+    for name, module in _attentions(base):
+        vision += 2 * load.pairs.get(name, 0) * _attention_width(module)
+    return vision, connector
+
+
+def _elsewhere(base: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every module outside the decoder and the compressor, by its name."""
+    inside = set(traits.decoder_of(base).modules())
+    inside |= set(getattr(base, "visual_compressor", nn.Module()).modules())
+    return ((name, m) for name, m in base.named_modules() if name and m not in inside)
+
+
+def _weighted(base: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules outside the decoder that multiply what passes them with a matrix of their own."""
+    return [(name, m) for name, m in _elsewhere(base) if _weights(m)]
+
+
+def _attentions(base: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The attention modules outside the decoder."""
+    return [(n, m) for n, m in _elsewhere(base) if hasattr(m, "q_proj") or hasattr(m, "qkv")]
+
+
+def _weights(module: nn.Module) -> int:
+    """MACs per vector in the module's own matrix; 0 if it has none."""
+    if hasattr(module, "in_features") and not any(module.children()):
+        return module.in_features * module.out_features
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return module.weight.numel()
+    return matrix.numel() if (matrix := _bare_matrix(module)) is not None else 0
+
+
+def _fan_out(module: nn.Module) -> int:
+    """Channels of what the module puts out."""
+    if (matrix := _bare_matrix(module)) is not None:
+        return matrix.shape[-1]
+    return getattr(module, "out_features", None) or module.out_channels
+
+
+def _bare_matrix(module: nn.Module) -> Tensor | None:
+    """A matrix that is a parameter of a module without being a layer: Gemma 3's projector."""
+    plain = hasattr(module, "in_features") or hasattr(module, "num_embeddings")
+    found = [] if plain else [p for p in module.parameters(recurse=False) if p.dim() == 2]
+    return found[0] if found else None
+
+
+def _pairs(x: Tensor, kwargs: Mapping[str, Any]) -> int:
+    """Queries times keys: within each window or frame where they are packed, else within each row of x."""
+    if (ends := kwargs.get("cu_seqlens")) is not None:
+        return int(ends.diff().square().sum())
+    return x.shape[:-2].numel() * x.shape[-2] ** 2
+
+
+def _causal(n: int, window: int) -> int:
+    """Pairs of n columns that look back, at most `window` columns far."""
+    short = min(n, window)
+    return short * (short + 1) // 2 + (n - short) * short
+
+
+def _reckoned(
+    base: nn.Module, patches: Sequence[int], connector: int
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Rows and pairs of a tower that makes one visual token of each patch of a fixed size of image."""
+    vision = base.config.vision_config
+    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
+    simple = isinstance(side, int) and isinstance(patch, int)
+    if not simple or set(patches) - {(side // patch) ** 2}:
+        raise NotImplementedError(
+            f"{list(patches)} visual tokens of {type(base).__name__} do not say what its tower saw: "
+            "give load() what cost.watch() sees of one prompt"
+        )
+    extra = int(traits.has_class_token(base))
+    tokens = [p + extra for p in patches]
+    rows = {}
+    for name, module in _weighted(base):
+        passed = sum(patches) if hasattr(module, "out_channels") else sum(tokens)
+        rows[name] = connector if CONNECTORS & set(name.split(".")) else passed
+    return rows, {name: sum(n * n for n in tokens) for name, _ in _attentions(base)}
 
 
 def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
     """The attention rows that are computed a second time because a compressor asks for them."""
     macs = 0
     if "cls_attention" in part.needs:
-        tower = base.config.vision_config.hidden_size
-        rows = [1 if traits.has_class_token(base) else n for n in load.tower]
-        macs += sum(r * n * tower for r, n in zip(rows, load.tower, strict=True))
-    seen = load.lengths[part.site.layer - 1] if part.site.tower == Tower.language else 0
+        attention = traits.attention_of(traits.selected_block(base))
+        name = next(n for n, m in _attentions(base) if m is attention)
+        passed = max((r for n, r in load.rows.items() if n.startswith(f"{name}.")), default=0)
+        pairs = passed if traits.has_class_token(base) else load.pairs.get(name, 0)
+        macs += pairs * _attention_width(attention)
+    before = load.lengths[part.site.layer - 1] if part.site.tower == Tower.language else 0
     if "last_attention" in part.needs:
-        macs += seen * width
+        macs += before * width
     if "prompt_attention" in part.needs:
-        macs += load.text * seen * width
+        macs += load.text * before * width
     return macs
+
+
+def _attention_width(attention: nn.Module) -> int:
+    """Heads times their width: what the last projection reads."""
+    return [m for m in attention.modules() if hasattr(m, "in_features")][-1].in_features
 
 
 def _linear(module: nn.Module | None) -> int:

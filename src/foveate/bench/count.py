@@ -1,0 +1,138 @@
+"""What can be counted rather than timed: tokens per layer, MACs by part, cache bytes.
+
+All counts are those of one prompt. A model too large to run is counted on a narrow twin: the same config
+with one head and little width, run with the method attached, so that exactly what passes each of its
+modules passes the real ones. Costs are then taken from the shapes of the real config, on no memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from foveate.bench.clock import twin
+from foveate.bench.configs import Named, build
+from foveate.compressor import Compressor, Context, Tower
+from foveate.hosts import cost, traits
+from foveate.hosts.attach import compress
+from foveate.tokens import VisualTokens
+
+PARTS = ("vision", "connector", "scorer", "language", "total")
+Call = tuple[Compressor, VisualTokens, Context]
+
+
+def prefill(model: nn.Module, inputs: Mapping[str, Any]) -> Callable[[], Any]:
+    """The call that reads one prompt as `generate` does: with a cache, logits of the last position."""
+    return lambda: model(**inputs, use_cache=True, logits_to_keep=1)
+
+
+def text_columns(model: nn.Module, inputs: Mapping[str, Tensor]) -> int:
+    """Columns of each prompt that are not visual."""
+    visual = inputs["input_ids"] == traits.placeholder_id(traits.base_of(model))
+    return int((~visual[0]).sum())
+
+
+def counts(
+    model: nn.Module, inputs: Mapping[str, Tensor], method: Compressor | None = None
+) -> dict[str, Any]:
+    """The counts of a model that can be run, bare or with a method; the model stays bare."""
+    call, own, parts = prefill(model, inputs), 0, []
+    text = text_columns(model, inputs)
+    if method is not None:
+        model = compress(twin(model), method)
+        call, parts = prefill(model, inputs), method.at(1.0).parts()
+        own = cost.own_macs(model, call)
+    load = cost.watch(model, text, call)
+    return _told(load, cost.cost(model, load, parts, own))
+
+
+class Paper:
+    """A model by name that stands on paper only: its skeleton, and a narrow twin to send prompts through."""
+
+    def __init__(self, named: Named, dtype: torch.dtype | None = None, seed: int = 0):
+        config = named.config()
+        self.whole = cost.skeleton(config, dtype or config.dtype)
+        self.narrow = build(narrowed(named.config()), seed=seed)
+        self.prompts = [named.inputs(1, seed + i) for i in range(2)]
+
+    def counts(self, method: Compressor | None = None) -> dict[str, Any]:
+        """As `counts` does. Raises ValueError where the method's counts depend on what it sees."""
+        text = text_columns(self.narrow, self.prompts[0])
+        if method is None:
+            load = cost.watch(self.narrow, text, prefill(self.narrow, self.prompts[0]))
+            return _told(load, cost.cost(self.whole, load))
+        if any(True for _ in method.parameters()):
+            raise ValueError("has weights made for the model's width: its counts need a run")
+        small, parts = compress(twin(self.narrow), method), method.at(1.0).parts()
+        with overheard(parts) as calls:
+            load = cost.watch(small, text, prefill(small, self.prompts[0]))
+        if cost.watch(small, text, prefill(small, self.prompts[1])) != load:
+            raise ValueError("keeps more of one image than of another: its counts need a run")
+        own = sum(self._own(*call) for call in calls)
+        return _told(load, cost.cost(self.whole, load, parts, own))
+
+    def _own(self, part: Compressor, tokens: VisualTokens, context: Context) -> int:
+        """MACs of the part's own matrix products on vectors as wide as the real model's."""
+        narrow, whole = (traits.base_of(m).config for m in (self.narrow, self.whole))
+        tower = whole.vision_config.hidden_size // narrow.vision_config.hidden_size
+        language = whole.get_text_config().hidden_size // narrow.get_text_config().hidden_size
+        times = language if part.site.tower == Tower.language else tower
+        # Repeated vectors have the angles they had: the part decides as it did.
+        tokens = tokens.carry(tokens.x.repeat(1, 1, times))
+        wide = {}
+        if context.text is not None:
+            wide["text"] = context.text.repeat(1, 1, language)
+        if context.features is not None:
+            wide["features"] = tuple(x.repeat(1, 1, tower) for x in context.features)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            part(tokens, replace(context, **wide))
+        return counter.get_total_flops() // 2
+
+
+@contextmanager
+def overheard(parts: list[Compressor]) -> Iterator[list[Call]]:
+    """What each part is called with while the block lasts."""
+    calls: list[Call] = []
+    handles = [
+        p.register_forward_pre_hook(lambda part, args: calls.append((part, *args))) for p in parts
+    ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def narrowed(config: Any) -> Any:
+    """The same depth, grids and ids with one attention head, and vectors no wider than that."""
+    whole = config.to_dict()
+    text = config.get_text_config()
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    one = {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": width}
+    whole["text_config"] |= one | {"hidden_size": width, "head_dim": width}
+    vision = whole["vision_config"]
+    heads = "num_heads" if "num_heads" in vision else "num_attention_heads"
+    narrow = vision["hidden_size"] // vision[heads]
+    vision |= {heads: 1, "hidden_size": narrow, "intermediate_size": narrow}
+    if "out_hidden_size" in vision:
+        vision["out_hidden_size"] = width
+    return type(config).from_dict(whole)
+
+
+def _told(load: cost.Load, spent: cost.Cost) -> dict[str, Any]:
+    """JSON-ready."""
+    macs = {name: getattr(spent, name) for name in PARTS}
+    return {
+        "tokens": load.visual[-1],
+        "tokens_per_layer": list(load.visual),
+        "equivalent_tokens": spent.equivalent_tokens,
+        "macs": macs,
+        "flops": {name: 2 * value for name, value in macs.items()},
+        "kv_bytes": spent.kv_bytes,
+    }

@@ -1,0 +1,49 @@
+"""Finished cells of a benchmark, kept beside the file they go to until all are there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from foveate.provenance import dumps, write
+
+
+class Journal:
+    """What is finished of a benchmark that writes `out`: a killed one goes on where it stopped.
+
+    key: everything that makes two runs the same; cells of another run are not taken over. `out` itself
+    is written once, whole, at the end. Without `out` nothing is kept.
+    """
+
+    def __init__(self, out: Path | None, key: Mapping[str, Any]):
+        self.out = Path(out) if out is not None else None
+        self.key = json.loads(dumps(key))
+        self.cells: dict[str, dict[str, Any]] = {}
+        if self.out is not None and self.partial.exists():
+            found = json.loads(self.partial.read_text(encoding="utf-8"))
+            if found["key"] == self.key:
+                self.cells = found["cells"]
+        self.resumed = len(self.cells)
+
+    @property
+    def partial(self) -> Path:
+        """Where finished cells wait."""
+        return self.out.with_name(f"{self.out.name}.partial")
+
+    def cell(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The cell of this name: read if finished, else made; kept unless it says why there is none."""
+        if name in self.cells:
+            return self.cells[name]
+        made = make()
+        if self.out is not None and "why" not in made:
+            self.cells[name] = made
+            write(self.partial, dumps({"key": self.key, "cells": self.cells}))
+        return made
+
+    def finish(self, document: Mapping[str, Any]) -> None:
+        """Write the whole, and forget the parts."""
+        if self.out is not None:
+            write(self.out, dumps(document))
+            self.partial.unlink(missing_ok=True)

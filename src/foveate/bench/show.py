@@ -1,0 +1,124 @@
+"""The tables that `foveate bench` prints, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+MISSING = "–"
+PARTS = ("vision", "connector", "scorer", "language", "total")
+LIMIT = (
+    "× bare, × limit: ratios within a round, medians with one-sided 95 % bounds. The limit is the bare "
+    "model on physically short prompts, each with the weight of the layers that see as many tokens."
+)
+Si = Callable[[float], str]
+
+
+def tables(result: Mapping[str, Any], si: Si) -> Iterator[Table | str]:
+    """What is counted, and if it was timed, what it takes. si writes large numbers: 4.2 T."""
+    prompt, cells = result["prompt"], result["cells"]
+    size = f"{prompt['visual']} visual + {prompt['text']} text columns"
+    about = f"{result['model']}, {result['dtype']}, {size}"
+    if cells:
+        yield counted(cells, f"{about}: counts for one prompt", si)
+    if cells and result["effort"] is not None:
+        yield timed(cells, f"{about}: medians for the batch", si)
+        yield LIMIT
+
+
+def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
+    """Tokens, MACs by part, FLOPs and cache of each method and budget."""
+    table = _table(
+        title,
+        (
+            "method",
+            "keep",
+            "tokens",
+            "mean over\nlayers",
+            "ViT\nMACs",
+            "connector",
+            "scorer",
+            "LLM",
+            "total\nMACs",
+            "FLOPs",
+            "KV",
+        ),
+    )
+    seen = set()
+    for cell in cells:
+        if cell["idle"] or (key := (cell["method"], cell["keep"])) in seen:
+            continue
+        seen.add(key)
+        table.add_row(
+            cell["method"],
+            str(cell["keep"]),
+            str(cell["tokens"]),
+            f"{cell['equivalent_tokens']:.4g}",
+            *(si(cell["macs"][name]) for name in PARTS),
+            si(cell["flops"]["total"]),
+            f"{si(cell['kv_bytes'])}B",
+        )
+    return table
+
+
+def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
+    """Times, ratios and memory of each cell."""
+    lengths = list(cells[0].get("end_to_end_s", {}))
+    table = _table(
+        title,
+        (
+            "method",
+            "keep",
+            "batch",
+            "prefill",
+            "× bare",
+            "× limit",
+            "first\ntoken",
+            "decode\nper token",
+            *(f"answer\nof {n}" for n in lengths),
+            "peak",
+        ),
+    )
+    batch = cells[0]["batch"]
+    for cell in cells:
+        if cell["batch"] != batch:
+            table.add_section()
+            batch = cell["batch"]
+        answers = cell.get("end_to_end_s", {})
+        table.add_row(
+            cell["method"] + (" (idle)" if cell["idle"] else ""),
+            str(cell["keep"]),
+            str(cell["batch"]),
+            milliseconds(cell["prefill_s"]),
+            ratio(cell.get("to_bare")),
+            ratio(cell.get("to_limit")),
+            milliseconds(cell.get("ttft_s")),
+            milliseconds(cell.get("decode_s_per_token")),
+            *(milliseconds(answers.get(n)) for n in lengths),
+            f"{si(cell['peak_bytes'])}B",
+        )
+    return table
+
+
+def milliseconds(spread: Mapping[str, Any] | None) -> str:
+    """A median in ms."""
+    return MISSING if spread is None else f"{1000 * spread['median']:,.1f} ms"
+
+
+def ratio(found: Mapping[str, Any] | None) -> str:
+    """A median and its bounds."""
+    if found is None:
+        return MISSING
+    wall = found["wall"]
+    return f"{wall['median']:.3f} [dim]{wall['low']:.3f}–{wall['high']:.3f}[/dim]"
+
+
+def _table(title: str, heads: tuple[str, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    table.add_column(heads[0], style="bold")
+    for head in heads[1:]:
+        table.add_column(head, justify="right")
+    return table
