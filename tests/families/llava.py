@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import torch
 from transformers import (
     LlavaConfig,
@@ -12,6 +14,7 @@ from transformers import (
     LlavaOnevisionForConditionalGeneration,
     VideoLlavaConfig,
     VideoLlavaForConditionalGeneration,
+    VideoLlavaModel,
 )
 
 from .family import Family, Visual, text, tower
@@ -21,6 +24,10 @@ FRAMES = 3
 PINPOINTS = [[32, 64], [64, 32], [64, 64]]
 CLIP = tower("clip_vision_model")
 SIGLIP = tower("siglip_vision_model", vision_use_head=False)
+
+# Video-LLaVA's images had a name of their own in transformers 5.18.
+TAKEN = signature(VideoLlavaModel.get_image_features).parameters
+IMAGES = "pixel_values" if "pixel_values" in TAKEN else "pixel_values_images"
 
 
 class Llava(Family):
@@ -129,6 +136,10 @@ class VideoLlava(Family):
             image_seq_length=self.patches,
             video_seq_length=FRAMES * (self.patches + 1),
         )
+
+    def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
+        square = super().image(n, prompt, draw)
+        return Visual(square.ids, {IMAGES: square.parts["pixel_values"]})
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = torch.randn(1, FRAMES, 3, 32, 32, generator=draw)
