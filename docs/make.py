@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def results_section() -> str:
     """A table for every comparison and benchmark among the result files."""
     found = {p: json.loads(p.read_text()) for p in sorted(RESULTS.glob("*.json"))}
     parts = [compared(p, d) for p, d in found.items() if {"runs", "task", "groups"} <= d.keys()]
-    parts += [benched(p, d) for p, d in found.items() if {"rows", "limits", "run"} <= d.keys()]
+    parts += [benched(p, d) for p, d in found.items() if {"limits", "run"} <= d.keys()]
     return "\n\n".join(parts) or "_No result file yet: `make demo`, then `make docs`._"
 
 
@@ -79,23 +79,90 @@ def compared(path: Path, result: Mapping[str, Any]) -> str:
 
 
 def benched(path: Path, result: Mapping[str, Any]) -> str:
-    """The table of one `foveate bench`."""
-    rows = []
-    for name, limit in result["limits"].items():
-        what, judged = LIMITS[name]
-        wall = limit["wall"]
-        span = f"{wall['low']:.3f}–{wall['high']:.3f}"
-        by = "median" if judged == "median" else "lower bound"
-        rows.append((what, f"{wall['median']:.3f} ({span})", f"{by} ≤ {limit['bar']}"))
+    """The tables of one `foveate bench`: what it counts, what it times, and the limits."""
     prompt, run = result["prompt"], result["run"]
-    versions = run["versions"]
-    about = (
-        f"Prefill time as a ratio, {result['model']}, {prompt['visual']} visual and {prompt['text']} "
-        f"text tokens: medians over {limit['pairs']} interleaved rounds, with one-sided 95 % bounds "
-        f"({source(path)}, {run['device']}, {run['threads']} threads, torch {versions['torch']}, "
-        f"commit {short(run['commit'])})."
+    where = (
+        f"{source(path)}, {run['device']}, {run['threads']} threads, torch {run['versions']['torch']}, "
+        f"commit {short(run['commit'])}"
     )
-    return f"{about}\n\n{table(('prefill', 'measured', 'bar'), rows)}"
+    of = f"{result['model']}, {prompt['visual']} visual and {prompt['text']} text tokens"
+    cells = [cell for cell in result.get("cells", ()) if not cell["idle"]]
+    parts = []
+    if cells:
+        first = [cell for cell in cells if cell["batch"] == cells[0]["batch"]]
+        parts += [f"What one prompt costs, {of} ({where}).", counted(first)]
+    if timed := [cell for cell in cells if "prefill_s" in cell]:
+        about = f"What it takes, {of}: medians ({where}). The limit is a physically short prompt."
+        parts += [about, timings(timed)]
+    if limits := result["limits"]:
+        rounds = next(iter(limits.values()))["pairs"]
+        about = (
+            f"Prefill time as a ratio, {of}: medians over {rounds} interleaved rounds, "
+            f"with one-sided 95 % bounds ({where})."
+        )
+        parts += [
+            about,
+            table(("prefill", "measured", "bar"), map(judged, *zip(*limits.items(), strict=True))),
+        ]
+    return "\n\n".join(parts)
+
+
+def judged(name: str, limit: Mapping[str, Any]) -> tuple[str, str, str]:
+    """One ratio to the limit, and its bar."""
+    what, by = LIMITS[name]
+    wall = limit["wall"]
+    span = f"{wall['low']:.3f}–{wall['high']:.3f}"
+    by = "median" if by == "median" else "lower bound"
+    return what, f"{wall['median']:.3f} ({span})", f"{by} ≤ {limit['bar']}"
+
+
+def counted(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Tokens, multiply-accumulates by part, and cache of one prompt."""
+    parts = ("vision", "connector", "scorer", "language", "total")
+    rows = [
+        (
+            f"`{cell['method']}`",
+            cell["keep"],
+            cell["tokens"],
+            f"{cell['equivalent_tokens']:.4g}",
+            *(f"{cell['macs'][part] / 1e9:,.4g}" for part in parts),
+            f"{cell['flops']['total'] / 1e9:,.4g}",
+            f"{cell['kv_bytes'] / 2**20:,.4g}",
+        )
+        for cell in cells
+    ]
+    macs = ("ViT GMAC", "connector", "scorer", "LLM", "total", "GFLOP")
+    return table(("method", "keep", "tokens", "mean over layers", *macs, "KV MiB"), rows)
+
+
+def timings(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Medians of each cell, in ms, and its ratios."""
+    lengths = [n for n in cells[0]["end_to_end_s"] if n != "1"]
+
+    def ms(spread: Mapping[str, Any] | None) -> str:
+        return "–" if spread is None else f"{1000 * spread['median']:,.4g}"
+
+    def times(ratio: Mapping[str, Any] | None) -> str:
+        return "–" if ratio is None else f"{ratio['wall']['median']:.2f}"
+
+    rows = [
+        (
+            f"`{cell['method']}`",
+            cell["keep"],
+            cell["batch"],
+            ms(cell["prefill_s"]),
+            times(cell.get("to_bare")),
+            times(cell.get("to_limit")),
+            ms(cell["ttft_s"]),
+            ms(cell["decode_s_per_token"]),
+            *(ms(cell["end_to_end_s"][n]) for n in lengths),
+            f"{cell['peak_bytes'] / 2**20:,.4g}",
+        )
+        for cell in cells
+    ]
+    answers = (f"{n} tokens, ms" for n in lengths)
+    head = ("method", "keep", "batch", "prefill, ms", "× bare", "× limit", "first token, ms")
+    return table((*head, "per further token, ms", *answers, "peak MiB"), rows)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

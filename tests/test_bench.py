@@ -159,7 +159,9 @@ def test_a_whole_bench():
         assert len(timed) == (0 if key[0] == BARE else 3)
     assert all("ttft_s" not in row for row in found["cells"] if row["idle"])
     assert not foveate.is_compressed(measured.model)
-    assert [type(t).__name__ for t in tables(found, str)] == ["Table", "Table", "str"]
+    assert [type(t).__name__ for t in tables(found, str)] == ["Table", "Table", *["str"] * 3]
+    assert found["limits"].keys() == {"idle_before", "idle_inside"}
+    assert found["limits"]["idle_before"]["pairs"] == 2
 
 
 def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
@@ -183,12 +185,13 @@ def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
-def test_cells_of_another_run_are_not_taken_over(tmp_path):
-    out = tmp_path / "r.json"
+def test_cells_of_another_run_are_neither_taken_over_nor_lost(tmp_path):
     partial = tmp_path / "r.json.partial"
-    write(partial, dumps({"key": {"seed": 7}, "cells": {"stride 4 × 1": {"stale": True}}}))
-    found = bench(subject(), [Cell("stride", 4, 1)], None, out)
-    assert found["resumed"] == 0 and found["cells"][0]["tokens"] == 4
+    text = dumps({"key": {"seed": 7}, "cells": {"stride 4 × 1": {"stale": True}}})
+    write(partial, text)
+    with pytest.raises(FileExistsError, match=r"1 finished cells .* seed"):
+        bench(subject(), [Cell("stride", 4, 1)], None, tmp_path / "r.json")
+    assert partial.read_text() == text
 
 
 def test_a_cell_the_model_cannot_carry_out_is_left_out_and_says_why():

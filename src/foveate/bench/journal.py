@@ -13,8 +13,8 @@ from foveate.provenance import dumps, write
 class Journal:
     """What is finished of a benchmark that writes `out`: a killed one goes on where it stopped.
 
-    key: everything that makes two runs the same; cells of another run are not taken over. `out` itself
-    is written once, whole, at the end. Without `out` nothing is kept.
+    key: everything that makes two runs the same. `out` itself is written once, whole, at the end.
+    Without `out` nothing is kept. Raises FileExistsError rather than overwrite another run's cells.
     """
 
     def __init__(self, out: Path | None, key: Mapping[str, Any]):
@@ -23,9 +23,18 @@ class Journal:
         self.cells: dict[str, dict[str, Any]] = {}
         if self.out is not None and self.partial.exists():
             found = json.loads(self.partial.read_text(encoding="utf-8"))
-            if found["key"] == self.key:
-                self.cells = found["cells"]
+            self._check(found)
+            self.cells = found["cells"]
         self.resumed = len(self.cells)
+
+    def _check(self, found: Mapping[str, Any]) -> None:
+        names = [*self.key, *found["key"]]
+        other = [n for n in dict.fromkeys(names) if found["key"].get(n) != self.key.get(n)]
+        if other:
+            raise FileExistsError(
+                f"{self.partial} holds {len(found['cells'])} finished cells of a run that differs in "
+                f"{', '.join(other)}: finish that one, remove the file, or write elsewhere"
+            )
 
     @property
     def partial(self) -> Path:

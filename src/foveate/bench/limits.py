@@ -17,6 +17,13 @@ from foveate.hosts.attach import compress, is_compressed
 
 # What the host may cost at 25 % kept: a median for the first two, the lower 95 % bound for the idle ones.
 BARS = {"before": 1.05, "inside": 1.05, "idle_before": 1.02, "idle_inside": 1.02}
+# Shown by the cells of methods that do next to nothing themselves: (method, keep, idle).
+JUDGED = {
+    "before": ("stride", 0.25, False),
+    "inside": ("fastv", 0.25, False),
+    "idle_before": ("stride", 1.0, True),
+    "idle_inside": ("fastv", 1.0, True),
+}
 
 
 def prefill_ratio(
@@ -68,6 +75,16 @@ def ideal(prefills: Mapping[int, Sequence[Timing]], layers: Sequence[int]) -> li
         Timing(*(sum(w * t for w, t in zip(share.values(), one, strict=True)) for one in parts))
         for parts in (zip(*timings, strict=True) for timings in rounds)
     ]
+
+
+def judged(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The ratios to the limit that say what the host costs, with their bars, at the first batch size."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, wanted in JUDGED.items():
+        for cell in cells:
+            if (cell["method"], cell["keep"], cell["idle"]) == wanted and "to_limit" in cell:
+                found.setdefault(name, {**cell["to_limit"], "bar": BARS[name]})
+    return found
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -14,6 +14,12 @@ LIMIT = (
     "× bare, × limit: ratios within a round, medians with one-sided 95 % bounds. The limit is the bare "
     "model on physically short prompts, each with the weight of the layers that see as many tokens."
 )
+WHAT = {
+    "before": "what the host costs, dropping before the language model (stride at 0.25, × limit)",
+    "inside": "what the host costs, dropping inside it (fastv at 0.25, × limit)",
+    "idle_before": "attached before and keeping all, × bare",
+    "idle_inside": "attached inside and keeping all, × bare",
+}
 Si = Callable[[float], str]
 
 
@@ -27,6 +33,8 @@ def tables(result: Mapping[str, Any], si: Si) -> Iterator[Table | str]:
     if cells and result["effort"] is not None:
         yield timed(cells, f"{about}: medians for the batch", si)
         yield LIMIT
+        for name, limit in result["limits"].items():
+            yield f"{WHAT[name]}: {ratio(limit)}, bar {limit['bar']}"
 
 
 def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from foveate.bench.clock import Advance
 from foveate.bench.count import Paper, counts, text_columns
 from foveate.bench.journal import Journal
-from foveate.bench.limits import bare
+from foveate.bench.limits import bare, judged
 from foveate.bench.measure import Effort, measure
 from foveate.compressor import Compressor
 from foveate.methods import METHODS
@@ -123,6 +123,7 @@ def bench(
         **about,
         "effort": effort and asdict(effort),
         "cells": rows,
+        "limits": judged(rows),
         "left_out": skipped,
         "resumed": journal.resumed,
         "run": circumstances,

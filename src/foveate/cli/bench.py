@@ -62,7 +62,10 @@ def bench(
         effort = None if count_only else room.Effort(pairs, rounds, tuple(lengths))
         subject = _subject(model, dtype, device, seed, effort, max(batches))
         with output.progress(room.ticks(cells, effort), "rounds") as advance:
-            result = room.bench(subject, cells, effort, out, seed, advance, skipped)
+            try:
+                result = room.bench(subject, cells, effort, out, seed, advance, skipped)
+            except FileExistsError as error:
+                raise Wrong(f"--out: {error}") from error
         if json:
             emit(result)
     if result["resumed"]:
