@@ -1,0 +1,235 @@
+"""When something breaks in the middle of a call, and when many call at once."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from families import MIXED, ONE, SHORT, TWO
+from probes import Asked, Ragged
+
+import foveate
+from foveate import Chain, FastV, Pool, Random, Stride
+
+ATTACHED = {
+    "stride": lambda: Stride(4),
+    "ragged": lambda: Ragged(),
+    "three cuts": lambda: Chain(Stride(12), FastV(0.5, layer=1), Pool(2, layer=3)),
+}
+
+
+@pytest.fixture(params=ATTACHED)
+def method(request):
+    return ATTACHED[request.param]()
+
+
+class BrokenError(Exception):
+    """What no library raises."""
+
+
+class Fuse:
+    """A hook that fails at its n-th call."""
+
+    def __init__(self, at: int = 1):
+        self.left = at
+
+    def __call__(self, *_):
+        self.left -= 1
+        if self.left == 0:
+            raise BrokenError
+
+
+def decoder(model):
+    return getattr(model.model, "language_model", None) or model.model.text_model
+
+
+def tower(model):
+    names = ("vision_tower", "vision_model", "visual", "image_tower")
+    return next(m for n in names if (m := getattr(model.model, n, None)) is not None)
+
+
+PLACES = {
+    "the tower": tower,
+    "the compressor": lambda m: m.model.visual_compressor.parts()[-1],
+    "the first layer": lambda m: decoder(m).layers[0],
+    "the layer before a cut": lambda m: decoder(m).layers[2].self_attn,
+    "the last layer": lambda m: decoder(m).layers[-1].mlp,
+    "the head": lambda m: m.lm_head,
+}
+
+
+def answers(model, inputs) -> tuple:
+    """Logits and a text."""
+    with torch.no_grad():
+        text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        return model(**inputs).logits, text
+
+
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def leftovers(model) -> dict:
+    """What a call could leave behind, by module."""
+    return {
+        name: (
+            type(m),
+            len(m._forward_pre_hooks),
+            len(m._forward_hooks),
+            sorted(m.__dict__),
+            id(getattr(m, "config", None)),
+        )
+        for name, m in model.named_modules()
+    }
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_call_after_a_failure_is_right(model, family, method, place):
+    inputs, other = family.inputs((ONE, TWO)), family.inputs((SHORT, ONE), seed=5)
+    bare = answers(model, inputs)
+    before = leftovers(model)
+    foveate.compress(model, method)
+    want, elsewhere = answers(model, inputs), answers(model, other)
+    attached = leftovers(model)
+    broken = PLACES[place](model)
+    calls = {
+        "forward": lambda: model(**inputs),
+        "generate": lambda: model.generate(**inputs, max_new_tokens=4, do_sample=False),
+        "base": lambda: model.model(**inputs),
+    }
+    for name, call in calls.items():
+        if place == "the head" and name == "base":
+            continue
+        handle = broken.register_forward_hook(Fuse())
+        with pytest.raises(BrokenError):
+            call()
+        handle.remove()
+        assert leftovers(model) == attached
+        assert same(answers(model, other), elsewhere) and same(answers(model, inputs), want)
+    foveate.restore(model)
+    assert leftovers(model) == before
+    assert same(answers(model, inputs), bare)
+
+
+@pytest.mark.parametrize("place", ["the first layer", "the last layer"])
+def test_a_failure_while_decoding(model, family, method, place):
+    """The third token fails: prefill and cache were there already."""
+    inputs = family.inputs((ONE, TWO))
+    foveate.compress(model, method)
+    want = answers(model, inputs)
+    handle = PLACES[place](model).register_forward_hook(Fuse(at=3))
+    with pytest.raises(BrokenError):
+        model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    handle.remove()
+    assert same(answers(model, inputs), want)
+
+
+def test_a_failure_in_the_backward_pass(model, family, method):
+    inputs = family.inputs((ONE, TWO))
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = inputs["input_ids"][:, -2:]
+    foveate.compress(model, method)
+
+    def step():
+        model.zero_grad()
+        loss = model(**inputs, labels=labels).loss
+        loss.backward()
+        return [loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+    want = step()
+    handle = decoder(model).layers[1].register_full_backward_hook(Fuse())
+    with pytest.raises(BrokenError):
+        step()
+    handle.remove()
+    assert same(step(), want)
+
+
+def test_a_failed_trace_ends(model, family):
+    inputs = family.inputs((ONE,))
+    foveate.compress(model, Stride(4))
+    handle = decoder(model).layers[0].register_forward_hook(Fuse())
+    with pytest.raises(BrokenError), foveate.trace(model) as seen:
+        model(**inputs)
+    handle.remove()
+    model(**inputs)
+    assert seen.steps == [] and model.model.visual_attachment.traces == []
+
+
+def test_six_threads_at_once(model, family, method):
+    """Each with prompts of its own, over and over, equal to one after another."""
+    foveate.compress(model, method)
+    choices = [(ONE,), (SHORT, ONE), (TWO,), MIXED, (ONE, TWO), (SHORT,)]
+    batches = [family.inputs(p, seed=s) for s, p in enumerate(choices)]
+    options = {"max_new_tokens": 4, "do_sample": False}
+    want = [model.generate(**b, **options) for b in batches]
+    got, start = [[] for _ in batches], threading.Barrier(6)
+
+    def work(i):
+        start.wait()
+        for _ in range(3):
+            got[i].append(model.generate(**batches[i], **options))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(
+        len(g) == 3 and all(torch.equal(x, w) for x in g) for g, w in zip(got, want, strict=True)
+    )
+
+
+def test_one_thread_fails_and_five_do_not_notice(model, family, method):
+    foveate.compress(model, method)
+    batches = [family.inputs((ONE, SHORT), seed=s) for s in range(6)]
+    options = {"max_new_tokens": 4, "do_sample": False}
+    want = [model.generate(**b, **options) for b in batches]
+    batches[0]["pixel_values"] = batches[0]["pixel_values"][:0]
+    got: list = [None] * 6
+
+    def work(i):
+        for _ in range(3):
+            try:
+                got[i] = model.generate(**batches[i], **options)
+            except Exception as error:
+                got[i] = error
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert isinstance(got[0], Exception)
+    assert all(torch.equal(g, w) for g, w in zip(got[1:], want[1:], strict=True))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
+def test_copies_answer_alike_and_alone(model, family, method, how):
+    inputs = family.inputs((ONE, TWO))
+    foveate.compress(model, method)
+    # Pickled before the first call: transformers' own lazy hooks do not pickle.
+    other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
+    want = answers(model, inputs)
+    assert same(answers(other, inputs), want)
+    foveate.compress(other, Random(2))  # what happens to the copy does not happen to the original
+    assert same(answers(model, inputs), want) and not same(answers(other, inputs), want)
+    foveate.restore(model)
+    assert foveate.is_compressed(other) and not foveate.is_compressed(model)
+
+
+def test_a_copy_of_a_used_model(model, family):
+    """After calls, with the hooks transformers left behind."""
+    inputs = family.inputs((ONE, TWO))
+    foveate.compress(
+        model, Chain(Asked(), FastV(3, layer=2)) if family.name == "llava" else FastV(3)
+    )
+    want = answers(model, inputs)
+    other = copy.deepcopy(model)
+    assert same(answers(other, inputs), want)
+    foveate.restore(other)
+    bare = family.model(model.config._attn_implementation)
+    assert same(answers(other, inputs), answers(bare, inputs))
+    assert same(answers(model, inputs), want)
