@@ -21,7 +21,9 @@ ATTACHED = {
 }
 
 
-@pytest.fixture(params=ATTACHED)
+@pytest.fixture(
+    params=[pytest.param(n, marks=pytest.mark.slow if n != "three cuts" else ()) for n in ATTACHED]
+)
 def method(request):
     return ATTACHED[request.param]()
 
