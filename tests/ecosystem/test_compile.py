@@ -1,0 +1,130 @@
+"""torch.compile: the same numbers as eager mode, whatever the number of graphs.
+
+How many graphs there are is measured, not asserted: recipes/compile_graphs.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from families import ONE, TWO
+
+import foveate
+from foveate import Chain, FastV, Stride
+
+pytestmark = [
+    pytest.mark.slow,
+    # Of torch itself, when it compiles code of its own that it has deprecated.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    # Where a graph ends, told once for each reason.
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`"),
+    pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace"),
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf"),
+]
+METHODS = {
+    "stride": lambda: Stride(4),
+    "fastv": lambda: FastV(0.25, layer=2),
+    "both": lambda: Chain(Stride(10), FastV(0.5, layer=2)),
+}
+NAMES = [pytest.param(n, marks=pytest.mark.full if n != "both" else ()) for n in METHODS]
+BACKENDS = [
+    "aot_eager",
+    pytest.param(
+        "inductor",
+        marks=[
+            pytest.mark.full,
+            pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler"),
+        ],
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def logits(model, inputs):
+    with torch.no_grad():
+        return model(**inputs).logits
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_is_eager(family, name, backend):
+    model = foveate.compress(family.model(), METHODS[name]())
+    batches = [family.inputs((ONE, TWO), seed=s) for s in (1, 2)]
+    want = [logits(model, b) for b in batches]
+    counts = foveate.last_counts(model)
+    compiled = torch.compile(model, backend=backend)
+    for batch, expected in zip(batches, want, strict=True):
+        torch.testing.assert_close(logits(compiled, batch), expected, atol=2e-5, rtol=1e-4)
+    assert foveate.last_counts(compiled) == counts
+    assert not torch.allclose(want[0], want[1])
+    # The same weights, bare again: a compiled call may not remember the compressor.
+    foveate.restore(model)
+    torch._dynamo.reset()
+    bare = logits(family.model(), batches[0])
+    torch.testing.assert_close(logits(compiled, batches[0]), bare, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.full
+def test_compiled_gradients_are_eager_ones(family, name):
+    batch = family.inputs((ONE, TWO))
+    labels = torch.full_like(batch["input_ids"], -100)
+    labels[:, -2:] = batch["input_ids"][:, -2:]
+    found = []
+    for backend in (None, "aot_eager"):
+        model = foveate.compress(family.model(), METHODS[name]()).train()
+        run = torch.compile(model, backend=backend) if backend else model
+        loss = run(**batch, labels=labels).loss
+        loss.backward()
+        found.append((loss, {n: p.grad for n, p in model.named_parameters()}))
+    (want, grads), (got, again) = found
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+    for n, grad in grads.items():
+        if grad is not None:
+            torch.testing.assert_close(again[n], grad, atol=2e-5, rtol=1e-3, msg=n)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layers_compiled_one_by_one(family, name):
+    """Regional compilation: hooks stay outside of what is compiled."""
+    model = foveate.compress(family.model(), METHODS[name]())
+    inputs = family.inputs((ONE, TWO))
+    want = logits(model, inputs)
+    text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    base = model.model
+    decoder = getattr(base, "language_model", None) or base.text_model
+    for layer in decoder.layers[1:3]:  # the cut of METHODS lies between these
+        layer.forward = torch.compile(layer.forward, backend="aot_eager")
+    torch.testing.assert_close(logits(model, inputs), want, atol=2e-5, rtol=1e-4)
+    assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_decoding_on_a_static_cache(family, name):
+    """What `cache_implementation="static"` compiles on a GPU, with a backend that a CPU has."""
+    from transformers import CompileConfig
+
+    model = foveate.compress(family.model(), METHODS[name]())
+    inputs = family.inputs((ONE, TWO))
+    options = {"max_new_tokens": 6, "do_sample": False}
+    more = {"return_dict_in_generate": True, "output_logits": True}
+    want = model.generate(**inputs, **options, **more)
+    config = CompileConfig(backend="aot_eager", fullgraph=False)
+    config._compile_all_devices = True  # transformers leaves the CPU out otherwise
+    static = {"cache_implementation": "static", "compile_config": config}
+    got = model.generate(**inputs, **options, **more, **static)
+    assert got.past_key_values.is_compileable
+    assert hasattr(model, "_compiled_call")  # it was the compiled one that answered
+    assert torch.equal(got.sequences, want.sequences)
+    torch.testing.assert_close(
+        torch.stack(got.logits), torch.stack(want.logits), atol=2e-5, rtol=1e-4
+    )
