@@ -32,16 +32,19 @@ class Ragged(Compressor):
 
 
 class Asked(Compressor):
-    """Keeps the tokens most like the instruction; stands in the projector's place, with weights."""
+    """Keeps the tokens most like the instruction; with weights, in the projector's place.
 
-    site = Site(Tower.projector)
+    Without a width it stands behind a projector that does not take tokens one by one.
+    """
+
     needs = frozenset({"text", "text_mask"})
 
-    def __init__(self, width: int = 32, out: int = 64, keep: int = 5):
+    def __init__(self, width: int | None = 32, out: int = 64, keep: int = 5):
         super().__init__()
-        self.keep = keep
+        self.width, self.keep = width, keep
+        self.site = language(0) if width is None else Site(Tower.projector)
         torch.manual_seed(4)
-        self.project = nn.Linear(width, out)
+        self.project = nn.Linear(width or out, out)
 
     def forward(self, tokens, context):
         tokens = tokens.carry(self.project(tokens.x))
@@ -51,11 +54,7 @@ class Asked(Compressor):
         return tokens.where(top(score, self.keep, tokens.valid))
 
     def arguments(self):
-        return {
-            "width": self.project.in_features,
-            "out": self.project.out_features,
-            "keep": self.keep,
-        }
+        return {"width": self.width, "out": self.project.out_features, "keep": self.keep}
 
 
 class PromptRows(Compressor):

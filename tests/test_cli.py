@@ -121,7 +121,7 @@ def test_a_layer_the_model_does_not_have(capsys, files, tiny):
         (["compare", "--limit", "0"], "limit"),
         (["eval", "--task", "vqa"], "unknown task"),
         (["bench", "--methods", "fastvv"], "nearest: fastv"),
-        (["bench", "--keep", "0"], "keep=0"),
+        (["bench", "--keeps", "0"], "keep=0"),
     ],
 )
 def test_other_mistakes(capsys, command, says):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import IMAGE, LAYERS, MIXED, ONE, SHORT, TEXT, TOUCHING, TWO
-from oracle import reference, seen_columns
+from families import LAYERS, ONE, SHORT, TEXT, TOUCHING, TWO
+from oracle import plans, reference, seen_columns
 from probes import SELECT, Asked, PromptRows, Ragged, Replay
 
 import foveate
 from foveate import Chain, DivPrune, FastV, Pool, Random, Stride, VisionZip
+from foveate.hosts import traits
 from foveate.hosts.attach import POSITIONS
 
 TOLERANCE = 1e-5  # of the logits' scale
@@ -41,6 +42,15 @@ EVERY = FOLLOWED | {
 }
 
 
+def every(name, family):
+    """A method by name; what stands before the projector stands behind it where that merges tokens."""
+    width = family.projected
+    if name in ("visionzip", "early and inside") and width is None:
+        zipped = VisionZip(6 if name == "visionzip" else 8, projected=True)
+        return zipped if name == "visionzip" else Chain(zipped, Pool(2, layer=3))
+    return Asked(width) if name == "asked" else EVERY[name]()
+
+
 def close(got, want, tolerance=TOLERANCE):
     assert torch.isfinite(got).all()
     error = (got - want).abs().max() / want.abs().max()
@@ -55,12 +65,15 @@ def traced(model, inputs, **more):
 
 @pytest.mark.parametrize("name", SELECT)
 def test_keeping_all_is_the_model_untouched(model, family, name):
-    for prompts in ((ONE,), MIXED):
+    for prompts in ((ONE,), *family.batches().values()):
         inputs = family.inputs(prompts)
         with torch.no_grad():
             want = model(**inputs).logits
             text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-            with foveate.compressed(model, SELECT[name]()):
+            method = SELECT[name]()
+            if name == "visionzip" and family.projected is None:
+                method = VisionZip(1.0, projected=True)
+            with foveate.compressed(model, method):
                 assert torch.equal(model(**inputs).logits, want)
                 assert torch.equal(
                     model.generate(**inputs, max_new_tokens=4, do_sample=False), text
@@ -71,64 +84,62 @@ def test_keeping_all_is_the_model_untouched(model, family, name):
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_dropping_is_masking(model, family, name, padding, positions):
-    inputs = family.inputs(MIXED, padding)
-    with torch.no_grad():
-        foveate.compress(model, FOLLOWED[name](), positions)
-        got, steps = traced(model, inputs)
-        foveate.restore(model)
-        want = reference(model, inputs, steps, positions == "renumbered").logits
-    real = inputs["attention_mask"].bool() & seen_columns(inputs["input_ids"], IMAGE, steps)
-    assert len(steps) == len(EVERY[name]().parts())
-    close(got.logits[real], want[real])
+    for prompts in family.batches().values():
+        inputs = family.inputs(prompts, padding)
+        stands = family.stands(prompts, inputs["input_ids"])
+        with torch.no_grad():
+            foveate.compress(model, FOLLOWED[name](), positions)
+            got, steps = traced(model, inputs)
+            foveate.restore(model)
+            want = reference(model, stands, inputs, steps, positions == "renumbered").logits
+        assert len(steps) == len(every(name, family).parts())
+        seen = seen_columns(stands, inputs, steps)
+        close(got.logits[seen], want[seen])
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("name", FOLLOWED)
 def test_cached_decoding_is_masking_too(model, family, name, positions):
-    inputs = family.inputs((ONE, SHORT, TWO, TEXT))
-    length = inputs["input_ids"].shape[1]
-    with torch.no_grad():
-        foveate.compress(model, FOLLOWED[name](), positions)
-        with foveate.trace(model) as seen:
-            out = model.generate(
-                **inputs,
-                max_new_tokens=5,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        foveate.restore(model)
-        ids = out.sequences[:, :-1]
-        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, 4), value=1)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        whole = {**inputs, "input_ids": ids, "attention_mask": mask, "position_ids": position}
-        want = reference(model, whole, seen.steps, positions == "renumbered").logits[
-            :, length - 1 :
-        ]
-    close(torch.stack(out.logits, dim=1), want)
+    for prompts in family.batches().values():
+        inputs = family.inputs(prompts)
+        length = inputs["input_ids"].shape[1]
+        with torch.no_grad():
+            foveate.compress(model, FOLLOWED[name](), positions)
+            with foveate.trace(model) as seen:
+                out = model.generate(
+                    **inputs,
+                    max_new_tokens=5,
+                    do_sample=False,
+                    return_dict_in_generate=True,
+                    output_logits=True,
+                )
+            foveate.restore(model)
+            whole = family.longer(inputs, out.sequences[:, :-1])
+            whole |= family.positions(whole)
+            stands = family.stands(prompts, whole["input_ids"][:, :length])
+            want = reference(model, stands, whole, seen.steps, positions == "renumbered").logits
+        close(torch.stack(out.logits, dim=1), want[:, length - 1 :])
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("name", EVERY)
 def test_a_batch_is_each_prompt_alone(model, family, name, positions):
-    """Left and right padding, two images, touching images, text only; prefill, and decoding."""
-    prompts = MIXED
-    foveate.compress(model, EVERY[name](), positions)
-    with torch.no_grad():
-        for padding in ("left", "right"):
-            inputs = family.inputs(prompts, padding)
-            # Positions as generate counts them: a padded row's are those of the prompt alone.
-            inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-            together = model(**inputs).logits
+    """Left and right padding, two images, touching images, videos, text only; prefill, and decoding."""
+    foveate.compress(model, every(name, family), positions)
+    for prompts in family.batches().values():
+        with torch.no_grad():
+            for padding in ("left", "right"):
+                inputs = family.inputs(prompts, padding)
+                together = model(**inputs, **family.positions(inputs)).logits
+                for i in range(len(prompts)):
+                    alone = family.single(inputs, prompts, i)
+                    real = inputs["attention_mask"][i].bool()
+                    close(together[i, real], model(**alone).logits[0], 2e-5)
+            inputs = family.inputs(prompts)
+            together = generated(model, inputs, 4)
             for i in range(len(prompts)):
-                alone = family.single(inputs, prompts, i)
-                real = inputs["attention_mask"][i].bool()
-                close(together[i, real], model(**alone).logits[0], 2e-5)
-        inputs = family.inputs(prompts)
-        together = generated(model, inputs, 4)
-        for i in range(len(prompts)):
-            alone = generated(model, family.single(inputs, prompts, i), 4)
-            close(together[i], alone[0], 2e-5)
+                alone = generated(model, family.single(inputs, prompts, i), 4)
+                close(together[i], alone[0], 2e-5)
 
 
 def generated(model, inputs, n, **more):
@@ -158,27 +169,28 @@ def test_sixteen_ragged_prompts_are_each_alone(model, family):
 def test_before_the_language_model_is_a_shorter_prompt(model, family, name):
     """Renumbered, what is left is a prompt like any other, with the kept features in it."""
     inputs = family.inputs((ONE,))
+    stands = family.stands((ONE,), inputs["input_ids"])
     with torch.no_grad():
-        foveate.compress(model, EVERY[name](), positions="renumbered")
+        foveate.compress(model, every(name, family), positions="renumbered")
         captured = {}
-        decoder = model.model.language_model
+        decoder = traits.decoder_of(model.model)
         hook = decoder.register_forward_pre_hook(
-            lambda m, a, k: captured.update(embeds=k["inputs_embeds"]), with_kwargs=True
+            lambda m, a, k: captured.update(k), with_kwargs=True
         )
-        got, steps = traced(model, inputs)
+        got, steps = traced(model, inputs, use_cache=False)
         hook.remove()
         foveate.restore(model)
-        kept = int(steps[-1].after[0])
-        embeds = captured["embeds"]
-        assert embeds.shape[1] == inputs["input_ids"].shape[1] - family.patches + kept
-        want = model.lm_head(decoder(inputs_embeds=embeds).last_hidden_state)
+        left = plans(stands, inputs["attention_mask"], steps)[0].visible.sum()
+        assert captured["inputs_embeds"].shape[1] == left
+        short = {k: v for k, v in captured.items() if k not in ("position_ids", "visual_flow")}
+        want = model.lm_head(decoder(**short).last_hidden_state)
     close(got.logits[:, -6:], want[:, -6:])
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_cached_decoding_is_recomputing(model, family, name):
     inputs = family.inputs((ONE, SHORT, TWO))
-    foveate.compress(model, EVERY[name]())
+    foveate.compress(model, every(name, family))
     with torch.no_grad():
         cached, fresh = (generated(model, inputs, 4, use_cache=use) for use in (True, False))
     close(cached, fresh, 2e-5)
@@ -188,7 +200,7 @@ def test_cached_decoding_is_recomputing(model, family, name):
 @pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged"])
 def test_static_cache(model, family, name, positions):
     inputs = family.inputs((ONE, SHORT))
-    foveate.compress(model, EVERY[name](), positions)
+    foveate.compress(model, every(name, family), positions)
     with torch.no_grad():
         want = generated(model, inputs, 4)
         got = generated(model, inputs, 4, cache_implementation="static", disable_compile=True)
@@ -199,7 +211,7 @@ def test_static_cache(model, family, name, positions):
 def test_beams_and_samples(model, family, name):
     """Three equal beams of one prompt start as that prompt; a beam's text is that of greedy steps."""
     inputs = family.inputs((ONE, TWO))
-    foveate.compress(model, EVERY[name]())
+    foveate.compress(model, every(name, family))
     with torch.no_grad():
         with foveate.trace(model) as seen:
             out = model.generate(
@@ -212,9 +224,8 @@ def test_beams_and_samples(model, family, name):
             )
         assert len(seen.steps[0].owner) == 3  # images, not images × beams
         # A beam's score is the sum of its log-probabilities: compute them again on the greedy path.
-        long = {**inputs, "input_ids": out.sequences}
-        long["attention_mask"] = torch.nn.functional.pad(inputs["attention_mask"], (0, 4), value=1)
-        long["position_ids"] = (long["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        long = family.longer(inputs, out.sequences)
+        long |= family.positions(long)
         long["instruction_mask"] = inputs["attention_mask"]
         logits = model(**long).logits[:, -5:-1].log_softmax(-1)
         total = logits.gather(2, out.sequences[:, -4:, None]).sum((1, 2))
@@ -235,19 +246,18 @@ def test_beams_and_samples(model, family, name):
 def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts):
     """Whole conversation or only what is new: both are the conversation recomputed."""
     inputs = family.inputs(prompts)
-    foveate.compress(model, EVERY[name](), positions)
+    foveate.compress(model, every(name, family), positions)
     with torch.no_grad():
         first = model.generate(
             **inputs, max_new_tokens=3, do_sample=False, return_dict_in_generate=True
         )
         asked = torch.randint(3, 90, (len(prompts), 4))
         ids = torch.cat([first.sequences, asked], dim=1)
-        added = ids.shape[1] - inputs["input_ids"].shape[1]
-        mask = torch.nn.functional.pad(inputs["attention_mask"], (0, added), value=1)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        fresh = {**inputs, "input_ids": ids, "attention_mask": mask, "position_ids": position}
+        fresh = family.longer(inputs, ids)
+        fresh |= family.positions(fresh)
         want = model(**fresh, instruction_mask=inputs["attention_mask"]).logits[:, -1]
-        turn = {"input_ids": ids, "attention_mask": mask, "past_key_values": first.past_key_values}
+        turn = {name: fresh[name] for name in ("input_ids", "attention_mask")}
+        turn["past_key_values"] = first.past_key_values
         close(generated(model, turn, 1)[:, 0], want, 2e-5)
 
 
@@ -256,34 +266,36 @@ def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts
 def test_a_second_turn_of_unequal_questions(model, family, name, shorter):
     """Padding between the turns, in the first row or in another, is not taken for text."""
     inputs = family.inputs((SHORT, ONE))
-    inputs["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    foveate.compress(model, Stride(1.0) if name == "keep all" else EVERY[name]())
+    inputs |= family.positions(inputs)
+    foveate.compress(model, Stride(1.0) if name == "keep all" else every(name, family))
     asked = torch.randint(3, 90, (2, 5), generator=torch.Generator().manual_seed(2))
     new = torch.ones_like(asked)
     new[shorter, :2] = asked[shorter, :2] = 0
     ids = torch.cat([inputs["input_ids"], asked], dim=1)
     mask = torch.cat([inputs["attention_mask"], new], dim=1)
+    fresh = family.longer(inputs, ids) | {"attention_mask": mask}
+    fresh |= family.positions(fresh)
     with torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
         turn = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
         got = generated(model, turn, 2)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        fresh = {**inputs, "input_ids": ids, "attention_mask": mask, "position_ids": position}
         want = model(**fresh, instruction_mask=inputs["attention_mask"]).logits[:, -1]
     close(got[:, 0], want, 2e-5)
 
 
 def test_cache_length_per_layer_is_what_was_computed(model, family):
     inputs = family.inputs((ONE,))
-    S = inputs["input_ids"].shape[1]
-    with (
-        foveate.compressed(model, Chain(Stride(12), FastV(6, layer=2), Pool(3, layer=4))),
-        torch.no_grad(),
-    ):
-        cache = model(**inputs, use_cache=True).past_key_values
-        lengths = [layer.keys.shape[2] for layer in cache.layers]
+    stands = family.stands((ONE,), inputs["input_ids"])
+    method = Chain(Stride(12), FastV(6, layer=2), Pool(3, layer=4))
+    with foveate.compressed(model, method), torch.no_grad():
+        out, steps = traced(model, inputs, use_cache=True)
+        lengths = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+        assert [step.after.tolist() for step in steps] == [[12], [6], [2]]
         assert foveate.last_counts(model) == [2]
-    assert lengths == [S - 4, S - 4, S - 10, S - 10, S - 14]
+    left = {
+        k: int(p.visible.sum()) for k, p in plans(stands, inputs["attention_mask"], steps).items()
+    }
+    assert lengths == [left[0], left[0], left[2], left[2], left[4]]
 
 
 @pytest.mark.parametrize("checkpointing", [None, True, False])
@@ -294,9 +306,8 @@ def test_training_loss_and_gradients_are_the_references(
 ):
     inputs = family.inputs((ONE, TEXT, TWO), padding)
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-    labels[labels == IMAGE] = -100
     # Answers come behind every image and a word of instruction; so no row ahead of one is dropped.
-    ahead = (inputs["input_ids"] == IMAGE).flip(1).cumsum(1).flip(1) > 0
+    ahead = (inputs["input_ids"] == family.image_id).flip(1).cumsum(1).flip(1) > 0
     ahead = torch.nn.functional.pad(ahead[:, :-2], (2, 0), value=True)
     starts = torch.nn.functional.pad(inputs["attention_mask"][:, :-1] == 0, (1, 0), value=True)
     labels[ahead | starts] = -100
@@ -304,14 +315,15 @@ def test_training_loss_and_gradients_are_the_references(
     if checkpointing is not None:
         model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
         model.enable_input_require_grads()
-    foveate.compress(model, EVERY[name]())
+    foveate.compress(model, every(name, family))
     got, steps = traced(model, inputs, labels=labels, use_cache=False)
     got.loss.backward()
     grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     foveate.restore(model)
     model.gradient_checkpointing_disable()
-    want = reference(model, inputs, steps, labels=labels)
+    stands = family.stands((ONE, TEXT, TWO), inputs["input_ids"])
+    want = reference(model, stands, inputs, steps, labels=labels)
     want.loss.backward()
     close(got.loss, want.loss)
     bare = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -326,12 +338,13 @@ def test_the_answer_never_reaches_a_compressor(model, family):
     answer = slice(-2, None)
     other = {**inputs, "input_ids": inputs["input_ids"].clone()}
     other["input_ids"][:, answer] = 50
-    for method in (FastV(4), PromptRows(4), Asked()):
+    for method in (FastV(4), PromptRows(4), Asked(family.projected)):
         with foveate.compressed(model, method):
             owners = []
             for batch in (inputs, other):
                 labels = torch.full_like(batch["input_ids"], -100)
                 labels[:, answer] = batch["input_ids"][:, answer]
+                batch = family.answered(batch, labels)
                 owners.append(traced(model, batch, labels=labels)[1][0].owner)
             assert torch.equal(*owners)
 
@@ -345,7 +358,8 @@ def test_a_later_question_does_not_carry_an_earlier_answer(model, family):
         with foveate.compressed(model, method):
             owners = []
             for answer in (7, 60):
-                batch = {**inputs, "input_ids": inputs["input_ids"].clone()}
+                batch = family.answered(inputs, labels)
+                batch["input_ids"] = inputs["input_ids"].clone()
                 batch["input_ids"][:, -4:-2] = answer
                 owners.append(traced(model, batch, labels=labels)[1][0])
             assert torch.equal(owners[0].owner, owners[1].owner)
@@ -354,7 +368,7 @@ def test_a_later_question_does_not_carry_an_earlier_answer(model, family):
 
 def test_the_question_does_reach_it(model, family):
     inputs, owners = family.inputs((ONE,)), []
-    with foveate.compressed(model, Asked()), torch.no_grad():
+    with foveate.compressed(model, Asked(family.projected)), torch.no_grad():
         for word in (5, 60):
             ids = inputs["input_ids"].clone()
             ids[:, -6:] = word
@@ -367,7 +381,7 @@ def test_every_parameter_of_a_compressor_learns_and_the_penalty_counts(model, fa
     inputs = family.inputs((ONE, TWO))
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -2:] = inputs["input_ids"][:, -2:]
-    method = EVERY[name]()
+    method = every(name, family)
     model.train()
     with foveate.compressed(model, method):
         foveate.set_progress(model, 1, 10)
@@ -387,7 +401,7 @@ NARROW = {
     "pool": lambda: Pool(3),
     "pool inside": lambda: Pool(4, layer=2),
     "fastv": lambda: FastV(0.25),
-    "visionzip's dominant half": lambda: VisionZip(5, contextual=0.0),
+    "visionzip's dominant half": lambda: VisionZip(5, contextual=0.0, projected=True),
 }
 
 
@@ -395,8 +409,11 @@ NARROW = {
 def test_bfloat16_stays_near_given_the_same_kept_set(model, family, name):
     inputs = family.inputs((ONE, TWO))
     method = NARROW[name]()
+    real = inputs["attention_mask"].bool()
     with torch.no_grad():
+        bare = model(**inputs).logits[real]
         model.to(torch.bfloat16)
+        own = (model(**inputs).logits[real].float() - bare).norm() / bare.norm()
         foveate.compress(model, method)
         got, steps = traced(model, inputs)
         model.to(torch.float32)
@@ -404,17 +421,19 @@ def test_bfloat16_stays_near_given_the_same_kept_set(model, family, name):
         foveate.compress(model, wide)
         want, again = traced(model, inputs)
     assert torch.equal(steps[0].owner, again[0].owner)
-    real = inputs["attention_mask"].bool()
     error = (got.logits.float() - want.logits)[real].norm() / want.logits[real].norm()
-    assert error <= 2e-2, f"{error:.3f}"
+    # Two of the small models are off by 2e-2 themselves, whoever compresses them.
+    assert error <= max(2e-2, 1.1 * own), f"{error:.4f}, the bare model {own:.4f}"
 
 
 def test_hidden_states_are_short_from_the_cut_on(model, family):
     inputs = family.inputs((ONE,))
     S = inputs["input_ids"].shape[1]
+    stands = family.stands((ONE,), inputs["input_ids"])
     with foveate.compressed(model, FastV(6, layer=2)), torch.no_grad():
-        out = model(**inputs, output_hidden_states=True)
-    assert [h.shape[1] for h in out.hidden_states] == [S, S, S, S - 10, S - 10, S - 10]
+        out, steps = traced(model, inputs, output_hidden_states=True)
+    M = int(plans(stands, inputs["attention_mask"], steps)[2].visible.sum())
+    assert [h.shape[1] for h in out.hidden_states] == [S, S, S, M, M, M]
     assert out.logits.shape[1] == S
     assert len(out.hidden_states) == LAYERS + 1
 
@@ -433,3 +452,19 @@ def test_streaming_writes_the_same_tokens(model, family):
     with foveate.compressed(model, FastV(5)):
         ids = model.generate(**inputs, max_new_tokens=4, do_sample=False, streamer=streamer)
     assert streamer.got == ids[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["stride", "pool inside", "three cuts"])
+def test_plain_forwards_and_generate_count_alike(model, family, name):
+    """A prompt by plain forward without position ids, and the question behind it by generate."""
+    inputs = family.inputs((ONE,))
+    asked = torch.randint(3, 90, (1, 4), generator=torch.Generator().manual_seed(2))
+    ids = torch.cat([inputs["input_ids"], asked], dim=1)
+    fresh = family.longer(inputs, ids)
+    foveate.compress(model, every(name, family))
+    with torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        turn = {"input_ids": ids, "attention_mask": fresh["attention_mask"]}
+        got = generated(model, {**turn, "past_key_values": cache}, 1)[:, 0]
+        want = model(**fresh, instruction_mask=inputs["attention_mask"]).logits[:, -1]
+    close(got, want, 2e-5)

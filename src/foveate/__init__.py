@@ -18,8 +18,9 @@ if TYPE_CHECKING:
         set_progress,
         trace,
     )
+    from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
-    from foveate.loading import from_pretrained
+    from foveate.loading import from_pretrained, support
     from foveate.methods import METHODS, DivPrune, FastV, Identity, Pool, Random, Stride, VisionZip
     from foveate.tokens import VisualTokens
 
@@ -38,7 +39,8 @@ _HOMES = {
         "trace",
     ),
     "foveate.hosts.trace": ("Step", "Trace"),
-    "foveate.loading": ("from_pretrained",),
+    "foveate.hosts.support": ("Support",),
+    "foveate.loading": ("from_pretrained", "support"),
     "foveate.methods": (
         "METHODS",
         "DivPrune",
@@ -67,6 +69,7 @@ __all__ = [
     "Stages",
     "Step",
     "Stride",
+    "Support",
     "Tower",
     "Trace",
     "VisionZip",
@@ -79,6 +82,7 @@ __all__ = [
     "last_counts",
     "restore",
     "set_progress",
+    "support",
     "trace",
 ]
 

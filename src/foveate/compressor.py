@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -118,11 +119,12 @@ class Compressor(nn.Module):
 class Chain(Compressor):
     """Several compressors at one or several sites, in flow order; equal sites keep the given order.
 
-    Raises ValueError if the sites run against the flow.
+    Raises ValueError without links or if the sites run against the flow, TypeError for no compressors.
     """
 
     def __init__(self, *links: Compressor):
         super().__init__()
+        _want_compressors("a chain", links)
         parts = [part for link in links for part in link.parts()]
         sites = [part.site for part in parts]
         if sites != sorted(sites):
@@ -149,6 +151,11 @@ class Stages(Compressor):
 
     def __init__(self, *stages: tuple[float, Compressor]):
         super().__init__()
+        for stage in stages:
+            if not (isinstance(stage, tuple) and len(stage) == 2 and _is_number(stage[0])):
+                raise TypeError(f"a schedule wants stages (end, compressor), got {stage!r}")
+        if stages:
+            _want_compressors("a schedule", [stage for _, stage in stages])
         self.until = [float(until) for until, _ in stages]
         rising = all(a < b for a, b in zip([0.0, *self.until], self.until, strict=False))
         if not stages or not rising or self.until[-1] != 1.0:
@@ -176,3 +183,15 @@ class Stages(Compressor):
     def arguments(self) -> dict[str, Any]:
         """The ends of the stages; the stages hold their own."""
         return {"until": self.until}
+
+
+def _want_compressors(name: str, given: Sequence[Any]) -> None:
+    if not given:
+        raise ValueError(f"{name} of nothing: want at least one compressor")
+    for value in given:
+        if not isinstance(value, Compressor):
+            raise TypeError(f"{name} wants compressors, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

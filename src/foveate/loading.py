@@ -1,7 +1,10 @@
-"""Models that come back from disk with their compressor: where hosts and methods meet."""
+"""Where hosts and methods meet: models back from disk with their compressor, and who works on what."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -9,7 +12,9 @@ from torch import nn
 import foveate.methods
 from foveate.compressor import Compressor
 from foveate.hosts import saving
+from foveate.hosts import support as hosts_support
 from foveate.hosts.attach import compress
+from foveate.hosts.support import Support
 
 
 def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) -> nn.Module:
@@ -23,6 +28,26 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
     known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
     model, method, positions = saving.from_pretrained(path, known, method, **kwargs)
     return compress(model, method, positions)
+
+
+def support(model: nn.Module, method: Compressor | None = None) -> Support | dict[str, Support]:
+    """Which methods work on a model and what is different there: by name, or for one compressor.
+
+    Where a method works with another setting only, its notes say so. The model may be on the meta device.
+    """
+    if method is not None:
+        return hosts_support.support(model, method)
+    return {slug: _supported(model, make) for slug, make in foveate.methods.METHODS.items()}
+
+
+def _supported(model: nn.Module, make: Callable[..., Compressor]) -> Support:
+    found = hosts_support.support(model, make())
+    if found.works or "projected" not in inspect.signature(make).parameters:
+        return found
+    behind = hosts_support.support(model, make(projected=True))
+    if not behind.works:
+        return found
+    return replace(behind, notes=("with projected=True: behind the projector", *behind.notes))
 
 
 def _is_compressor(value: Any) -> bool:

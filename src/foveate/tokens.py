@@ -97,6 +97,10 @@ class VisualTokens:
             )
         return replace(self, x=x)
 
+    def rows(self, index: Tensor) -> VisualTokens:
+        """Some of the rows, or some of them several times. index (B',)."""
+        return replace(self, x=self.x[index], owner=self.owner[index], valid=self.valid[index])
+
     def total(self, value: Tensor) -> Tensor:
         """Sum over the patches of each token. value (B, P, …) → (B, N, …)."""
         owned = (self.owner >= 0).reshape(*self.owner.shape, *[1] * (value.dim() - 2))

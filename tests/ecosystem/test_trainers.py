@@ -207,9 +207,6 @@ def test_trl_trains_a_compressed_model(model, family, tmp_path):
     assert len(noted.counts) == 4 and not same(before, weights(model))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the host does not notice that the fused loss drops the penalty"
-)
 def test_trl_may_not_lose_a_penalty(model, family, tmp_path):
     """Its loss is made of log-probabilities; what a compressor adds to the model's own would be gone."""
     foveate.compress(model.train(), gate())
@@ -218,7 +215,6 @@ def test_trl_may_not_lose_a_penalty(model, family, tmp_path):
         run.compute_loss(model, labelled(family))
 
 
-@pytest.mark.xfail(strict=True, reason="the host keeps quiet where there is no loss to add to")
 def test_a_loss_computed_elsewhere_may_not_lose_a_penalty(model, family, tmp_path):
     """Label smoothing, and any `compute_loss_func`: Trainer takes the labels out of the call."""
     foveate.compress(model.train(), gate())

@@ -3,7 +3,7 @@
 To put a family under contract: one subclass of Family; one line in FAMILIES.
 """
 
-from .family import LAYERS, Family, Visual
+from .family import LAYERS, Family, Stand, Visual
 from .gemma import Gemma3, PaliGemma
 from .llava import Llava, LlavaNext, LlavaOnevision, VideoLlava
 from .mistral3 import Mistral3
@@ -16,6 +16,7 @@ from .prompts import (
     PAD,
     SHORT,
     TEXT,
+    TEXT_IDS,
     TOUCHING,
     TWO,
     VIDEO,
@@ -37,6 +38,7 @@ __all__ = [
     "PAD",
     "SHORT",
     "TEXT",
+    "TEXT_IDS",
     "TOUCHING",
     "TWO",
     "VIDEO",
@@ -55,6 +57,7 @@ __all__ = [
     "Qwen3VL",
     "Qwen25VL",
     "SmolVLM",
+    "Stand",
     "VideoLlava",
     "Visual",
 ]

@@ -8,10 +8,25 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from .prompts import BOS, EOS, IMAGE, ONE, PAD, SHORT, TEXT_IDS, VOCABULARY, Prompt
+from .prompts import (
+    BOS,
+    EOS,
+    IMAGE,
+    MIXED,
+    ONE,
+    PAD,
+    SHORT,
+    TEXT,
+    TEXT_IDS,
+    VIDEO,
+    VIDEO_AND_IMAGE,
+    VOCABULARY,
+    Prompt,
+)
 
 LAYERS = 5
-PER_TOKEN = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids")
+TYPES = ("mm_token_type_ids", "token_type_ids")
+PER_TOKEN = ("input_ids", "attention_mask", *TYPES)
 
 
 @dataclass(frozen=True)
@@ -20,10 +35,26 @@ class Visual:
 
     ids: what it puts into the prompt, placeholders with the markers around them.
     parts: its share of each pixel argument, to be joined along the first dimension.
+    lines: of its placeholders, the rows of patches that a newline embedding follows.
+    images: as how many images compressors see it: frames of a video may be images.
     """
 
     ids: list[int]
     parts: dict[str, Tensor]
+    lines: tuple[range, ...] = ()
+    images: int = 1
+
+
+@dataclass(frozen=True)
+class Stand:
+    """Where an image or video stands: its prompt, the columns of its patches, and its newlines.
+
+    newlines: the column of each, and the patches of the row it closes.
+    """
+
+    prompt: int
+    patches: list[int]
+    newlines: list[tuple[int, range]]
 
 
 class Family:
@@ -40,6 +71,8 @@ class Family:
     takes_video = False
     class_token = False  # whether the vision tower has one
     own_positions = False  # the model counts positions in three dimensions itself
+    projected: int | None = None  # width that the projector reads, where it takes tokens one by one
+    answer_type = 0  # the token type of an answer
     layers = LAYERS
     patches = 16
     around: tuple[list[int], list[int]] = ([], [])
@@ -61,6 +94,8 @@ class Family:
                     p.normal_(0, 0.12)
         model.generation_config.eos_token_id = None
         model.generation_config.pad_token_id = PAD
+        # An answer of placeholders and markers is none.
+        model.generation_config.suppress_tokens = list(range(TEXT_IDS[1], VOCABULARY))
         return model.eval()
 
     def inputs(self, prompts=(ONE, SHORT), padding: str = "left", seed: int = 1) -> dict:
@@ -91,11 +126,47 @@ class Family:
             alone[name] = batch[name][first : first + len(mine)][:, *size]
         return alone
 
+    def longer(self, batch: dict, ids: Tensor) -> dict:
+        """The batch with an answer behind each prompt. ids (B, more than before)."""
+        added = ids.shape[1] - batch["input_ids"].shape[1]
+        pad = torch.nn.functional.pad
+        mask = pad(batch["attention_mask"], (0, added), value=1)
+        types = {n: pad(batch[n], (0, added), value=self.answer_type) for n in TYPES if n in batch}
+        return {**batch, **types, "input_ids": ids, "attention_mask": mask}
+
+    def answered(self, batch: dict, labels: Tensor) -> dict:
+        """The batch where all behind the first label is an answer, as the processor marks it."""
+        types = batch.get("token_type_ids")
+        if types is None or not self.answer_type:
+            return dict(batch)
+        behind = (labels != -100).cumsum(1) > 0
+        return {**batch, "token_type_ids": types.masked_fill(behind, self.answer_type)}
+
     def sizes(self, prompts) -> list[int]:
         """Placeholders of each image and video, in order of appearance in the batch."""
         rows = self.visuals(prompts, torch.Generator())
         placeholders = {self.image_id, self.video_id}
         return [sum(n in placeholders for n in v.ids) for row in rows for v in row]
+
+    def stands(self, prompts, ids: Tensor) -> list[Stand]:
+        """Where the images of a batch stand, and then its videos, as compressors see them. ids (B, S)."""
+        kinds = [kind for kind in (self.image_id, self.video_id) if kind is not None]
+        found: dict[int, list[Stand]] = {kind: [] for kind in kinds}
+        visuals = self.visuals(prompts, torch.Generator())
+        for b, row in enumerate(visuals):
+            for kind, stands in found.items():
+                columns = (ids[b] == kind).nonzero()[:, 0].tolist()
+                for v in (v for v in row if kind in v.ids):
+                    size = v.ids.count(kind) // v.images
+                    for _ in range(v.images):
+                        mine, columns = columns[:size], columns[size:]
+                        stands.append(Stand(b, *apart(mine, v.lines)))
+        return [stand for stands in found.values() for stand in stands]
+
+    def batches(self) -> dict[str, tuple[Prompt, ...]]:
+        """Batches of everything a family can see."""
+        videos = (VIDEO, VIDEO_AND_IMAGE, TEXT)
+        return {"images": MIXED} | ({"videos": videos} if self.takes_video else {})
 
     def positions(self, batch: dict) -> dict:
         """Positions as generate counts them: those of a padded row are those of the row alone."""
@@ -150,6 +221,15 @@ class Family:
     def pixels(self, rows: list[list[Visual]]) -> dict[str, Tensor]:
         """The pixel arguments of a batch; none where there is no image."""
         return {name: joined for name, joined in self.joined(rows).items() if joined.numel()}
+
+
+def apart(columns: list[int], lines: tuple[range, ...]) -> tuple[list, list]:
+    """The columns of patches, and of newlines with the patches of the row in front of each."""
+    ends = {line.stop for line in lines}
+    patches = [c for k, c in enumerate(columns) if k not in ends]
+    before = [sum(end < line.start for end in ends) for line in lines]
+    rows = [range(line.start - n, line.stop - n) for line, n in zip(lines, before, strict=True)]
+    return patches, [(columns[line.stop], row) for line, row in zip(lines, rows, strict=True)]
 
 
 def text(kind: str, **more) -> dict:

@@ -50,6 +50,8 @@ class PaliGemma(Family):
 
     name = "paligemma"
     model_class = PaliGemmaForConditionalGeneration
+    answer_type = 1
+    projected = 32
 
     def config(self) -> PaliGemmaConfig:
         return PaliGemmaConfig(
@@ -66,3 +68,6 @@ class PaliGemma(Family):
 
     def types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"token_type_ids": torch.zeros_like(ids)}
+
+    def positions(self, batch: dict) -> dict:
+        return {"position_ids": super().positions(batch)["position_ids"] + 1}

@@ -36,6 +36,7 @@ class Llava(Family):
     name = "llava"
     model_class = LlavaForConditionalGeneration
     class_token = True
+    projected = 32
 
     def config(self) -> LlavaConfig:
         return LlavaConfig(
@@ -53,11 +54,12 @@ class LlavaNext(Family):
     name = "llava_next"
     model_class = LlavaNextForConditionalGeneration
     class_token = True
-    # Height and width, tiles with the whole image, placeholders: 16, and rows x (columns + 1).
+    projected = 32
+    # Height and width, tiles with the whole image, rows and columns of the joined tiles.
     cuts = (
-        ((20, 60), 3, 16 + 2 * 9),
-        ((64, 64), 5, 16 + 8 * 9),
-        ((60, 16), 3, 16 + 8 * 3),
+        ((20, 60), 3, (2, 8)),
+        ((64, 64), 5, (8, 8)),
+        ((60, 16), 3, (8, 2)),
     )
 
     def config(self) -> LlavaNextConfig:
@@ -70,23 +72,31 @@ class LlavaNext(Family):
         )
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
-        size, tiles, placeholders = self.cuts[n % len(self.cuts)]
+        size, tiles, joined = self.cuts[n % len(self.cuts)]
         parts = {
             "pixel_values": torch.randn(1, tiles, 3, 32, 32, generator=draw),
             "image_sizes": torch.tensor([size]),
         }
-        return Visual([IMAGE] * placeholders, parts)
+        lines = self.lines(*joined)
+        return Visual([IMAGE] * (lines[-1].stop + 1), parts, lines=lines)
+
+    def lines(self, rows: int, columns: int) -> tuple[range, ...]:
+        """Behind the whole image, rows of patches; a newline is the placeholder at the end of each."""
+        starts = (self.patches + row * (columns + 1) for row in range(rows))
+        return tuple(range(start, start + columns) for start in starts)
 
 
-class LlavaOnevision(Family):
+class LlavaOnevision(LlavaNext):
     """LLaVA-OneVision: tiles for an only image, no tiles for several; frames of a video are pooled."""
 
     name = "llava_onevision"
     model_class = LlavaOnevisionForConditionalGeneration
+    class_token = False
+    projected = None  # rows of large images are interpolated behind it
     video_id = VIDEO_ID
     takes_video = True
     # As LlavaNext's, but the second is more than two tiles and shrinks from 8 x 8 to 5 x 5.
-    cuts = (LlavaNext.cuts[0], ((64, 64), 5, 16 + 5 * 6), LlavaNext.cuts[2])
+    cuts = (LlavaNext.cuts[0], ((64, 64), 5, (5, 5)), LlavaNext.cuts[2])
 
     def config(self) -> LlavaOnevisionConfig:
         return LlavaOnevisionConfig(
@@ -99,18 +109,20 @@ class LlavaOnevision(Family):
         )
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
-        size, tiles, placeholders = self.cuts[n % len(self.cuts)]
-        if prompt.images > 1:
-            tiles, placeholders = 1, 16 + 1
+        if prompt.images == 1:
+            return super().image(n, prompt, draw)
         parts = {
-            "pixel_values": torch.randn(1, tiles, 3, 32, 32, generator=draw),
-            "image_sizes": torch.tensor([size]),
+            "pixel_values": torch.randn(1, 1, 3, 32, 32, generator=draw),
+            "image_sizes": torch.tensor([self.cuts[n % len(self.cuts)][0]]),
         }
-        return Visual([IMAGE] * placeholders, parts)
+        whole = range(self.patches)
+        return Visual([IMAGE] * (self.patches + 1), parts, lines=(whole,))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = torch.randn(1, FRAMES, 3, 32, 32, generator=draw)
-        return Visual([VIDEO_ID] * (FRAMES * 4 + 1), {"pixel_values_videos": frames})
+        whole = range(FRAMES * 4)
+        ids = [VIDEO_ID] * (len(whole) + 1)
+        return Visual(ids, {"pixel_values_videos": frames}, lines=(whole,))
 
     def shares(self, row: list[Visual]) -> list[dict]:
         images = sum("pixel_values" in v.parts for v in row)
@@ -126,6 +138,7 @@ class VideoLlava(Family):
     video_id = VIDEO_ID
     takes_video = True
     class_token = True
+    projected = 32
 
     def config(self) -> VideoLlavaConfig:
         return VideoLlavaConfig(

@@ -30,6 +30,7 @@ class InternVL(Family):
     model_class = InternVLForConditionalGeneration
     takes_video = True
     class_token = True
+    projected = 4 * 32
 
     def config(self) -> InternVLConfig:
         vision = tower("internvl_vision", image_size=[32, 32], patch_size=[4, 4])
@@ -50,7 +51,7 @@ class InternVL(Family):
         pixels = torch.randn(FRAMES, 3, 32, 32, generator=draw)
         frame = [START, *[IMAGE] * self.patches, END]
         named = [m for k in range(FRAMES) for m in (NEWLINE, 10, 20 + k, 11, *frame)]
-        return Visual(named[1:], {"pixel_values": pixels})
+        return Visual(named[1:], {"pixel_values": pixels}, images=FRAMES)
 
 
 class SmolVLM(Family):
@@ -64,6 +65,7 @@ class SmolVLM(Family):
     model_class = SmolVLMForConditionalGeneration
     config_class = SmolVLMConfig
     takes_video = True
+    projected = 4 * 32
 
     def config(self) -> SmolVLMConfig | Idefics3Config:
         vision = tower(self.config_class.sub_configs["vision_config"].model_type, patch_size=4)
@@ -86,7 +88,7 @@ class SmolVLM(Family):
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = [m for k in range(FRAMES) for m in (10, 20 + k, *self.tile(GLOBAL), BREAK)]
-        return Visual([30, 31, *frames, NEWLINE], pictures(FRAMES, draw))
+        return Visual([30, 31, *frames, NEWLINE], pictures(FRAMES, draw), images=FRAMES)
 
     def shares(self, row: list[Visual]) -> list[dict[str, torch.Tensor]]:
         none = pictures(0, torch.Generator())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from foveate.cli import arguments, output
 
@@ -16,17 +18,52 @@ FIRST_LINE = re.compile(
 
 
 def methods(
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Say which of them work on this model: a name that `bench` knows, 'embedded', a directory "
+            "or a Hub id. Only its config is read."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List every method: paper, where it acts, trained or not, arguments."""
     from foveate.methods import METHODS
 
     found = [describe(slug, make) for slug, make in METHODS.items()]
+    table = _table
+    if model is not None:
+        output.hush()
+        found, table = _supported(model, found), _support_table
     if json:
         with output.answering() as emit:
             emit(found)
         return
-    output.screen().print(_table(found))
+    output.screen().print(table(found))
+
+
+def _supported(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The descriptions, each with what this model makes of the method."""
+    import foveate
+    from foveate.cli import models
+
+    support = foveate.support(models.skeleton(name))
+    return [{**one, **asdict(support[one["slug"]])} for one in found]
+
+
+def _support_table(found: list[dict[str, Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("method", "works", "acts at", "what to know"):
+        table.add_column(title, no_wrap=title in ("method", "works"), overflow="fold")
+    for row in found:
+        said = "\n".join(filter(None, [row["why"], *row["notes"]]))
+        sites = ", ".join(row["sites"]) if row["slug"] != "identity" else "–"
+        works = "yes" if row["works"] else "no"
+        table.add_row(f"[bold]{row['slug']}[/bold]", works, sites, escape(said))
+    return table
 
 
 def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:

@@ -42,6 +42,21 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
     return Loaded(model, processor, label)
 
 
+def skeleton(name: str = EMBEDDED) -> Any:
+    """The model without its weights, from its config alone. Raises Wrong or Failed as `load` does."""
+    from transformers import AutoConfig
+
+    from foveate.bench import CONFIGS
+    from foveate.hosts import cost
+
+    if name in CONFIGS:
+        return cost.skeleton(CONFIGS[name].config())
+    try:
+        return cost.skeleton(AutoConfig.from_pretrained(_place(name)))
+    except (OSError, ValueError, ImportError) as error:
+        raise Failed(f"cannot read the config of {name}: {_first_line(error)}") from error
+
+
 def _place(name: str) -> str:
     """Where to load from. Raises Wrong for what is neither a model's directory nor a Hub id."""
     if name == EMBEDDED:

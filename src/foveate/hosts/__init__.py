@@ -3,6 +3,8 @@
 attach     compress, restore, and what hangs on the model in between
 hooks      when something is done: the moments of a forward pass
 encode     features out, and what compressors need to see of the vision tower
+grids      where patches stand, and how a tower's tokens merge into them
+rows       images and videos as compressors see them, one row each
 before     before the language model: compressors on, dropped columns out of the prompt
 inside     inside it: the sequence gets shorter before decoder layer K
 later      decoding and later turns on the cache of a compressed prompt
@@ -10,6 +12,8 @@ context    what a compressor may look at: the instruction, never an answer
 glance     the few attention rows and keys that methods ask for
 positions  which columns stay, and what that does to positions, masks and shapes
 flow       what one forward pass, and one generation, know of their visual tokens
+support    whether a compressor can act on a model, and what is different there
+versions   which transformers this is
 traits     what differs between model families, found by attribute
 saving     what a checkpoint says of its compressor
 trace      what became of each image, to look at

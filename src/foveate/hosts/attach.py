@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import encode, glance, hooks, saving, traits
+from foveate.hosts import encode, glance, hooks, saving, traits, versions
 from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,8 +53,8 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     that is compressed already gets the new method instead. Returns the model it was given.
 
     The method becomes part of the model: its weights move to the model's device and dtype and are saved
-    with it, so give each model its own. While compressed, `get_image_features` returns rows made for the
-    compressors (encode.py), which may be wider than the projected features of the bare model.
+    with it, so give each model its own. While a compressor stands before the projector, features that
+    `get_image_features` returns are those that the projector reads.
 
     Raises TypeError for models and methods that are none, ValueError for layers the model does not have
     and unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
@@ -64,7 +64,8 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
     base, whole = traits.base_of(model), traits.unwrapped(model)
-    _check(base, method)
+    versions.check()
+    check(base, method)
     glanced = _glanced(base, method)
     if is_compressed(model):
         restore(model)
@@ -72,8 +73,8 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     base.visual_compressor = _like(method, base).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
-    for module in glanced:
-        glance.tap(module)
+    for module, class_token in glanced.items():
+        glance.tap(module, class_token)
         attachment.tapped.append(module)
     attachment.handles = hooks.register(whole, base, attachment)
     whole.config.visual_compression = saving.describe(method, positions)
@@ -137,8 +138,11 @@ def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
 
     Raises ValueError unless 0 <= step <= max_steps and max_steps >= 1, or if the model is not compressed.
     """
-    if not 0 <= step <= max_steps or max_steps < 1:
-        raise ValueError(f"step={step} of max_steps={max_steps}: want 0 <= step <= max_steps >= 1")
+    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (step, max_steps))
+    if not whole or not 0 <= step <= max_steps or max_steps < 1:
+        raise ValueError(
+            f"step={step!r} of max_steps={max_steps!r}: want ints, 0 <= step <= max_steps >= 1"
+        )
     attachment = _attachment(model)
     attachment.step, attachment.max_steps = step, max_steps
 
@@ -155,17 +159,27 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
     It bears the original's name, so that saved files do, and pickles as "the original, compressed".
     """
 
-    @functools.wraps(cls.get_image_features)
-    def get_image_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        parts = [p for p in self.visual_attachment.acting(self) if hooks.acts_before(p)]
-        return encode.encode(self, cls.get_image_features, parts, *args, **kwargs)
+    def encoding(modality: str) -> Callable[..., Any]:
+        own = getattr(cls, f"get_{modality}_features")
+
+        @functools.wraps(own)
+        def get_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            parts = [p for p in self.visual_attachment.acting(self) if hooks.acts_before(p)]
+            return encode.encode(self, own, modality, parts, *args, **kwargs)
+
+        return get_features
 
     def __reduce_ex__(self: nn.Module, protocol: Any) -> Any:  # noqa: N807
         return _blank, (cls,), self.__dict__.copy()
 
     names = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
-    own = {"get_image_features": get_image_features, "__reduce_ex__": __reduce_ex__}
-    return type(cls.__name__, (cls,), names | own)
+    seeing = {
+        name: encoding(modality)
+        for modality in traits.MODALITIES
+        if hasattr(cls, name := f"get_{modality}_features")
+    }
+    own = {"__reduce_ex__": __reduce_ex__}
+    return type(cls.__name__, (cls,), names | seeing | own)
 
 
 def _blank(cls: type[nn.Module]) -> nn.Module:
@@ -189,7 +203,8 @@ def _attachment(model: nn.Module) -> Attachment:
     return base.visual_attachment
 
 
-def _check(base: nn.Module, method: Compressor) -> None:
+def check(base: nn.Module, method: Compressor) -> None:
+    """Whether a compressor can act on a model; raises what `compress` does if it cannot."""
     _refuse_shards(base)
     layers = len(traits.decoder_of(base).layers)
     for part in method.every():
@@ -208,7 +223,7 @@ def _check(base: nn.Module, method: Compressor) -> None:
                 f"{name} at {part.site} needs {sorted(part.needs & ATTENTION)}: layer >= 1"
             )
         if tower in (Tower.features, Tower.projector):
-            traits.connector_of(base)
+            traits.projector_of(base)
 
 
 def _refuse_shards(base: nn.Module) -> None:
@@ -219,12 +234,14 @@ def _refuse_shards(base: nn.Module) -> None:
         )
 
 
-def _glanced(base: nn.Module, method: Compressor) -> list[nn.Module]:
-    """The attention modules that must show rows."""
-    layers, found = traits.decoder_of(base).layers, []
+def _glanced(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
+    """The attention modules that must show rows, and whether the first is a class token's."""
+    layers, found = traits.decoder_of(base).layers, {}
     for part in method.every():
         if part.needs & {"cls_attention", "keys"}:
-            found.append(traits.attention_of(traits.selected_block(base)))
+            blocks = traits.selected_blocks(base)
+            for tower, block in zip(traits.towers_of(base), blocks, strict=True):
+                found[traits.attention_of(block)] = traits.has_class_token(base, tower)
         if part.needs & ATTENTION:
-            found.append(traits.attention_of(layers[part.site.layer - 1]))
-    return list(dict.fromkeys(found))
+            found[traits.attention_of(layers[part.site.layer - 1])] = False
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import torch
@@ -10,118 +11,182 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import context, encode, traits
+from foveate.hosts import context, encode, rows, traits
 from foveate.hosts.flow import Flow, Memory
-from foveate.hosts.positions import Cut, padding_mask
+from foveate.hosts.positions import Cut, padding_mask, renumbered
 from foveate.tokens import VisualTokens
 
 
 def prefill(
-    base: nn.Module, kwargs: dict[str, Any], parts: list[Compressor], flow: Flow, output: Any
+    base: nn.Module,
+    kwargs: dict[str, Any],
+    parts: list[Compressor],
+    flow: Flow,
+    outputs: dict[str, Any],
 ) -> None:
-    """Compress the images of a prompt and rewrite `kwargs` for the shorter one."""
+    """Compress the images and videos of a prompt and rewrite `kwargs` for the shorter one.
+
+    outputs: what the model's feature functions gave, by modality.
+    """
     ids = kwargs["input_ids"]
-    images = encode.unpack(output)
-    is_visual = ids == traits.placeholder_id(base)
-    flow.prompt, column = locate(is_visual, images.tokens.counts.to(ids.device))
-    flow.copies = max(len(flow.prompt) // max(output[encode.IMAGE_COUNT], 1), 1)
+    copies = _copies(ids, outputs)
+    encoded = {modality: output[encode.KEY] for modality, output in outputs.items()}
+    seen = rows.of_prompts(base, ids[::copies], encoded)
+    kwargs["mm_encoder_outputs"] = {**(kwargs.get("mm_encoder_outputs") or {}), **outputs}
+    flow.prefill = len(seen.prompt) > 0
+    if not flow.prefill:  # pixels that hold no image
+        return
+    flow.images, flow.prompt = len(seen.prompt), seen.prompt * copies
+    is_visual = traits.is_visual(base, ids)
     real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
     flow.real = torch.ones_like(is_visual) if real is None else real
     everyone = [*parts, *(part for inside in flow.inside.values() for part in inside)]
     needs = frozenset().union(*(part.needs for part in everyone))
-    context.find_instruction(flow.real, is_visual, _told(output, ids, flow), needs)
-    context.refuse_unseen(column.amax(1), flow, needs)
-    flow.grid = encode.patch_grid(base, images.tokens)
+    for one in encoded.values():
+        _told(one, ids, flow)
+    context.find_instruction(flow.real, is_visual, flow, needs)
+    context.refuse_unseen(seen.column.amax(1), flow, needs)
+    flow.grid = seen.grid
     if "text" in needs:
         words = base.get_input_embeddings()(ids.masked_fill(is_visual, traits.padding_id(base)))
         flow.text, flow.text_mask = words[flow.prompt], flow.instruction[flow.prompt]
-    flow.tokens = compress_images(base, images, parts, flow)
-    flow.penalty = flow.penalty + flow.tokens.penalty
+    tokens = compress_images(base, seen, parts, flow)
+    flow.penalty = flow.penalty + tokens.penalty
+    seen.tokens = tokens
+    seen = seen.repeated(copies)
+    _repeat(flow, seen, copies)
+    place(base, kwargs, flow, seen)
+    for modality, output in outputs.items():
+        mine = torch.arange(len(flow.prompt), device=flow.prompt.device) % flow.images
+        mine = (mine < seen.images) == (modality == "image")
+        kwargs["mm_encoder_outputs"][modality] = _output(output, flow, seen.deep, mine)
 
-    # A copy: without a cache, generate hands the same encoded images to every step.
-    output = copy.copy(output)
-    output.pooler_output = [x[v] for x, v in zip(flow.tokens.x, flow.tokens.valid, strict=True)]
-    kwargs["mm_encoder_outputs"] = {**(kwargs.get("mm_encoder_outputs") or {}), "image": output}
-    place(base, kwargs, flow, column)
+
+def _copies(ids: Tensor, outputs: dict[str, Any]) -> int:
+    """How often each prompt stands there, one behind the other: generate repeats prompts for beams."""
+    found = set()
+    for modality, output in outputs.items():
+        units, now = len(output[encode.KEY].units), len(output.pooler_output)
+        if units and (now % units or len(ids) % (now // units)):
+            raise ValueError(
+                f"{now} encoded {modality}s for {len(ids)} prompts, of {units} that were encoded: "
+                "images and prompts must match"
+            )
+        if units:
+            found.add(now // units)
+    if len(found) > 1:
+        raise ValueError(f"images and videos are repeated {sorted(found)} times: they must agree")
+    return found.pop() if found else 1
 
 
-def _told(output: Any, ids: Tensor, flow: Flow) -> Flow:
-    """The flow, told what is prompt where the same encoded images come back with more behind it.
+def _repeat(flow: Flow, seen: rows.Rows, copies: int) -> None:
+    """Let the flow speak of all copies of the prompts."""
+    flow.tokens, flow.prompt, flow.newlines = seen.tokens, seen.prompt, seen.newlines
+    flow.grid = seen.grid
+    if flow.text is not None and copies > 1:
+        flow.text, flow.text_mask = flow.text.repeat(copies, 1, 1), flow.text_mask.repeat(copies, 1)
+
+
+def _told(encoded: encode.Encoded, ids: Tensor, flow: Flow) -> None:
+    """Tell the flow what is prompt where the same encoded images come back with more behind it.
 
     Without a cache, generate recomputes the whole sequence at every step: what it wrote is no prompt.
     """
-    known = output.get("prompt_ids")
+    known = encoded.prompt_ids
     if known is None or not _continues(ids, known):
-        output["prompt_ids"] = ids
+        encoded.prompt_ids = ids
     elif flow.labels is None and flow.instruction_mask is None and ids.shape[1] > known.shape[1]:
         flow.instruction_mask = torch.ones_like(known)
-    return flow
 
 
 def _continues(ids: Tensor, known: Tensor) -> bool:
     return ids.shape[0] == known.shape[0] and torch.equal(ids[:, : known.shape[1]], known)
 
 
-def locate(is_visual: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each image's patches stand: prompt (I,) and column (I, P), -1 behind the last patch.
-
-    is_visual (B, S) placeholders; counts (I,) patches of each image, in the order of the prompts.
-    Raises ValueError if placeholders and features do not match, with their numbers.
-    """
-    found = is_visual.flatten().nonzero()[:, 0]
-    if len(found) != int(counts.sum()):
-        raise ValueError(
-            f"{len(found)} placeholders for {int(counts.sum())} visual tokens of {len(counts)} images: "
-            "images and prompts must match"
-        )
-    patch = torch.arange(int(counts.max()) if len(counts) else 0, device=counts.device)
-    inside = patch < counts[:, None]
-    index = (counts.cumsum(0) - counts)[:, None] + patch
-    flat = found[index.clamp(max=max(len(found) - 1, 0))]
-    S = is_visual.shape[1]
-    prompt = flat[:, 0] // S
-    if bool(((flat // S != prompt[:, None]) & inside).any()):
-        raise ValueError("the placeholders of one image are split over two prompts")
-    return prompt, (flat % S).masked_fill(~inside, -1)
-
-
 def compress_images(
-    base: nn.Module, images: encode.Images, parts: list[Compressor], flow: Flow
+    base: nn.Module, seen: rows.Rows, parts: list[Compressor], flow: Flow
 ) -> VisualTokens:
     """The tokens after every compressor up to language 0, and after the projector."""
-    known = {**images.fields, "grid": flow.grid, "text": flow.text, "text_mask": flow.text_mask}
+    known = {**seen.fields, "grid": flow.grid, "text": flow.text, "text_mask": flow.text_mask}
     known = {name: value for name, value in known.items() if value is not None}
-    tokens, projected = images.tokens, images.projected
+    tokens, projected = seen.tokens, seen.projected
 
     def project() -> VisualTokens:
-        return tokens.carry(traits.connector_of(base)(tokens.x))
+        return tokens.carry(traits.projector_of(base)[0](tokens.x))
 
     for part in parts:
         if not projected and part.site.tower == Tower.language:
             tokens, projected = project(), True
         tokens = context.apply(part, tokens, known, flow)
         projected = projected or part.site.tower == Tower.projector
+    if not seen.projected and seen.newlines is not None:
+        vector = base.image_newline.to(seen.newlines.x.device)
+        seen.newlines.x = vector.expand(*seen.newlines.x.shape[:2], -1)
     return tokens if projected else project()
 
 
-def place(base: nn.Module, kwargs: dict[str, Any], flow: Flow, column: Tensor) -> None:
-    """Say where the kept tokens stand, and drop the columns of the others. column (I, P)."""
-    ids, tokens = kwargs["input_ids"], flow.tokens
-    B, S = ids.shape
+def _output(output: Any, flow: Flow, deep: list[Tensor], mine: Tensor) -> Any:
+    """A feature function's output with what is left, in the order of the prompts. mine (I,) its rows."""
+    tokens, place = flow.tokens, flow.place
+    keep = tokens.valid & mine[:, None]
+    vectors, column = [tokens.x[keep]], [_flat(flow, place)[keep]]
+    if (newlines := flow.newlines) is not None:
+        left = (newlines.column >= 0) & mine[:, None]
+        vectors.append(newlines.x[left].to(tokens.x.dtype))
+        column.append(_flat(flow, newlines.column)[left])
+    # A copy: without a cache, generate hands the same encoded images to every step.
+    output = copy.copy(output)
+    order = torch.cat(column).argsort()
+    x = torch.cat(vectors)[order]
+    output.pooler_output = x[None] if isinstance(output.pooler_output, Tensor) else [x]
+    if deep:
+        output.deepstack_features = [[tokens.mean(layer)[keep][order]] for layer in deep]
+    return output
+
+
+def _flat(flow: Flow, column: Tensor) -> Tensor:
+    return flow.prompt[:, None] * flow.real.shape[1] + column
+
+
+def counted_positions(base: nn.Module, kwargs: dict[str, Any], real: Tensor) -> Tensor | None:
+    """(A, B, S) position ids of a prompt as the model would count them, on A axes; None: columns.
+
+    Three axes (time, row, column) are those of M-RoPE. Such a model notes how far text behind images is
+    ahead of its columns, for later calls without position ids; as it counts here, it is noted here.
+    """
     position = kwargs.get("position_ids")
-    if position is not None and position.dim() != 2:
-        raise NotImplementedError("multi-axis position ids are not supported by this host yet")
-    if position is None:  # models count columns then, whatever the padding
-        counted = torch.arange(S, device=ids.device).expand(B, S)
-        following = torch.full((B,), S, device=ids.device)
+    if position is not None and position.dim() == 3:
+        return position[1:] if len(position) == 4 else position
+    if position is not None:
+        return position[None].expand(1, *real.shape)
+    if not hasattr(base, "get_rope_index") or kwargs.get("mm_token_type_ids") is None:
+        return None
+    names = inspect.signature(base.get_rope_index).parameters
+    given = {n: kwargs[n] for n in names if kwargs.get(n) is not None and n != "attention_mask"}
+    position, base.rope_deltas = base.get_rope_index(**given, attention_mask=real.long())
+    return position
+
+
+def place(base: nn.Module, kwargs: dict[str, Any], flow: Flow, seen: rows.Rows) -> None:
+    """Say where the kept tokens stand, and drop the columns of the others."""
+    ids, tokens, column = kwargs["input_ids"], flow.tokens, seen.column
+    B, S = ids.shape
+    counted = counted_positions(base, kwargs, flow.real)
+    if counted is None:  # models count columns then, whatever the padding
+        first = traits.first_position(base)
+        counted = torch.arange(first, first + S, device=ids.device).expand(1, B, S)
+        following = torch.full((B,), first + S, device=ids.device)
     else:
-        counted = position.expand(B, S)
-        following = torch.where(flow.real, counted, -1).amax(1) + 1
+        following = torch.where(flow.real, counted, -1).amax((0, 2)) + 1
     row = flow.prompt[:, None]
-    flow.patches = counted[row, column.clamp(min=0)]
+    flow.patches = counted[:, row, column.clamp(min=0)]
     flow.place = column.gather(1, tokens.anchor.clamp(max=max(column.shape[1] - 1, 0)))
-    keep = ids != traits.placeholder_id(base)
+    keep = ~traits.is_visual(base, ids)
     keep[row.expand_as(flow.place)[tokens.valid], flow.place[tokens.valid]] = True
+    if (newlines := flow.newlines) is not None:
+        alive = newlines.alive(tokens)
+        newlines.column = newlines.column.masked_fill(~alive, -1)
+        keep[row.expand_as(alive)[alive], newlines.column[alive]] = True
     cache = ready_cache(base, kwargs)
     if bool(keep.all()):
         flow.memory = Memory(S, S, None, following, None, flow.renumber)
@@ -140,26 +205,25 @@ def _drop(
     following: Tensor,
     cached: bool,
 ) -> None:
-    """The same call on the columns that stay. keep, counted (B, S), following (B,)."""
-    tokens, real = flow.tokens, flow.real
-    if hidden := int((keep & (kwargs["input_ids"] == traits.placeholder_id(base)) & ~real).sum()):
+    """The same call on the columns that stay. keep (B, S), counted (A, B, S), following (B,)."""
+    real, newlines = flow.real, flow.newlines
+    if hidden := int((keep & traits.is_visual(base, kwargs["input_ids"]) & ~real).sum()):
         raise ValueError(
             f"the attention_mask hides {hidden} placeholders of visual tokens that were kept"
         )
     flow.cut = cut = Cut.keeping(keep & real, pad_right=bool((~real[:, -1]).any()))
-    row = flow.prompt[:, None].expand_as(flow.place)
+    row = flow.prompt[:, None]
     flow.place = cut.back[row, flow.place]
-    shift = None
-    if flow.renumber:
-        start = torch.where(real, counted, counted.amax()).amin(1, keepdim=True)
-        position = start + (cut.valid.long().cumsum(1) - 1).clamp(min=0)
-        shift = following - start[:, 0] - cut.valid.sum(1)
-    else:
-        position = cut.take(counted)
-        where = row[tokens.valid], flow.place[tokens.valid]
-        position[where] = tokens.mean(flow.patches)[tokens.valid]
-        flow.gapped = True
-    kwargs["position_ids"] = position
+    if newlines is not None:
+        now = cut.back[row, newlines.column.clamp(min=0)]
+        newlines.column = torch.where(newlines.column < 0, -1, now)
+    lost = real.sum(1) > cut.valid.sum(1)
+    position, shift = _positions(flow, cut, counted, following, lost)
+    contiguous = (cut.valid.long().cumsum(1) - 1).clamp(min=0)
+    # Of four axes, the first is what masks are made of: without gaps.
+    kwargs["position_ids"] = (
+        position[0] if len(position) == 1 else torch.cat([contiguous[None], position])
+    )
     kwargs["input_ids"] = cut.take(kwargs["input_ids"], fill=traits.padding_id(base))
     for name in ("token_type_ids", "mm_token_type_ids"):
         if kwargs.get(name) is not None:
@@ -173,6 +237,25 @@ def _drop(
     remembered = cut.valid if padded else None
     length = cut.order.shape[1]
     flow.memory = Memory(real.shape[1], length, remembered, following, shift, flow.renumber)
+
+
+def _positions(
+    flow: Flow, cut: Cut, counted: Tensor, following: Tensor, lost: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """(A, B, M) position ids of what stays, and what renumbering takes off those that follow."""
+    tokens, place = flow.tokens, flow.place
+    if flow.renumber:
+        position = renumbered(torch.stack([cut.take(ids) for ids in counted]), cut.valid, lost)
+        shift = following - torch.where(cut.valid, position, -1).amax((0, 2)) - 1
+        return position, shift
+    flow.gapped = True
+    where = flow.prompt[:, None].expand_as(place)[tokens.valid], place[tokens.valid]
+    axes = []
+    for ids, patches in zip(counted, flow.patches, strict=True):
+        axis = cut.take(ids)
+        axis[where] = tokens.mean(patches)[tokens.valid]
+        axes.append(axis)
+    return torch.stack(axes), None
 
 
 def ready_cache(base: nn.Module, kwargs: dict[str, Any]) -> Any:

@@ -109,8 +109,7 @@ def _note(
     return Step(part.site, out.owner.detach(), tokens.counts, out.counts, scores, grid)
 
 
-def of_images(step: Step, which: Tensor) -> Step:
-    """The step, of some of the images only. which (I,) bool."""
+def of_images(step: Step, count: int) -> Step:
+    """The step, of the first images only."""
     fields = {name: getattr(step, name) for name in ("owner", "before", "after", "scores", "grid")}
-    picked = {k: v[which.to(v.device)] for k, v in fields.items() if v is not None}
-    return replace(step, **picked)
+    return replace(step, **{k: v[:count] for k, v in fields.items() if v is not None})

@@ -1,6 +1,7 @@
 """What one forward pass, and one generation, know of their visual tokens.
 
-Letters: B prompts, S columns of the language model's input, I images, P patches, N tokens, M after.
+Letters: B prompts, S columns of the language model's input, I images, P patches, N tokens, M after,
+A axes of position ids (one, or the three of M-RoPE).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Stage:
     back       (B, S) for every column of that input, the place that speaks for it now
     real       (B, M) False where a row is padded, of the prompt or because rows keep different numbers
     full       whether no row is padded
-    position   (B, M) position ids if they are not simply those of `columns`
-    dropped    (B,) how many columns left since the language model's input
+    position   (A, B, M) position ids if they are not simply those of `columns`
+    shift      (B,) what renumbering takes off later position ids; None for original positions
     views      what the model prepared for all columns, cut to these: id → (the original, the view)
     """
 
@@ -37,7 +38,7 @@ class Stage:
     real: Tensor
     full: bool
     position: Tensor | None
-    dropped: Tensor
+    shift: Tensor | None
     views: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
 
 
@@ -64,6 +65,30 @@ class Memory:
 
 
 @dataclass(eq=False)
+class Newlines:
+    """The newline embeddings of each image: no compressor sees them, no budget counts them.
+
+    x       (I, Q, D)  vectors
+    column  (I, Q)     where they stand, -1 behind the last
+    closes  (I, P)     which newline closes the row that a patch stands in; -1 none
+    """
+
+    x: Tensor
+    column: Tensor
+    closes: Tensor
+
+    def alive(self, tokens: VisualTokens) -> Tensor:
+        """(I, Q) whether a token still stands in the row that a newline closes."""
+        anchor = tokens.anchor.clamp(max=self.closes.shape[1] - 1)
+        closes = self.closes.gather(1, anchor).masked_fill(~tokens.valid, -1)
+        found = torch.zeros(
+            len(closes), self.x.shape[1] + 1, dtype=torch.bool, device=closes.device
+        )
+        found = found.scatter(1, closes % (self.x.shape[1] + 1), True)
+        return found[:, :-1] & (self.column >= 0)
+
+
+@dataclass(eq=False)
 class Flow:
     """One forward pass. The outer hook makes it, the base hook fills it, decoder layers read it.
 
@@ -87,11 +112,19 @@ class Flow:
     cut: Cut | None = None
     memory: Memory | None = None
 
+    images: int = 0  # images and videos of the prompts; their copies for beams stand behind them
     prompt: Tensor | None = None  # (I,) the row each image stands in
-    patches: Tensor | None = None  # (I, P) position id of each patch in the uncompressed prompt
+    patches: Tensor | None = None  # (A, I, P) position ids of each patch in the uncompressed prompt
     tokens: VisualTokens | None = None
     place: Tensor | None = None  # (I, N) column of each token now
     grid: Tensor | None = None  # (I, P, 3)
+    newlines: Newlines | None = None
+    position: Tensor | None = (
+        None  # (A, B, S) position ids that entered the language model, by axis
+    )
+    deep: list[Tensor] = field(
+        default_factory=list
+    )  # (I, P, D) to add after each of the first layers
     real: Tensor | None = None  # (B, S) the language model's input, False where padded
     instruction: Tensor | None = None  # (B, S) columns of the instruction
     asking: Tensor | None = None  # (B, S) every real column before the first answer, images too
@@ -104,12 +137,16 @@ class Flow:
     scores: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     penalty: Tensor | float = 0.0
     steps: list[Step] = field(default_factory=list)
-    copies: int = 1
 
     def stage(self, layer: int) -> Stage | None:
         """The stage that decoder layer `layer` lives in; None while nothing has left."""
         reached = [k for k in self.stages if k <= layer]
         return self.stages[max(reached)] if reached else None
+
+    def landing(self, layer: int) -> tuple[VisualTokens, Tensor]:
+        """The tokens as they reach decoder layer `layer`, without vectors, and their columns (I, N)."""
+        reached = [k for k in self.landed if k < layer]
+        return self.landed[max(reached)] if reached else (self.tokens, self.place)
 
     def generators(self, seed: int) -> tuple[torch.Generator, ...]:
         """One generator per image: seeded alike at inference, by step and sample in training.

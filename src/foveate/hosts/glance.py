@@ -2,13 +2,18 @@
 
 One attention module is given a shallow copy of its config that names our attention function. It runs
 the model's own function on the same arguments, and beside it computes the rows somebody asked for, from
-the exact queries and keys. Who asks travels as a keyword of the call, so threads do not meet.
+the exact queries and keys. Who asks travels as a keyword of the call through a language model, and in a
+context variable through a vision tower, so threads do not meet.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,39 +21,122 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from foveate.hosts import grids
 from foveate.hosts.flow import KEY, Flow
 
 NAME = "foveate_glance"
-TOWER_KEY = "visual_glance"  # the keyword under which a TowerGlance travels through a vision tower
+_looking: ContextVar[TowerGlance | None] = ContextVar("looking", default=None)
+
+
+@contextmanager
+def looking(look: TowerGlance) -> Iterator[None]:
+    """What is asked of a vision tower while the block runs: most towers pass no keyword to their blocks."""
+    token = _looking.set(look)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
 
 
 @dataclass(eq=False)
 class TowerGlance:
-    """What a vision tower was asked to show, and showed.
+    """What a vision tower was asked to show, and showed; letters as in grids.py.
 
-    attention (images, S) head mean of the class token's row, or of all rows where there is no class
-    token; keys (images, S, d) head mean.
+    wants    the Context fields asked for
+    ordered  whether a connector inside the tower must say where its outputs go
+    shown    by field, what each call of the tapped attention showed: (U, S, …)
+    widths   channels behind the connector, by name; taken: what they held, unit by unit
     """
 
-    class_token: bool
     wants: frozenset[str]
-    seen: dict[str, Tensor] = field(default_factory=dict)
+    ordered: bool = False
+    shown: dict[str, list[Tensor]] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
+    taken: dict[str, list[Tensor]] = field(default_factory=dict)
 
     @torch.no_grad()
-    def look(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        """Keep what was asked for. query, key (images, H, S, d)."""
+    def look(
+        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, class_token: bool
+    ) -> None:
+        """Keep what was asked for. query, key (U, H, S, d); mask (U, 1, S, S) or None.
+
+        cls_attention is the head mean of the class token's row, or without one the mean of all rows that
+        may look at a token.
+        """
         if "keys" in self.wants:
-            self.seen["keys"] = key.float().mean(1)
-        if "cls_attention" in self.wants:
-            rows = [query[:, :, :1]] if self.class_token else query.split(256, dim=2)
-            total = sum(attention_rows(q, key, scaling).sum(2) for q in rows)
-            self.seen["cls_attention"] = total.mean(1) / (1 if self.class_token else query.shape[2])
+            self.shown.setdefault("keys", []).append(key.float().mean(1))
+        if "cls_attention" not in self.wants:
+            return
+        last = 1 if class_token else query.shape[2]
+        total = count = query.new_zeros(1, dtype=torch.float32)
+        for first in range(0, last, 256):
+            rows = slice(first, min(first + 256, last))
+            closed = None if mask is None else ~is_open(mask[:, :, rows, : key.shape[2]])
+            given = attention_rows(query[:, :, rows], key, scaling, closed).mean(1)
+            if closed is None:
+                count = count + given.shape[1]
+            else:
+                count = count + (~closed[:, 0]).sum(1)
+                given = given.masked_fill(closed[:, 0], 0)
+            total = total + given.sum(1)
+        self.shown.setdefault("cls_attention", []).append(total / count.clamp(min=1))
+
+    def channels(
+        self, features: Tensor | None, patches: Tensor, tower: Any, sizes: Any
+    ) -> dict[str, Tensor]:
+        """What was shown, brought to the patches a connector made: name → (…, C), like patches (…, D).
+
+        features: what the connector read, (U, S, D) or (L, D); tower: the tower's output.
+        """
+        found = {}
+        for name in sorted(self.wants & {"cls_attention", "keys"}):
+            if name not in self.shown:
+                raise NotImplementedError(f"{name}: the tapped attention of the tower never ran")
+            value = torch.cat(self.shown[name], dim=1 if patches.dim() == 2 else 0)
+            value = value[..., None] if name == "cls_attention" else value
+            how = "sum" if name == "cls_attention" else "mean"
+            found[name] = grids.merged(_without_class(value, features), patches, sizes, how)
+        if "features" in self.wants:
+            for i, state in enumerate(tower.hidden_states):
+                state = state[None] if state.dim() == 2 else state
+                state = _without_class(state, features)
+                found[f"features {i}"] = grids.merged(state, patches, sizes, "mean")
+        return found
 
 
-def tap(attention: nn.Module) -> None:
-    """Let this attention module show rows of its attention."""
+def _without_class(value: Tensor, features: Tensor | None) -> Tensor:
+    """What tower tokens hold, without the class token that the connector did not read. value (U, S, …)."""
+    if features is None or features.dim() == 2:
+        return value
+    return value[:, value.shape[1] - features.shape[1] :]
+
+
+def is_open(mask: Tensor) -> Tensor:
+    """Where a prepared attention mask, bool or additive, lets a row look."""
+    return mask if mask.dtype == torch.bool else mask == 0
+
+
+@dataclass(eq=False)
+class MergerAfter:
+    """Lets a connector inside the tower say which of its outputs is which, as one more channel."""
+
+    def __call__(self, merger: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        """The output (M, D) with its index, where somebody looks."""
+        look = _looking.get()
+        if look is None or not look.ordered:
+            return output
+        look.widths = {"x": output.shape[-1], "index": 1}
+        look.dtype = output.dtype
+        index = torch.arange(len(output), device=output.device, dtype=torch.float32)
+        return torch.cat([output, index[:, None]], dim=-1)
+
+
+def tap(attention: nn.Module, class_token: bool = False) -> None:
+    """Let this attention module show rows of its attention; class_token: its first row is that of one."""
     shown = copy.copy(attention.config)
     shown.foveate_original = attention.config
+    shown.foveate_class_token = class_token
     shown._attn_implementation_internal = NAME
     attention.config = shown
 
@@ -74,26 +162,40 @@ def attention_rows(
 
 
 def glancing_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The module's own attention; beside it, the rows that the call asks for."""
     flow: Flow | None = kwargs.pop(KEY, None)
-    glance: TowerGlance | None = kwargs.pop(TOWER_KEY, None)
-    original = module.config.foveate_original
-    if glance is not None:
-        glance.look(query, key, kwargs["scaling"])
+    look, scaling = _looking.get(), kwargs["scaling"]
+    if look is not None and flow is None:
+        for rows in _sequences(query, kwargs.get("cu_seq_lens_q")):
+            seen = query[:, :, rows], key[:, :, rows]
+            look.look(*seen, scaling, attention_mask, module.config.foveate_class_token)
     if flow is not None and flow.prefill:
-        flow.scores[module.layer_idx] = _prompt_rows(
-            flow, module.layer_idx, query, key, kwargs["scaling"]
-        )
+        layer = module.layer_idx
+        flow.scores[layer] = _prompt_rows(flow, layer, query, key, scaling, attention_mask)
+    original = module.config.foveate_original
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     own = AttentionInterface().get_interface(original._attn_implementation, eager)
-    return own(_WithConfig(module, original), query, key, value, mask, **kwargs)
+    return own(_WithConfig(module, original), query, key, value, attention_mask, **kwargs)
+
+
+def _sequences(query: Tensor, ends: Tensor | None) -> list[slice]:
+    """The sequences packed into one call, as flash attention takes them."""
+    if ends is None:
+        return [slice(None)]
+    marks = ends.tolist()
+    return [slice(a, b) for a, b in itertools.pairwise(marks)]
 
 
 @torch.no_grad()
 def _prompt_rows(
-    flow: Flow, layer: int, query: Tensor, key: Tensor, scaling: float
+    flow: Flow, layer: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """(B, S) what the last prompt row looks at, and the mean over the instruction's rows; head means."""
     stage = flow.stage(layer)
@@ -108,7 +210,12 @@ def _prompt_rows(
     wants = {name for part in flow.inside.get(layer + 1, []) for name in part.needs}
 
     def rows(index: Tensor) -> Tensor:
-        closed = ~real[:, None] | (column > index[..., None])
+        if mask is not None and mask.dim() == 4:
+            given = is_open(mask[:, 0, :, :S]).expand(len(query), -1, -1)
+            seen = given.gather(1, index[..., None].expand(-1, -1, S))
+        else:
+            seen = column <= index[..., None]
+        closed = ~(seen & real[:, None])
         pick = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
         return attention_rows(query.gather(2, pick), key, scaling, closed[:, None]).mean(1)
 

@@ -5,7 +5,6 @@ Hooks are small objects rather than closures, so that a compressed model pickles
 
 from __future__ import annotations
 
-import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +13,13 @@ import torch
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import before, inside, later, traits
+from foveate.hosts import before, calls, inside, later, traits
+from foveate.hosts.calls import PIXELS
 from foveate.hosts.context import of_images
-from foveate.hosts.encode import IMAGE_COUNT
+from foveate.hosts.encode import KEY as ENCODED
 from foveate.hosts.flow import KEY, Flow
-from foveate.hosts.positions import gather_columns
-
-PIXELS = ("pixel_values", "image_sizes", "pixel_attention_mask", "image_grid_thw")
+from foveate.hosts.glance import MergerAfter
+from foveate.hosts.positions import entered_positions, gather_columns
 
 
 def acts_before(part: Compressor) -> bool:
@@ -31,28 +30,34 @@ def acts_before(part: Compressor) -> bool:
 def register(model: nn.Module, base: nn.Module, attachment: Any) -> list[Any]:
     """Put all hooks in place; returns their handles."""
     handles = [
-        model.register_forward_pre_hook(OuterBefore(), with_kwargs=True),
+        model.register_forward_pre_hook(OuterBefore(_parameters(model)), with_kwargs=True),
         model.register_forward_hook(OuterAfter(), with_kwargs=True),
-        base.register_forward_pre_hook(BaseBefore(attachment), with_kwargs=True),
+        base.register_forward_pre_hook(BaseBefore(attachment, _parameters(base)), with_kwargs=True),
         base.register_forward_hook(BaseAfter(attachment), with_kwargs=True),
     ]
-    for i, layer in enumerate(traits.decoder_of(base).layers):
+    decoder = traits.decoder_of(base)
+    handles.append(decoder.register_forward_pre_hook(DecoderBefore(), with_kwargs=True))
+    if (merger := traits.merger_of(base)) is not None:
+        handles.append(merger.register_forward_hook(MergerAfter()))
+    for i, layer in enumerate(decoder.layers):
         handles.append(layer.register_forward_pre_hook(LayerBefore(i), with_kwargs=True))
     return handles
 
 
-@functools.cache
-def _parameters(cls: type[nn.Module]) -> tuple[str, ...]:
-    return tuple(inspect.signature(cls.forward).parameters)[1:]
+def _parameters(module: nn.Module) -> tuple[str, ...]:
+    """What a module's forward takes, in order."""
+    return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
 
 @dataclass(eq=False)
 class OuterBefore:
     """Sends a Flow along with the call: the head knows what is an answer, the base model does not."""
 
+    names: tuple[str, ...]
+
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """args, kwargs with the flow."""
-        given = {**dict(zip(_parameters(type(model)), args, strict=False)), **kwargs}
+        given = {**dict(zip(self.names, args, strict=False)), **kwargs}
         kept = given.get("logits_to_keep", 0)
         flow = Flow(
             labels=given.get("labels"),
@@ -71,7 +76,14 @@ class OuterAfter:
         """The output, its loss with the penalty."""
         penalty = kwargs[KEY].penalty
         labels = kwargs[KEY].labels
-        if not isinstance(penalty, torch.Tensor) or labels is None:
+        if not isinstance(penalty, torch.Tensor):
+            return output
+        if torch.is_grad_enabled() and (labels is None or kwargs.get("fused_lm_head")):
+            raise NotImplementedError(
+                "this compressor adds a penalty to the loss, which a loss computed elsewhere (without "
+                "labels, or from a fused head) would lose: call the whole model with labels"
+            )
+        if labels is None:
             return output
         if (items := kwargs.get("num_items_in_batch")) is not None:
             # The loss is this micro-batch's share of an optimizer step; so is the penalty.
@@ -87,66 +99,81 @@ class BaseBefore:
     """Compresses a prompt before the language model, or brings a later call to the cache's columns."""
 
     attachment: Any
+    names: tuple[str, ...]
 
     def __call__(self, base: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """No args, and the kwargs of the shorter call."""
-        kwargs = {**dict(zip(_parameters(type(base)), args, strict=False)), **kwargs}
+        kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
         flow = kwargs.setdefault(KEY, Flow())
         flow.instruction_mask = kwargs.pop("instruction_mask", flow.instruction_mask)
-        _refuse(base, kwargs)
+        cache = kwargs.get("past_key_values")
+        first = cache is None or cache.get_seq_length() == 0
+        calls.check(base, kwargs, flow, first)
         flow.decoder = traits.decoder_of(base)
         flow.renumber = self.attachment.positions == "renumbered"
         flow.training, flow.step = base.training, self.attachment.step
-        cache = kwargs.get("past_key_values")
-        if cache is not None and cache.get_seq_length() == 0:
+        if cache is not None and first:
             vars(cache).pop("visual_memory", None)  # a cache that was reset forgets its prompt
-        if cache is not None and cache.get_seq_length() > 0:
+        if not first:
             self._later(base, kwargs, flow, cache)
-        elif (output := self._features(base, kwargs)) is not None:
+        elif outputs := self._features(base, kwargs):
             parts = self.attachment.acting(base)
             for part in parts:
                 if not acts_before(part):
                     flow.inside.setdefault(part.site.layer, []).append(part)
-            flow.prefill = True
-            before.prefill(base, kwargs, [p for p in parts if acts_before(p)], flow, output)
+            before.prefill(base, kwargs, [p for p in parts if acts_before(p)], flow, outputs)
         return (), kwargs
 
-    def _features(self, base: nn.Module, kwargs: dict) -> Any:
-        """Encoded images: those that came along, or those of the pixels that came; None without images."""
+    def _features(self, base: nn.Module, kwargs: dict) -> dict[str, Any]:
+        """Encoded images and videos: those that came along, or those of the pixels that came."""
         ids = kwargs.get("input_ids")
-        output = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if output is None and kwargs.get("pixel_values") is not None:
-            names = inspect.signature(base.get_image_features).parameters
-            given = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
-            output = base.get_image_features(**given, return_dict=True)
-            for name in PIXELS:
-                kwargs.pop(name, None)
+        outputs = {}
+        for modality in traits.modalities(base):
+            output = (kwargs.get("mm_encoder_outputs") or {}).get(modality)
+            pixels = [name for name in PIXELS[modality] if kwargs.get(name) is not None]
+            if output is None and pixels and len(kwargs[pixels[0]]):
+                encode = getattr(base, f"get_{modality}_features")
+                names = inspect.signature(encode).parameters
+                given = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
+                output = encode(**given, return_dict=True)
+            for name in pixels:
+                kwargs.pop(name)
+            if output is not None and ENCODED not in output:
+                raise NotImplementedError(
+                    f"{modality} features that this model did not encode for compression, as a chunked "
+                    f"prefill passes them: use prefill_chunk_size=None, or the outputs of this model's "
+                    f"get_{modality}_features"
+                )
+            if output is not None:
+                outputs[modality] = output
+            elif ids is not None:
+                count = int((ids == traits.placeholder_id(base, modality)).sum())
+                if count:
+                    raise ValueError(
+                        f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
+                        "and no prefill_chunk_size: a chunked prefill loses them"
+                    )
         if ids is None:
             raise NotImplementedError(
                 "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
                 "or foveate.restore(model) first"
             )
-        if output is not None and IMAGE_COUNT not in output:
-            raise NotImplementedError(
-                "image features that this model did not encode for compression, as a chunked prefill passes "
-                "them: use prefill_chunk_size=None, or the outputs of this model's get_image_features"
-            )
-        if output is None and bool((ids == traits.placeholder_id(base)).any()):
-            count = int((ids == traits.placeholder_id(base)).sum())
-            raise ValueError(f"{count} image placeholders, but no images: pass pixel_values")
-        return output
+        return outputs
 
     def _later(self, base: nn.Module, kwargs: dict, flow: Flow, cache: Any) -> None:
         memory = getattr(cache, "visual_memory", None)
-        features = (kwargs.get("mm_encoder_outputs") or {}).get("image")
-        if memory is not None and features is None and kwargs.get("pixel_values") is None:
+        seen = any((kwargs.get("mm_encoder_outputs") or {}).values())
+        seen = seen or any(
+            kwargs.get(name) is not None for names in PIXELS.values() for name in names
+        )
+        if memory is not None and not seen:
             later.call(kwargs, memory, cache, flow)
         ids = kwargs.get("input_ids")
         if (
             ids is None or ids.shape[1] == 1
         ):  # a decoding step: nothing to look for, no wait for the device
             return
-        if bool((ids == traits.placeholder_id(base)).any()):
+        if bool(traits.is_visual(base, ids).any()):
             raise NotImplementedError(
                 f"new images on a cache that holds {cache.get_seq_length()} columns (a later turn, or a "
                 "chunked prefill): start a new cache with the whole conversation"
@@ -188,12 +215,33 @@ class BaseAfter:
         return output
 
     def _note(self, flow: Flow) -> None:
-        first = (flow.prompt % flow.copies == 0).cpu()  # of several beams, the first
         last = flow.landed[max(flow.landed)][0] if flow.landed else flow.tokens
-        self.attachment.counts = last.counts[first].tolist()
-        steps = [of_images(step, first) for step in flow.steps]
+        self.attachment.counts = last.counts[: flow.images].tolist()  # of several beams, the first
+        steps = [of_images(step, flow.images) for step in flow.steps]
         for seen in self.attachment.traces:
             seen.steps.extend(steps)
+
+
+@dataclass(eq=False)
+class DecoderBefore:
+    """Notes the positions that enter the language model; takes over what is added to its first layers."""
+
+    def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """args, kwargs."""
+        flow: Flow | None = kwargs.get(KEY)
+        if flow is None or not (flow.prefill or flow.memory is not None):
+            return args, kwargs
+        cache = kwargs.get("past_key_values")
+        past = int(cache.get_seq_length()) if cache is not None else 0
+        hidden = kwargs["inputs_embeds"]
+        flow.position = entered_positions(kwargs.get("position_ids"), hidden, past)
+        if not flow.prefill:
+            return args, kwargs
+        deep = kwargs.get("deepstack_visual_embeds")
+        if deep and flow.inside and min(flow.inside) < len(deep) + 1:
+            kwargs = {**kwargs, "deepstack_visual_embeds": None}
+            flow.deep = inside.deep_features(flow, kwargs["visual_pos_masks"], deep)
+        return args, kwargs
 
 
 @dataclass(eq=False)
@@ -210,6 +258,8 @@ class LayerBefore:
         kwargs = {k: v for k, v in kwargs.items() if k != KEY}
         hidden = args[0] if args else kwargs["hidden_states"]
         if flow.prefill:
+            if 1 <= self.layer <= len(flow.deep):
+                hidden = inside.deepen(flow, self.layer, hidden)
             if self.layer in flow.inside:
                 hidden = inside.shorten(flow, self.layer, hidden, kwargs)
             if (stage := flow.stage(self.layer)) is not None:
@@ -223,18 +273,3 @@ class LayerBefore:
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}
-
-
-def _refuse(base: nn.Module, kwargs: dict) -> None:
-    """Calls that compression would get wrong silently."""
-    kernel = str(traits.decoder_of(base).config._attn_implementation or "")
-    if "flex" in kernel or kernel.startswith("paged"):
-        raise NotImplementedError(
-            f"attention {kernel!r} is not supported: use sdpa, eager or flash"
-        )
-    mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-    prepared = isinstance(mask, torch.Tensor) and mask.dim() > 2
-    if prepared and not getattr(cache, "is_compileable", False):
-        raise NotImplementedError(
-            "a prepared 4-D attention_mask is not supported: pass the 2-D mask"
-        )

@@ -20,8 +20,10 @@ from foveate.hosts.positions import (
     Cut,
     causal_mask,
     gather_columns,
+    gather_rotary,
     layer_type,
     refuse_window,
+    renumbered,
     rotary_embeddings,
     short_attention,
 )
@@ -48,9 +50,14 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
     keep = real.clone()
     keep[row.expand_as(place)[came.valid], place[came.valid]] = False
     keep[row.expand_as(stands)[tokens.valid], stands[tokens.valid]] = True
+    if (newlines := flow.newlines) is not None:
+        gone = newlines.alive(came) & ~newlines.alive(tokens)
+        column = newlines.column.clamp(min=0)
+        column = column if before is None else before.back[row, column]
+        keep[row.expand_as(gone)[gone], column[gone]] = False
     cut = Cut.keeping(keep, pad_right=bool((~real[:, -1]).any()))
     stands = cut.back[row, stands]
-    flow.stages[layer] = _stage(flow, before, cut, tokens, stands, kwargs["position_ids"])
+    flow.stages[layer] = _stage(flow, before, cut, tokens, stands)
     flow.landed[layer] = tokens.carry(tokens.x.detach()[..., :0]), stands
     if flow.memory is not None:
         # Without the views: the cache need not keep masks of the prompt alive.
@@ -60,8 +67,7 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
 
 def _arriving(flow: Flow, layer: int, hidden: Tensor) -> tuple[VisualTokens, Tensor]:
     """The visual tokens as they reach `layer`, and their columns (I, N)."""
-    landed = [k for k in flow.landed if k < layer]
-    tokens, place = flow.landed[max(landed)] if landed else (flow.tokens, flow.place)
+    tokens, place = flow.landing(layer)
     x = hidden[flow.prompt[:, None], place].masked_fill(~tokens.valid[..., None], 0)
     return VisualTokens(x, tokens.owner, tokens.valid), place
 
@@ -92,28 +98,60 @@ def _put(hidden: Tensor, row: Tensor, place: Tensor, tokens: VisualTokens) -> Te
 
 
 def _stage(
-    flow: Flow, before: Stage | None, cut: Cut, tokens: VisualTokens, stands: Tensor, ids: Tensor
+    flow: Flow, before: Stage | None, cut: Cut, tokens: VisualTokens, stands: Tensor
 ) -> Stage:
     columns = cut.order if before is None else before.columns.gather(1, cut.order)
     back = cut.back if before is None else cut.back.gather(1, before.back)
     moved = flow.renumber or bool((tokens.size > 1).any())
-    position = _positions(flow, columns, cut.valid, tokens, stands, ids) if moved else None
-    dropped = flow.real.sum(1) - cut.valid.sum(1)
-    return Stage(columns, back, cut.valid, bool(cut.valid.all()), position, dropped)
+    position = _positions(flow, columns, cut.valid, tokens, stands) if moved else None
+    shift = None
+    if flow.renumber:
+        ends = [
+            torch.where(r, p, -1).amax((0, 2))
+            for r, p in ((flow.real, flow.position), (cut.valid, position))
+        ]
+        shift = ends[0] - ends[1]
+    return Stage(columns, back, cut.valid, bool(cut.valid.all()), position, shift)
 
 
 def _positions(
-    flow: Flow, columns: Tensor, real: Tensor, tokens: VisualTokens, stands: Tensor, ids: Tensor
+    flow: Flow, columns: Tensor, real: Tensor, tokens: VisualTokens, stands: Tensor
 ) -> Tensor:
-    """(B, M) position ids: renumbered, or of a merged token the floor of the mean of what it carries."""
-    entered = ids.expand(len(columns), -1)
+    """(A, B, M) position ids: renumbered, or of merged tokens the floor of the mean of what they carry."""
+    entered = flow.position
     if flow.renumber:
-        start = torch.where(flow.real, entered, entered.amax()).amin(1, keepdim=True)
-        return start + (real.long().cumsum(1) - 1).clamp(min=0)
-    position = entered.gather(1, columns)
-    row = flow.prompt[:, None].expand_as(stands)
-    position[row[tokens.valid], stands[tokens.valid]] = tokens.mean(flow.patches)[tokens.valid]
-    return position
+        position = torch.stack([ids.gather(1, columns) for ids in entered])
+        return renumbered(position, real, flow.real.sum(1) > real.sum(1))
+    row, axes = flow.prompt[:, None].expand_as(stands), []
+    for ids, patches in zip(entered, flow.patches, strict=True):
+        axis = ids.gather(1, columns)
+        axis[row[tokens.valid], stands[tokens.valid]] = tokens.mean(patches)[tokens.valid]
+        axes.append(axis)
+    return torch.stack(axes)
+
+
+def deep_features(flow: Flow, visual: Tensor, deep: list[Tensor]) -> list[Tensor]:
+    """(I, P, D) by layer: what each patch's token gets added. visual (B, S), deep (tokens, D) by layer.
+
+    Raises NotImplementedError if the last decoder layer is among them.
+    """
+    if len(deep) >= len(flow.decoder.layers):
+        raise NotImplementedError(
+            f"{len(deep)} layers of DeepStack features for {len(flow.decoder.layers)} decoder layers"
+        )
+    rank = (visual.flatten().long().cumsum(0) - 1).reshape(visual.shape)
+    token = rank[flow.prompt[:, None], flow.place]
+    patch = token.gather(1, flow.tokens.owner.clamp(min=0)).clamp(min=0)
+    return [layer[patch] for layer in deep]
+
+
+def deepen(flow: Flow, layer: int, hidden: Tensor) -> Tensor:
+    """hidden (B, S', D) plus what the model adds to visual tokens after decoder layer `layer` - 1."""
+    tokens, place = flow.landing(layer)
+    added = tokens.mean(flow.deep[layer - 1]).to(hidden.dtype)
+    row = flow.prompt[:, None].expand_as(place)
+    index = row[tokens.valid], place[tokens.valid]
+    return hidden.index_put(index, hidden[index] + added[tokens.valid])
 
 
 def view(flow: Flow, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
@@ -132,7 +170,7 @@ def view(flow: Flow, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str,
 def _rotary(flow: Flow, stage: Stage, layer: int, hidden: Tensor, rotary: Any) -> Any:
     if stage.position is not None:
         return rotary_embeddings(flow.decoder, layer, hidden, stage.position)
-    return tuple(gather_columns(part, stage.columns) for part in rotary)
+    return tuple(gather_rotary(part, stage.columns) for part in rotary)
 
 
 def _mask(
@@ -140,11 +178,12 @@ def _mask(
 ) -> Tensor | None:
     if mask is None and stage.full:
         return None
-    if mask is None or getattr(cache, "is_compileable", False):
+    static = getattr(cache, "is_compileable", False)
+    if mask is None:
         return causal_mask(flow.decoder, layer, hidden, stage.real, cache)
     if mask.dim() == 2:
         return gather_columns(mask, stage.columns) * stage.real
-    return short_attention(mask, stage.columns, stage.real)
+    return short_attention(mask, stage.columns, stage.real, static)
 
 
 def _once(stage: Stage, of: Any, make: Callable[[], Any]) -> Any:

@@ -67,7 +67,8 @@ def _new_columns(
     if fed > 1 and mask is not None:
         new = {mask.shape[1] - memory.outside - seen}
     elif fed > 1 and position is not None:
-        new = set((position[..., -1] + 1 - memory.following - seen).flatten().tolist())
+        ahead = position[-1] if position.dim() == 3 else position
+        new = set((ahead[:, -1] + 1 - memory.following - seen).tolist())
     if len(new) > 1 or not 0 < min(new) <= fed:
         raise ValueError(
             f"{fed} columns for a cache of {memory.outside} prompt and {seen} later columns: pass the whole "
@@ -99,7 +100,7 @@ def view(flow: Flow, memory: Memory, layer: int, hidden: Tensor, kwargs: dict[st
         mask = _layer_mask(flow, stage, layer, hidden, columns, cache)
         rotary = kwargs["position_embeddings"]
         if memory.renumbered:
-            position = kwargs["position_ids"] - stage.dropped[:, None]
+            position = flow.position - stage.shift[:, None]
             rotary = rotary_embeddings(flow.decoder, layer, hidden, position)
         flow.later[key] = mask, rotary
     kwargs["attention_mask"], kwargs["position_embeddings"] = flow.later[key]

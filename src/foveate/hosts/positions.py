@@ -73,12 +73,12 @@ def padding_mask(mask: Any, length: int) -> Tensor | None:
     return mask[:, :length].bool()
 
 
-def short_attention(mask: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+def short_attention(mask: Tensor, columns: Tensor, real: Tensor, static: bool = False) -> Tensor:
     """A prepared 4-D mask for the columns that are left, queries and keys alike.
 
     mask (B or 1, H or 1, S, ≥ S) bool or additive; columns (B, M); real (B, M). Key columns behind the
-    sequence (a static cache's free places) stay closed. Padding rows see themselves alone: a row that
-    sees nothing turns to NaN in some kernels.
+    sequence, a static cache's free places, stay closed; there the width does not change. Padding rows
+    see themselves alone: a row that sees nothing turns to NaN in some kernels.
     """
     B, M = columns.shape
     S, places = mask.shape[-2:]
@@ -91,7 +91,8 @@ def short_attention(mask: Tensor, columns: Tensor, real: Tensor) -> Tensor:
     itself = torch.eye(M, dtype=torch.bool, device=mask.device)
     mask = mask.masked_fill(~real[:, None, None, :] | ~real[:, None, :, None], closed)
     mask = mask.masked_fill(itself & ~real[:, None, :, None], open_)
-    return torch.nn.functional.pad(mask, (0, places - S), value=closed) if places > S else mask
+    free = places - M if static else places - S
+    return torch.nn.functional.pad(mask, (0, free), value=closed) if free > 0 else mask
 
 
 def layer_type(decoder: nn.Module, layer: int) -> str:
@@ -125,11 +126,36 @@ def causal_mask(
 
 
 def rotary_embeddings(decoder: nn.Module, layer: int, hidden: Tensor, position: Tensor) -> Any:
-    """The model's rotary embeddings at these position ids (B, S), of this layer's type where types differ."""
+    """The model's rotary embeddings at position ids (A, B, S), of this layer's type where types differ."""
     rotary = decoder.rotary_emb
+    position = position[0] if len(position) == 1 else position
     if "layer_type" in inspect.signature(rotary.forward).parameters:
         return rotary(hidden, position, layer_type=layer_type(decoder, layer))
     return rotary(hidden, position)
+
+
+def entered_positions(position: Tensor | None, hidden: Tensor, past: int) -> Tensor:
+    """(A, B, S) what a language model makes of the position ids it is given. hidden (B, S, D)."""
+    B, S = hidden.shape[:2]
+    if position is None:
+        position = torch.arange(past, past + S, device=hidden.device)[None]
+    if position.dim() == 2:
+        position = position[None]
+    return position[len(position) == 4 :].expand(-1, B, S)
+
+
+def renumbered(position: Tensor, real: Tensor, lost: Tensor) -> Tensor:
+    """Position ids (A, B, S) counted anew, on all axes alike, in rows that lost something. lost (B,)."""
+    start = torch.where(real, position, position.amax()).amin((0, 2))[:, None]
+    anew = start + (real.long().cumsum(1) - 1).clamp(min=0)
+    return torch.where(lost[:, None], anew, position)
+
+
+def gather_rotary(part: Tensor, columns: Tensor) -> Tensor:
+    """Rotary embeddings of some columns. part (…, B or 1, S, d), columns (B, M) → (…, B, M, d)."""
+    if part.dim() == 3:
+        return gather_columns(part, columns)
+    return torch.stack([gather_columns(axis, columns) for axis in part])
 
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
+
+MODALITIES = ("image", "video")
+TOWERS = ("vision_tower", "image_tower", "vision_model", "visual")
+CONNECTORS = ("multi_modal_projector", "connector")
 
 
 def base_of(model: nn.Module) -> nn.Module:
@@ -39,41 +47,27 @@ def decoder_of(base: nn.Module) -> nn.Module | None:
     return None
 
 
-def tower_of(base: nn.Module) -> nn.Module:
-    """The vision tower."""
-    for name in ("vision_tower", "vision_model", "visual"):
-        if (tower := getattr(base, name, None)) is not None:
-            return tower
-    raise TypeError(f"{type(base).__name__} has no vision tower that foveate knows")
+def modalities(base: nn.Module) -> tuple[str, ...]:
+    """What a model can see, of image and video: it has a function and a placeholder for it."""
+    return tuple(
+        m
+        for m in MODALITIES
+        if hasattr(base, f"get_{m}_features")
+        and getattr(base.config, f"{m}_token_id", None) is not None
+    )
 
 
-def tower_blocks(base: nn.Module) -> nn.ModuleList:
-    """The blocks of the vision tower, in order."""
-    tower = tower_of(base)
-    tower = getattr(tower, "vision_model", tower)
-    for owner in (getattr(tower, "encoder", None), getattr(tower, "transformer", None), tower):
-        for name in ("layers", "layer", "blocks"):
-            if isinstance(blocks := getattr(owner, name, None), nn.ModuleList):
-                return blocks
-    raise TypeError(f"the vision tower {type(tower).__name__} has no blocks that foveate knows")
-
-
-def connector_of(base: nn.Module) -> nn.Module:
-    """The projector from the tower's width to the language model's, token by token.
-
-    Raises NotImplementedError where tokens do not pass it one by one.
-    """
-    connector = getattr(base, "multi_modal_projector", None)
-    if connector is None:
-        raise NotImplementedError(
-            f"{type(base).__name__} has no token-by-token projector: compress at language 0 instead"
-        )
-    return connector
-
-
-def placeholder_id(base: nn.Module) -> int:
+def placeholder_id(base: nn.Module, modality: str = "image") -> int:
     """The id that stands for one visual token in `input_ids`."""
-    return base.config.image_token_id
+    return getattr(base.config, f"{modality}_token_id")
+
+
+def is_visual(base: nn.Module, ids: Tensor) -> Tensor:
+    """True at placeholders of any modality. ids (…) → (…) bool."""
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for modality in modalities(base):
+        found |= ids == placeholder_id(base, modality)
+    return found
 
 
 def padding_id(base: nn.Module) -> int:
@@ -82,11 +76,45 @@ def padding_id(base: nn.Module) -> int:
     return text.pad_token_id if text.pad_token_id in range(text.vocab_size) else 0
 
 
-def has_class_token(base: nn.Module) -> bool:
-    """Whether the tower prepends a class token to its patches."""
-    tower = tower_of(base)
+def first_position(base: nn.Module) -> int:
+    """The position id a model gives the first column where nobody says; PaliGemma counts from 1."""
+    return 1 if "paligemma" in base.config.model_type else 0
+
+
+# The vision tower
+
+
+def towers_of(base: nn.Module) -> list[nn.Module]:
+    """The vision towers: one, or one for images and one for video."""
+    names = (*TOWERS, "video_tower")
+    found = [t for name in names if (t := getattr(base, name, None)) is not None]
+    if not found:
+        raise TypeError(f"{type(base).__name__} has no vision tower that foveate knows")
+    return found
+
+
+def tower_of(base: nn.Module) -> nn.Module:
+    """The vision tower, that of images where there are two."""
+    return towers_of(base)[0]
+
+
+def tower_blocks(base: nn.Module, tower: nn.Module | None = None) -> nn.ModuleList:
+    """The blocks of a vision tower, in order."""
+    tower = tower_of(base) if tower is None else tower
+    tower = getattr(tower, "vision_model", tower)
+    for owner in (getattr(tower, "encoder", None), getattr(tower, "transformer", None), tower):
+        for name in ("layers", "layer", "blocks"):
+            if isinstance(blocks := getattr(owner, name, None), nn.ModuleList):
+                return blocks
+    raise TypeError(f"the vision tower {type(tower).__name__} has no blocks that foveate knows")
+
+
+def has_class_token(base: nn.Module, tower: nn.Module | None = None) -> bool:
+    """Whether a tower prepends a class token to its patches."""
+    tower = tower_of(base) if tower is None else tower
     embeddings = getattr(getattr(tower, "vision_model", tower), "embeddings", None)
-    return hasattr(embeddings, "class_embedding") or hasattr(embeddings, "cls_token")
+    tokens = (getattr(embeddings, name, None) for name in ("class_embedding", "cls_token"))
+    return any(token is not None for token in tokens)
 
 
 def selected_layer(base: nn.Module) -> int:
@@ -97,21 +125,15 @@ def selected_layer(base: nn.Module) -> int:
     return max(i if i >= 0 else depth + 1 + i for i in layers)
 
 
+def selected_blocks(base: nn.Module) -> list[nn.Module]:
+    """The block that makes the (deepest) selected feature, of each tower."""
+    index = max(selected_layer(base) - 1, 0)
+    return [tower_blocks(base, tower)[index] for tower in towers_of(base)]
+
+
 def selected_block(base: nn.Module) -> nn.Module:
-    """The block that makes the (deepest) selected feature."""
-    return tower_blocks(base)[max(selected_layer(base) - 1, 0)]
-
-
-def without_class(base: nn.Module, x: Tensor) -> Tensor:
-    """Tower states without the class token. x (images, [1+]P, …)."""
-    drops = getattr(base.config, "vision_feature_select_strategy", "full") == "default"
-    return x[:, 1:] if drops else x
-
-
-def grid_of(base: nn.Module, patches: int) -> tuple[int, int] | None:
-    """Rows and columns of an image's patches; None if they are no whole grid."""
-    side = round(patches**0.5)
-    return (side, side) if side * side == patches else None
+    """The block that makes the (deepest) selected feature; of the images' tower where there are two."""
+    return selected_blocks(base)[0]
 
 
 def attention_of(layer: nn.Module) -> nn.Module:
@@ -120,3 +142,85 @@ def attention_of(layer: nn.Module) -> nn.Module:
         if (attention := getattr(layer, name, None)) is not None:
             return attention
     raise TypeError(f"{type(layer).__name__} has no attention module that foveate knows")
+
+
+# From the tower to the language model
+
+
+def merger_of(base: nn.Module) -> nn.Module | None:
+    """A connector inside the tower, as Qwen's: after it, patches return from windows to rows."""
+    return getattr(tower_of(base), "merger", None)
+
+
+def connector_of(base: nn.Module) -> nn.Module | None:
+    """What stands between tower and language model, projector and all; None inside the tower."""
+    found = (getattr(base, name, None) for name in CONNECTORS)
+    return next((c for c in found if c is not None), None)
+
+
+def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The projector that maps tokens one by one, and what the model does to features right before it.
+
+    Raises NotImplementedError, with the way out, where tokens cannot pass it one by one.
+    """
+    name, connector = type(base).__name__, connector_of(base)
+    way_out = "compress after it, at language 0"
+    if connector is None:
+        raise NotImplementedError(
+            f"{name}: the connector inside the vision tower merges windows of tokens; {way_out}"
+        )
+    if hasattr(connector, "avg_pool") or hasattr(connector, "patch_merger"):
+        raise NotImplementedError(f"{name}: the connector pools windows of tokens; {way_out}")
+    if hasattr(connector, "pixel_shuffle"):
+        return connector.modality_projection, lambda x: connector.pixel_shuffle(
+            x, connector.scale_factor
+        )
+    return connector, lambda x: x
+
+
+def merge_size(base: nn.Module) -> int:
+    """How many tokens of the tower, along each side, become one visual token where sizes are given."""
+    tower = base.config.vision_config
+    return getattr(base.config, "spatial_merge_size", None) or getattr(
+        tower, "spatial_merge_size", 1
+    )
+
+
+def patch_size(base: nn.Module) -> int:
+    """Side of the tower's patches in pixels."""
+    size = base.config.vision_config.patch_size
+    return size if isinstance(size, int) else size[0]
+
+
+def tokens_of_view(base: nn.Module) -> int:
+    """Patches of one full view of the tower, for towers of one image size."""
+    size = base.config.vision_config.image_size
+    return ((size if isinstance(size, int) else size[0]) // patch_size(base)) ** 2
+
+
+def tokens_of_tile(base: nn.Module, pixels: Tensor) -> int | None:
+    """Visual tokens of one tile where a model hands back all tiles of a prompt at once; else None."""
+    connector = connector_of(base)
+    if not hasattr(connector, "pixel_shuffle"):
+        return None
+    height, width = pixels.shape[-2:]
+    side = patch_size(base) * connector.scale_factor
+    return (height // side) * (width // side)
+
+
+def rows_are_runs(base: nn.Module) -> bool:
+    """Whether feature units are not images but their tiles, or all that a prompt holds.
+
+    One image then is what its placeholders say: a run of them, or several with tile markers between.
+    """
+    return hasattr(base, "pixel_shuffle") or hasattr(connector_of(base), "pixel_shuffle")
+
+
+def tiles_are_marked(base: nn.Module) -> bool:
+    """Whether every tile is a run of its own, behind a marker that says which."""
+    return hasattr(connector_of(base), "pixel_shuffle")
+
+
+def deepstack(output: Any) -> list[Any] | None:
+    """Features that the model adds to its residual stream after the first decoder layers, by layer."""
+    return getattr(output, "deepstack_features", None)

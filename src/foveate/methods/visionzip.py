@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.compressor import Compressor, Context, Site, Tower
+from foveate.compressor import Compressor, Context, Site, Tower, language
 from foveate.ops import Keep, budget, check_keep, cosine, top
 from foveate.tokens import VisualTokens
 
@@ -18,20 +18,22 @@ class VisionZip(Compressor):
     Of the budget a share `contextual` (10 of 64) goes to merged tokens: every few of the remaining
     tokens is a target, each other one joins the target with the most similar key, and the target
     becomes itself plus the mean of those that joined it. ValueError unless 0 <= contextual < 1.
+    It stands before the projector, or with `projected` behind it, for models whose projector does not
+    take tokens one by one.
 
     Differs from the paper: the class token is not passed on, so the dominant share is patches only;
     tokens stand in the order of their first patch and keep their positions instead of being renumbered.
     """
 
-    site = Site(Tower.features)
     needs = frozenset({"cls_attention", "keys"})
     selects = True
 
-    def __init__(self, keep: Keep = 64, contextual: float = 10 / 64):
+    def __init__(self, keep: Keep = 64, contextual: float = 10 / 64, projected: bool = False):
         super().__init__()
         if not 0 <= contextual < 1:
             raise ValueError(f"contextual={contextual!r}: want a share of the budget in [0, 1)")
-        self.keep, self.contextual = check_keep(keep), contextual
+        self.keep, self.contextual, self.projected = check_keep(keep), contextual, projected
+        self.site = language(0) if projected else Site(Tower.features)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Dominant and contextual tokens. tokens.x (B, N, D)."""
@@ -53,7 +55,7 @@ class VisionZip(Compressor):
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
-        return {"keep": self.keep, "contextual": self.contextual}
+        return {"keep": self.keep, "contextual": self.contextual, "projected": self.projected}
 
 
 def _every_few(rest: Tensor, n: Tensor) -> Tensor:

@@ -1,0 +1,107 @@
+"""Calls that compression would get wrong silently, or fail at far from the mistake: told here, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from foveate.hosts import traits
+from foveate.hosts.flow import Flow
+
+PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
+
+
+def check(base: nn.Module, kwargs: dict[str, Any], flow: Flow, first: bool) -> None:
+    """Raise for a call that cannot be right; first: no cache yet, so the call is a whole prompt.
+
+    Raises NotImplementedError for what is not supported, with the way out, TypeError and ValueError for
+    what is no call at all.
+    """
+    _refuse_kernels(base)
+    _check_features(kwargs)
+    ids = kwargs.get("input_ids")
+    if ids is None:
+        return
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
+        raise TypeError(f"input_ids: want integers (prompts, columns), got {_said(ids)}")
+    _check_mask(kwargs, ids, first)
+    _check_like(flow.labels, "labels", ids, exact=True)
+    _check_like(flow.instruction_mask, "instruction_mask", ids, exact=False)
+    _check_positions(base, kwargs.get("position_ids"), ids)
+
+
+def _refuse_kernels(base: nn.Module) -> None:
+    kernel = str(traits.decoder_of(base).config._attn_implementation or "")
+    if "flex" in kernel or kernel.startswith("paged"):
+        raise NotImplementedError(
+            f"attention {kernel!r} is not supported: use sdpa, eager or flash"
+        )
+
+
+def _check_features(kwargs: dict[str, Any]) -> None:
+    given = kwargs.get("mm_encoder_outputs")
+    if given is None:
+        return
+    if not isinstance(given, Mapping):
+        raise TypeError(f"mm_encoder_outputs: want outputs by modality, got {_said(given)}")
+    for modality, output in given.items():
+        if output is not None and not hasattr(output, "pooler_output"):
+            raise TypeError(
+                f"mm_encoder_outputs[{modality!r}]: want what get_{modality}_features returns, got "
+                f"{_said(output)}"
+            )
+    for name in (name for names in PIXELS.values() for name in names):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"{name} and mm_encoder_outputs at once: pass one of them")
+
+
+def _check_mask(kwargs: dict[str, Any], ids: Tensor, first: bool) -> None:
+    mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+    prepared = isinstance(mask, Mapping) or (isinstance(mask, Tensor) and mask.dim() > 2)
+    if prepared:
+        if not getattr(cache, "is_compileable", False):
+            raise NotImplementedError(
+                "a prepared 4-D attention_mask is not supported: pass the 2-D mask"
+            )
+        return
+    if mask is None:
+        return
+    fits = isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == len(ids)
+    if not fits or (mask.shape[1] != ids.shape[1] if first else mask.shape[1] < ids.shape[1]):
+        raise ValueError(
+            f"attention_mask: want {tuple(ids.shape)} like input_ids, got {_said(mask)}"
+        )
+
+
+def _check_like(value: Any, name: str, ids: Tensor, exact: bool) -> None:
+    if value is None:
+        return
+    fits = isinstance(value, Tensor) and value.dim() == 2 and len(value) == len(ids)
+    if not fits or (value.shape[1] != ids.shape[1] if exact else value.shape[1] > ids.shape[1]):
+        raise ValueError(f"{name}: want {tuple(ids.shape)} like input_ids, got {_said(value)}")
+
+
+def _check_positions(base: nn.Module, position: Any, ids: Tensor) -> None:
+    if position is None:
+        return
+    B, S = ids.shape
+    axes = (1, 3, 4) if hasattr(base, "get_rope_index") else ()
+    shape = tuple(position.shape) if isinstance(position, Tensor) else ()
+    fits = shape[-1:] == (S,) and (
+        (len(shape) == 2 and shape[0] in (1, B))
+        or (len(shape) == 3 and shape[0] in axes and shape[1] in (1, B))
+    )
+    if not fits:
+        raise ValueError(
+            f"position_ids: want ({B}, {S}) like input_ids"
+            + (f", or (3 or 4, {B}, {S})" if axes else "")
+            + f", got {_said(position)}"
+        )
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+    return f"{type(value).__name__} {str(value)[:40]!r}"

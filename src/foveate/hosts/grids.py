@@ -1,0 +1,151 @@
+"""Where patches stand: the grid of every image, tile and frame, and how towers' tokens merge into it.
+
+Letters: U units (what a model's feature function counts: an image, a tile, a frame), n patches of one,
+S tokens of the vision tower for one unit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.hosts import traits
+
+OUTSIDE = -1  # row and column of a token that stands for a whole view, such as a class token
+
+
+def of_units(
+    base: nn.Module,
+    modality: str,
+    given: dict[str, Any],
+    sizes: Sequence[int],
+    newlines: Sequence[Tensor] | None,
+) -> list[Tensor | None]:
+    """(n, 3) view, row and column of each patch, unit by unit; None where nothing tells.
+
+    given: the arguments of the feature function; sizes: patches of each unit, newlines included;
+    newlines (n,) True where a row ends in one.
+    """
+    grid_thw = given.get(f"{modality}_grid_thw")
+    if grid_thw is not None:
+        merge = traits.merge_size(base)
+        return [_box(t, h // merge, w // merge) for t, h, w in grid_thw.tolist()]
+    pixels = given.get("pixel_values_videos" if modality == "video" else "pixel_values")
+    if newlines is not None:
+        frames = pixels.shape[1] if modality == "video" else None
+        return [_with_newlines(base, mask, frames) for mask in newlines]
+    sized = given.get("image_sizes")
+    if sized is not None:
+        step = traits.patch_size(base) * traits.merge_size(base)
+        return [_box(1, int(h) // step, int(w) // step) for h, w in torch.as_tensor(sized).tolist()]
+    return [_tiles(n, traits.tokens_of_tile(base, pixels)) for n in sizes]
+
+
+def _box(views: int, rows: int, columns: int) -> Tensor:
+    cells = torch.meshgrid(*(torch.arange(n) for n in (views, rows, columns)), indexing="ij")
+    return torch.stack(cells, dim=-1).reshape(-1, 3)
+
+
+def _square(n: int, view: int = 0) -> Tensor | None:
+    """One view of n patches in a square, or of a class token and a square."""
+    side = math.isqrt(n)
+    if side * side == n:
+        return _box(1, side, side) + torch.tensor([view, 0, 0])
+    side = math.isqrt(n - 1)
+    if side * side != n - 1:
+        return None
+    alone = torch.tensor([[view, OUTSIDE, OUTSIDE]])
+    return torch.cat([alone, _box(1, side, side) + torch.tensor([view, 0, 0])])
+
+
+def _tiles(n: int, tile: int | None) -> Tensor | None:
+    """Square views one behind the other: all n patches in one, or `tile` in each."""
+    if tile is None or n % tile:
+        return _square(n)
+    views = [_square(tile, view) for view in range(n // tile)]
+    if any(view is None for view in views):
+        return None
+    return torch.cat(views) if views else torch.zeros(0, 3, dtype=torch.long)
+
+
+def _with_newlines(base: nn.Module, newline: Tensor, frames: int | None) -> Tensor | None:
+    """LLaVA-NeXT's order: the whole image, then its high-resolution tiles, joined, row by row.
+
+    The joined tiles are one view. A video is its frames and a single newline. Newlines stand outside.
+    """
+    n = len(newline)
+    grid = torch.full((n, 3), OUTSIDE)
+    patches = int((~newline).sum())
+    if frames is not None:
+        cells = _tiles(patches, patches // frames)
+    else:
+        first = min(traits.tokens_of_view(base), patches)
+        cells = _square(first)
+        if cells is not None and patches > first:
+            ended = (newline.long().cumsum(0) - newline.long())[first:]
+            place = torch.arange(first, n)
+            begin = torch.where(newline, torch.arange(n) + 1, 0).cummax(0).values[first:]
+            begin = begin.clamp(min=first)
+            joined = torch.stack([torch.ones_like(ended), ended, place - begin], dim=-1)
+            cells = torch.cat([cells, joined[~newline[first:]]])
+    if cells is None:
+        return None
+    grid[~newline] = cells
+    return grid
+
+
+def closing_newline(base: nn.Module, modality: str, newline: Tensor) -> Tensor:
+    """(n,) which newline closes the row that each patch stands in, counted from 0; -1 for none.
+
+    newline (n,) bool. The whole image in front of its tiles is closed by none; a video by its only one.
+    """
+    closes = newline.long().cumsum(0) - newline.long()
+    closes = closes.masked_fill(closes >= int(newline.sum()), -1)
+    whole = traits.tokens_of_view(base)
+    if modality == "image" and int((~newline).sum()) > whole:
+        closes[:whole] = -1
+    return closes
+
+
+def merged(value: Tensor, patches: Tensor, sizes: Any, how: str) -> Tensor:
+    """What tower tokens hold, brought to the patches that a connector makes of windows of them.
+
+    value (U, S, …) beside patches (U, n, D), or one sequence (1, L, …) beside (M, D), whose images have
+    `sizes` tokens (rows, columns), or lie window after window if that is None. how: "sum" or "mean".
+    """
+    rest = value.shape[2:]
+    if patches.dim() == 2:
+        windows = _of_sequence(value[0], len(patches), sizes)
+    else:
+        U, S = value.shape[:2]
+        n = patches.shape[1]
+        if n == S:
+            return value
+        side, window = math.isqrt(S), math.isqrt(S // n)
+        windows = _windows(value.reshape(U, side, side, *rest), window).reshape(
+            U, n, window * window, *rest
+        )
+    return windows.sum(-1 - len(rest)) if how == "sum" else windows.mean(-1 - len(rest))
+
+
+def _of_sequence(value: Tensor, patches: int, sizes: Any) -> Tensor:
+    """(M, window, …) of a sequence (L, …)."""
+    rest, factor = value.shape[1:], len(value) // patches
+    if sizes is None:
+        return value.reshape(patches, factor, *rest)
+    window, images = math.isqrt(factor), []
+    for part, (h, w) in zip(value.split([h * w for h, w in sizes]), sizes, strict=True):
+        cut = _windows(part.reshape(1, h, w, *rest), window)
+        images.append(cut.reshape(-1, factor, *rest))
+    return torch.cat(images)
+
+
+def _windows(x: Tensor, side: int) -> Tensor:
+    """x (U, H, W, …) → (U, H/side, W/side, side, side, …)."""
+    U, H, W, *rest = x.shape
+    x = x.reshape(U, H // side, side, W // side, side, *rest)
+    return x.transpose(2, 3)

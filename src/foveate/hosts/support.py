@@ -1,0 +1,88 @@
+"""What a model allows: whether a compressor can act on it, and what is different there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from foveate.compressor import Compressor, Tower
+from foveate.hosts import attach, traits
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a compressor works on a model.
+
+    works     whether `compress` takes it
+    why       what is missing and the way out, where it does not
+    notes     what is different on this model, such as a score that stands in for another
+    """
+
+    works: bool
+    why: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def support(model: nn.Module, method: Compressor) -> Support:
+    """What `compress(model, method)` would do, without doing it. The model may be on the meta device."""
+    base = traits.base_of(model)
+    try:
+        attach.check(base, method)
+    except (NotImplementedError, ValueError, RuntimeError) as error:
+        return Support(works=False, why=str(error))
+    needs = frozenset().union(*(part.needs for part in method.every()))
+    early = any(part.site.tower < Tower.language for part in method.every())
+    inside = any(part.site.layer > 0 for part in method.every())
+    notes = [
+        _scores(base, needs),
+        _text(needs),
+        _packed(base, early, needs),
+        _window(base, inside),
+        _frames(base),
+    ]
+    return Support(works=True, notes=tuple(note for note in notes if note))
+
+
+def _scores(base: nn.Module, needs: frozenset[str]) -> str | None:
+    without = [t for t in traits.towers_of(base) if not traits.has_class_token(base, t)]
+    if "cls_attention" not in needs or not without:
+        return None
+    return (
+        "no class token: the mean attention that a token receives in the selected block stands in "
+        "for cls_attention"
+    )
+
+
+def _text(needs: frozenset[str]) -> str | None:
+    if not needs & {"text", "text_mask", "prompt_attention", "last_attention"}:
+        return None
+    return "reads the prompt: the whole of it at inference, without answers (labels) in training"
+
+
+def _packed(base: nn.Module, early: bool, needs: frozenset[str]) -> str | None:
+    if not hasattr(base, "image_newline"):
+        return None
+    mixed = hasattr(base, "apply_pooling") or hasattr(base.config, "vision_aspect_ratio")
+    if mixed and early:
+        return (
+            "large images and videos are interpolated behind the projector, and refused; behind it "
+            "(language 0) they are not"
+        )
+    return "newline embeddings leave with their row of patches; no budget counts them"
+
+
+def _window(base: nn.Module, inside: bool) -> str | None:
+    config = traits.decoder_of(base).config
+    window = getattr(config, "sliding_window", None)
+    types = getattr(config, "layer_types", None)
+    slides = "sliding_attention" in types if types else window is not None
+    if not inside or not slides or window is None:
+        return None
+    return f"sliding windows of {window}: prompt and answer together may not outgrow one"
+
+
+def _frames(base: nn.Module) -> str | None:
+    if traits.rows_are_runs(base) and "video" not in traits.modalities(base):
+        return "frames of a video are images of their own, each with the whole budget"
+    return None
