@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from foveate.compressor import Site, Tower
-from foveate.draw import draw, kept, panel
+from foveate.draw import GAP, LINE, MARGIN, View, draw, kept, panel
 from foveate.hosts.trace import Step, Trace
 
 CELL = 20
@@ -32,7 +32,7 @@ def middle(pixels, row, column):
 
 def test_kept_stay_dropped_fade():
     pixels = np.random.default_rng(0).uniform(0, 255, (2 * CELL, 2 * CELL, 3))
-    out = kept(pixels, np.array([[0, -1], [-1, 1]]), CELL)
+    out = kept(pixels, View(np.array([[0, -1], [-1, 1]]), np.zeros((2, 2), bool), None), CELL)
     assert np.array_equal(middle(out, 0, 0), middle(pixels, 0, 0))
     assert np.array_equal(middle(out, 1, 1), middle(pixels, 1, 1))
     faded = middle(out, 0, 1)
@@ -42,7 +42,7 @@ def test_kept_stay_dropped_fade():
 
 def test_patches_of_one_token_share_a_tint():
     pixels = np.full((CELL, 4 * CELL, 3), 128.0)
-    out = kept(pixels, np.array([[0, 0, 1, 1]]), CELL)
+    out = kept(pixels, View(np.array([[0, 0, 1, 1]]), np.ones((1, 4), bool), None), CELL)
     first, second = middle(out, 0, 0), middle(out, 0, 2)
     assert np.array_equal(first, middle(out, 0, 1))
     assert not np.array_equal(first, second)
@@ -70,9 +70,119 @@ def test_scores_are_drawn_where_a_step_has_them():
     assert heated.width > plain.width
 
 
+def views(*shapes):
+    return torch.tensor(
+        [[(v, r, c) for v, (h, w) in enumerate(shapes) for r in range(h) for c in range(w)]]
+    )
+
+
+def at(sheet, left, top, row=0, column=0, cell=CELL):
+    """The colour in the middle of one cell of a panel whose corner is (left, top)."""
+    return sheet.getpixel((left + column * cell + cell // 2, top + row * cell + cell // 2))
+
+
 def test_any_grid():
     picture = panel(Image.new("L", (300, 20)), step([[0, 1, -1, -1, 2, -1]], grid(2, 3)), side=60)
     assert picture.size == (60, 40)
+
+
+def test_a_row_per_view_each_with_its_own_picture_and_grid():
+    red, blue = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
+    one = step([[0, -1, -1, 1, -1, -1, -1, -1, 2, *[-1] * 7]], views((2, 2), (3, 4)))
+    sheet = draw([[red, blue]], [one], side=160)
+    upper = MARGIN + LINE + GAP // 4
+    lower = upper + 160 + LINE + GAP // 4
+    right = MARGIN + 160 + GAP
+    assert at(sheet, MARGIN, upper, cell=80) == (255, 0, 0)
+    assert at(sheet, right, upper, 1, 1, 80) == (255, 0, 0)
+    assert min(at(sheet, right, upper, 0, 1, 80)) > 180
+    assert at(sheet, MARGIN, lower, 2, 3, 40) == (0, 0, 255)
+    assert at(sheet, right, lower, 1, 0, 40) == (0, 0, 255)
+    assert min(at(sheet, right, lower, 0, 0, 40)) > 180
+    assert sheet.height == lower + 120 + LINE + MARGIN
+
+
+def test_images_of_one_batch_may_have_other_views_and_grids():
+    red, blue, green = (Image.new("RGB", (9, 9), c) for c in ("red", "blue", "#00ff00"))
+    cells = torch.full((2, 9, 3), -1)
+    cells[0, :6] = views((1, 2), (2, 2))[0]
+    cells[1] = views((3, 3))[0]
+    owner = [[0, -1, 1, 2, 3, 4, -2, -2, -2], [*range(9)]]
+    batch = step(owner, cells)
+    sheet = draw([[red, blue], green], [batch], side=120)
+    alone = draw(green, [step(owner[1:], cells[1:])], side=120)
+    below = sheet.crop((0, sheet.height - alone.height + MARGIN, sheet.width, sheet.height))
+    right = MARGIN + 120 + GAP
+    assert all(at(below, right, 0, r, c, 40) == (0, 255, 0) for r in range(3) for c in range(3))
+    with pytest.raises(ValueError, match=r"\[2, 1\] views, and \[1, 1\]"):
+        draw([red, green], [batch])
+
+
+def test_patches_of_one_token_share_a_tint_across_views():
+    grey = Image.new("RGB", (8, 8), (128, 128, 128))
+    one = step([[0, 1, 1, 2]], views((1, 2), (1, 2)))
+    shown = panel([grey, grey], one, side=2 * CELL)
+    first = [at(shown, 0, 0, 0, c) for c in range(2)]
+    second = [at(shown, 2 * CELL + GAP, 0, 0, c) for c in range(2)]
+    assert first[0] == second[1] == (128, 128, 128)
+    assert first[1] == second[0] != (128, 128, 128)
+
+
+def test_a_class_token_has_no_place():
+    image = Image.new("RGB", (8, 8), "red")
+    cells = torch.tensor([[(0, -1, -1), (0, 0, 0), (0, 0, 1), (-1, -1, -1)]])
+    shown = panel(image, step([[0, -1, 1, -2]], cells), side=2 * CELL)
+    assert shown.size == (2 * CELL, CELL)
+    assert min(at(shown, 0, 0)) > 180
+    assert at(shown, 0, 0, 0, 1) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "bands", "across"), [(4, 1, 4), (8, 1, 8), (13, 2, 7), (16, 2, 8)])
+def test_many_views_are_a_film_strip(n, bands, across):
+    frames = [Image.new("RGB", (8, 8), (10 * v, 0, 255)) for v in range(n)]
+    owner = [[k for v in range(n) for k in (v, -1, -1, -1)]]
+    sheet = draw([frames], [step(owner, views(*[(2, 2)] * n))], side=400)
+    cell = 4 * 400 // across // 2
+    top, high = MARGIN + LINE + GAP // 4, 2 * cell + LINE + GAP // 4
+    assert sheet.width == 2 * MARGIN + across * 2 * cell + (across - 1) * GAP
+    assert sheet.height == top + 2 * bands * high - GAP // 4 + MARGIN
+    for v in range(n):
+        left = MARGIN + v % across * (2 * cell + GAP)
+        above = top + v // across * 2 * high
+        assert at(sheet, left, above, 1, 1, cell) == (10 * v, 0, 255)
+        assert at(sheet, left, above + high, 0, 0, cell) == (10 * v, 0, 255)
+        assert min(at(sheet, left, above + high, 1, 1, cell)) > 180
+
+
+def test_a_lone_picture_loses_its_sides_and_a_listed_one_is_whole():
+    wide = Image.new("RGB", (120, 40), "red")
+    wide.paste("blue", (40, 0, 80, 40))
+    square, oblong = step([[*range(9)]], grid(3, 3)), step([[*range(6)]], grid(2, 3))
+    lone, listed = panel(wide, square, side=60), panel([wide], square, side=60)
+    assert at(lone, 0, 0) == at(lone, 0, 0, 2, 2) == (0, 0, 255)
+    assert [at(listed, 0, 0, 1, c) for c in range(3)] == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
+    assert at(panel(wide, oblong, side=60), 0, 0) == (255, 0, 0)  # such a model crops nothing
+    said = [np.asarray(draw(p, [square], side=60))[-MARGIN - LINE :] for p in (wide, [[wide]])]
+    assert said[0].shape != said[1].shape  # the caption of the first says that it shows a part
+
+
+def test_scores_are_coloured_by_rank_over_all_views_and_gone_patches_fade():
+    grey = Image.new("RGB", (8, 8), (128, 128, 128))
+    one = step([[0, 1, 2, -1]], views((1, 2), (1, 2)))
+
+    def colours(scores):
+        scored = Step(one.site, one.owner, one.before, one.after, torch.tensor([scores]), one.grid)
+        sheet = draw([[grey, grey]], [scored], side=400, scores=True)
+        left, upper = MARGIN + 2 * (400 + GAP), MARGIN + LINE + GAP // 4
+        lower = upper + 200 + LINE + GAP // 4
+        return [at(sheet, left, top, 0, c, 200) for top in (upper, lower) for c in (0, 1)]
+
+    skewed = colours([1e-9, 2e-9, 1.0, torch.nan])
+    assert skewed == colours([0.1, 0.2, 0.3, torch.nan])
+    assert sum(skewed[0]) < sum(skewed[1]) - 60 < sum(skewed[2]) - 120
+    assert len(set(skewed[3])) == 1
+    assert skewed[3][0] > 180
+    assert set(colours([0.5, 0.5, 0.5, 0.5])) == {skewed[1]}  # neither low nor high
 
 
 def test_everything_dropped_is_drawn_too():
@@ -85,9 +195,22 @@ def test_everything_dropped_is_drawn_too():
         ([], "no step"),
         ([step([[0, 1, 2, 3], [0, 1, 2, 3]])], "1 images"),
         ([step([[0, 1, 2]])], "no square"),
-        ([step([[0, 1]], torch.tensor([[(0, 0, 0), (1, 0, 0)]]))], "one view"),
+        ([step([[0, 1]], torch.tensor([[(0, 0, 0), (1, 0, 0)]]))], r"\[2\] views, and \[1\] pict"),
+        ([step([[0, 1]], torch.tensor([[(0, -1, -1), (0, -1, -1)]]))], r"\[0\] views"),
     ],
 )
 def test_what_cannot_be_drawn_says_why(steps, says):
     with pytest.raises(ValueError, match=says):
         draw(Image.new("RGB", (8, 8)), steps)
+
+
+@pytest.mark.parametrize(("pictures", "says"), [(2, "2 images .* frames"), (1, "views")])
+def test_frames_are_the_views_of_one_video(pictures, says):
+    frames = [Image.new("RGB", (8, 8))] * pictures
+    one = step([[0, 1]], views((1, 1), (1, 1)))
+    with pytest.raises(ValueError, match=says):
+        draw(frames, [one])
+    with pytest.raises(ValueError, match=r"\[2\] views, and \[3\]"):
+        draw([[frames[0]] * 3], [one])
+    with pytest.raises(ValueError, match=r"\[2\] views, and \[1\]"):
+        panel(frames[0], one)
