@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from families import FAMILIES, LAYERS, ONE, SHORT
+from families import FAMILIES, LAYERS, ONE
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import foveate
 from foveate import FastV, Pool, Stride, VisionZip
 from foveate.bench import CONFIGS
 from foveate.hosts import traits
-from foveate.hosts.cost import Load, cost, load, own_macs, skeleton, watch
+from foveate.hosts.cost import Load, cost, own_macs, skeleton, watch
 
 LLAVA = FAMILIES["llava"]
 TEXT, PATCHES = 9, 16
@@ -26,16 +26,16 @@ def counted(model, inputs):
     return counter.get_total_flops() // 2
 
 
-def traced(model, inputs):
-    with foveate.trace(model) as seen, torch.no_grad():
-        model(**inputs)
-    return seen.steps
+def seen(model, inputs=None):
+    """The load of one of Llava's prompts."""
+    inputs = LLAVA.inputs([ONE]) if inputs is None else inputs
+    return watch(model, TEXT, lambda: model(**inputs))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_the_bare_model_costs_what_torch_counts(attention):
     model, inputs = LLAVA.model(attention), LLAVA.inputs([ONE])
-    mine = cost(model, load(model, TEXT, [PATCHES]), causal=False)
+    mine = cost(model, seen(model), causal=False)
     assert mine.scorer == 0
     assert mine.total == counted(model, inputs)
 
@@ -47,16 +47,15 @@ def test_the_bare_model_costs_what_torch_counts(attention):
 def test_a_compressed_model_costs_what_torch_counts(attention, method):
     model, inputs = LLAVA.model(attention), LLAVA.inputs([ONE])
     foveate.compress(model, method)
-    steps = traced(model, inputs)
     own = own_macs(model, lambda: model(**inputs))
-    mine = cost(model, load(model, TEXT, [PATCHES], steps), method.parts(), own, causal=False)
+    mine = cost(model, seen(model), method.parts(), own, causal=False)
     assert mine.total == counted(model, inputs)
 
 
 def test_a_chain_of_cuts_shortens_layer_by_layer():
     model = LLAVA.model()
     foveate.compress(model, foveate.Chain(Stride(8), Stride(4, layer=1), FastV(2, layer=3)))
-    at = load(model, TEXT, [PATCHES], traced(model, LLAVA.inputs([ONE])))
+    at = seen(model)
     assert at.visual == (8, 4, 4, 2, 2) and at.lengths == tuple(TEXT + n for n in at.visual)
     assert at.rows["multi_modal_projector.linear_1"] == PATCHES
     assert set(at.pairs.values()) == {(PATCHES + 1) ** 2}
@@ -66,32 +65,21 @@ def test_a_chain_of_cuts_shortens_layer_by_layer():
 def test_compression_before_the_projector_projects_only_what_is_kept():
     model = LLAVA.model()
     foveate.compress(model, VisionZip(8))
-    inputs = LLAVA.inputs([ONE])
-    at = load(model, TEXT, [PATCHES], traced(model, inputs))
-    assert at.rows["multi_modal_projector.linear_2"] == 8
-    assert at == watch(model, TEXT, lambda: model(**inputs))
-
-
-def test_which_picks_a_prompt_of_a_batch():
-    model = LLAVA.model()
-    foveate.compress(model, FastV(4, layer=2))
-    steps = traced(model, LLAVA.inputs([ONE, SHORT]))
-    at = load(model, 4, [PATCHES], steps, which=[1])
-    assert at.visual == (16, 16, 4, 4, 4) and at.lengths[0] == 20
+    assert seen(model).rows["multi_modal_projector.linear_2"] == 8
 
 
 def test_cache_bytes_are_those_of_the_cache():
     model, inputs = LLAVA.model(), LLAVA.inputs([ONE])
     foveate.compress(model, FastV(4, layer=2))
-    with foveate.trace(model) as seen, torch.no_grad():
+    with torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
     held = sum(x.nbytes for layer in cache.layers for x in (layer.keys, layer.values))
-    assert cost(model, load(model, TEXT, [PATCHES], seen.steps)).kv_bytes == held
+    assert cost(model, seen(model)).kv_bytes == held
 
 
 def test_only_the_rows_asked_for_are_the_scorers():
     model = LLAVA.model()
-    at = load(model, TEXT, [PATCHES])
+    at = seen(model)
     assert cost(model, at, [FastV(0.5)]).scorer == (TEXT + PATCHES) * 64
     assert cost(model, at, [VisionZip(8)]).scorer == (PATCHES + 1) * 32
     assert cost(model, at, [Stride(0.5)]).scorer == 0
@@ -129,20 +117,10 @@ def test_a_sliding_window_bounds_pairs_and_cache():
     assert mine.language == linear + 2 * width * pairs + head
 
 
-def test_a_tower_that_merges_has_to_be_watched():
-    model, inputs = FAMILIES["qwen2_5_vl"].model(), FAMILIES["qwen2_5_vl"].inputs([ONE])
-    visual = int((inputs["input_ids"] == traits.placeholder_id(model.model)).sum())
-    text = inputs["input_ids"].shape[1] - visual
-    with pytest.raises(NotImplementedError, match="watch"):
-        load(model, text, [visual])
-    seen = watch(model, text, lambda: model(**inputs))
-    assert load(model, text, [visual], seen=seen) == seen
-
-
 def test_llava_7b_by_hand():
     """4.22 TMAC for 576 + 60 tokens in the layers of LLaVA-1.5-7B, 0.5 MiB of cache a token."""
     model = skeleton(CONFIGS["llava-1.5-7b"].config(), torch.float16)
-    mine = cost(model, load(model, 60, [576]), causal=False)
+    mine = cost(model, Load({}, {}, (576 + 60,) * 32, 60), causal=False)
     assert (mine.language - 4096 * 32064) / 1e12 == pytest.approx(4.22, abs=0.005)
     assert mine.kv_bytes == (576 + 60) * 2**19
     assert mine.flops == 2 * mine.total == mine.as_dict()["flops"]

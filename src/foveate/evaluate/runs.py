@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -119,21 +120,16 @@ def _record(example: Example, reply: Any) -> dict[str, Any]:
 @torch.inference_mode()
 def costs(model: Any, processor: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Multiply-accumulates and cache bytes of one prompt's prefill, the mean over these prompts."""
-    inputs = encode(processor, [(e.images, e.question) for e in examples]).to(model.device)
-    inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-    steps, parts, own = [], [], 0
+    base, total, parts = traits.base_of(model), {}, []
     if attach.is_compressed(model):
-        with attach.trace(model) as seen:
-            own = cost.own_macs(model, lambda: model(**inputs, logits_to_keep=1)) // len(examples)
-        steps = seen.steps
-        parts = traits.base_of(model).visual_compressor.parts()
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    visual = (ids == traits.placeholder_id(traits.base_of(model))).sum(1)
-    text, total, first = (mask.sum(1) - visual).tolist(), {}, 0
-    for row, e in enumerate(examples):
-        which = list(range(first, first := first + len(e.images)))
-        patches = [int(visual[row]) // len(which)] * len(which)
-        load = cost.load(model, text[row], patches, steps, which)
+        parts = base.visual_compressor.parts()
+    for e in examples:
+        inputs = encode(processor, [(e.images, e.question)]).to(model.device)
+        inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+        call = functools.partial(model, **inputs, logits_to_keep=1)
+        text = int((~traits.is_visual(base, inputs["input_ids"])).sum())
+        load = cost.watch(model, text, call)
+        own = cost.own_macs(model, call) if parts else 0
         for name, value in cost.cost(model, load, parts, own).as_dict().items():
             total[name] = total.get(name, 0) + value / len(examples)
     return total

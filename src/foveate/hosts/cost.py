@@ -11,7 +11,7 @@ calls it. Mixtures of experts are counted as if every expert ran.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,7 +22,6 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import traits
-from foveate.hosts.trace import Step
 
 # What stands between a tower's width and the language model's, by the names families give it.
 CONNECTORS = {"multi_modal_projector", "connector", "merger", "deepstack_merger_list"}
@@ -110,38 +109,6 @@ def watch(model: nn.Module, text: int, call: Callable[[], Any]) -> Load:
         for handle in handles:
             handle.remove()
     return Load(dict(rows), dict(pairs), tuple(lengths[i] for i in sorted(lengths)), text)
-
-
-def load(
-    model: nn.Module,
-    text: int,
-    patches: Sequence[int],
-    steps: Iterable[Step] = (),
-    which: Sequence[int] | None = None,
-    seen: Load | None = None,
-) -> Load:
-    """The load of one prompt: `text` other columns, and for each of its images its number of patches.
-
-    steps: what `foveate.trace` saw of one prefill; none is the bare model. which: the prompt's images
-    among those of the steps, where the prefill held more prompts than this one. seen: what `watch` saw
-    of its tower and connector; reckoned if not given. Raises NotImplementedError where it cannot be.
-    """
-    base = traits.base_of(model)
-    depth = len(traits.decoder_of(base).layers)
-    which = list(range(len(patches)) if which is None else which)
-    now = connector = sum(patches)
-    lengths = [text + now] * depth
-    for step in steps:
-        now = int(step.after[which].sum())
-        tower, layer = step.site
-        if tower < Tower.projector:
-            connector = now
-        elif tower == Tower.projector:
-            connector = 0  # the compressor stands in its place
-        first = layer if tower == Tower.language else 0
-        lengths[first:] = [text + now] * (depth - first)
-    rows, pairs = (seen.rows, seen.pairs) if seen else _reckoned(base, patches, connector)
-    return Load(rows, pairs, tuple(lengths), text)
 
 
 def cost(
@@ -266,27 +233,6 @@ def _causal(n: int, window: int) -> int:
     """Pairs of n columns that look back, at most `window` columns far."""
     short = min(n, window)
     return short * (short + 1) // 2 + (n - short) * short
-
-
-def _reckoned(
-    base: nn.Module, patches: Sequence[int], connector: int
-) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows and pairs of a tower that makes one visual token of each patch of a fixed size of image."""
-    vision = base.config.vision_config
-    side, patch = getattr(vision, "image_size", None), getattr(vision, "patch_size", None)
-    simple = isinstance(side, int) and isinstance(patch, int)
-    if not simple or set(patches) - {(side // patch) ** 2}:
-        raise NotImplementedError(
-            f"{list(patches)} visual tokens of {type(base).__name__} do not say what its tower saw: "
-            "give load() what cost.watch() sees of one prompt"
-        )
-    extra = int(traits.has_class_token(base))
-    tokens = [p + extra for p in patches]
-    rows = {}
-    for name, module in _weighted(base):
-        passed = sum(patches) if hasattr(module, "out_channels") else sum(tokens)
-        rows[name] = connector if CONNECTORS & set(name.split(".")) else passed
-    return rows, {name: sum(n * n for n in tokens) for name, _ in _attentions(base)}
 
 
 def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
