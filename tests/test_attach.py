@@ -402,32 +402,6 @@ def test_a_padding_id_outside_the_vocabulary(llava, inputs):
         assert torch.isfinite(logits(llava, inputs)).all()
 
 
-def test_a_sliding_window_that_is_outgrown_is_refused():
-    from transformers import AutoConfig, LlavaForConditionalGeneration
-
-    config = Llava().config()
-    config.text_config = AutoConfig.for_model(
-        "mistral",
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=100,
-        sliding_window=30,
-        pad_token_id=0,
-    )
-    model = LlavaForConditionalGeneration(config).eval()
-    inputs = Llava().inputs((ONE,))
-    model.generation_config.eos_token_id = None
-    with foveate.compressed(model, Stride(4)):
-        model.generate(**inputs, max_new_tokens=8)  # before the language model all is well
-    with foveate.compressed(model, FastV(4)):
-        model.generate(**inputs, max_new_tokens=3)
-        with pytest.raises(NotImplementedError, match="sliding window of 30"):
-            model.generate(**inputs, max_new_tokens=12)
-
-
 BROKEN = [
     (lambda m, x: foveate.compress(m, "fastv"), TypeError, "got str"),
     (lambda m, x: foveate.compress(m.lm_head, FastV()), TypeError, "Linear is no model"),

@@ -16,7 +16,7 @@ from foveate.hosts import traits
 from foveate.hosts.attach import compress, is_compressed
 
 # What the host may cost at 25 % kept: a median for the first two, the lower 95 % bound for the idle ones.
-BARS = {"before": 1.05, "inside": 1.05, "idle_before": 1.02, "idle_inside": 1.02}
+BARS = {"before": 1.03, "inside": 1.05, "idle_before": 1.01, "idle_inside": 1.01}
 # Shown by the cells of methods that do next to nothing themselves: (method, keep, idle).
 JUDGED = {
     "before": ("stride", 0.25, False),

@@ -55,14 +55,24 @@ def ask(
         loaded = models.load(model, device)
         document, seen = answer(loaded, compressor, shown, question.strip(), max_new_tokens)
         if picture is not None:
-            from foveate.draw import draw
-
-            draw(shown, seen).save(picture)
+            _draw(loaded, shown, question.strip(), seen).save(picture)
             document["picture"] = str(picture)
         if json:
             emit(document)
     if not json:
         _print(document)
+
+
+def _draw(loaded: models.Loaded, image: Any, question: str, seen: Any) -> Any:
+    """The picture of what was kept, view by view."""
+    from foveate import evaluate
+    from foveate.draw import draw
+
+    grid = seen.steps[0].grid
+    views = 1 if grid is None else int(grid[0, :, 0].max()) + 1
+    pixels = evaluate.encode(loaded.processor, [([image], question)])["pixel_values"]
+    shown = pictures.of_views(image, views, pixels)
+    return draw(shown if views == 1 else [shown], seen)
 
 
 def chosen_compressor(method: str | None, keep: str | None, pairs: list[str]) -> Any:

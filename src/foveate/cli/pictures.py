@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -49,6 +50,25 @@ def writable(path: Path) -> Path:
     if not path.parent.is_dir():
         raise Wrong(f"--picture {path}: there is no directory {path.parent}")
     return path
+
+
+def of_views(image: Image.Image, views: int, pixels: Any) -> Image.Image | list[Image.Image]:
+    """What to draw one image's steps on: the picture, or one picture for each of its views.
+
+    pixels (…, 3, H, W): what the processor made of this image alone. Where it cut the image into tiles,
+    those are the pictures; where the tiles are joined again, every view shows the whole image.
+    """
+    if views == 1:
+        return image
+    tiles = pixels.reshape(-1, *pixels.shape[-3:]) if pixels.dim() > 3 else pixels[None]
+    return [_seen(tile) for tile in tiles] if len(tiles) == views else [image] * views
+
+
+def _seen(tile: Any) -> Image.Image:
+    """A tile (3, H, W) as the model saw it, its normalisation undone as far as one can see."""
+    low, high = tile.min(), tile.max()
+    shown = (tile - low) / (high - low).clamp(min=1e-6) * 255
+    return Image.fromarray(shown.permute(1, 2, 0).byte().cpu().numpy())
 
 
 def _check(path: Path, width: int, height: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from foveate.cli import pictures
 from foveate.cli.work import BARE, Plan, Work
 
 
@@ -56,18 +57,26 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
 
 def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
     """One method's picture and answer for each scene."""
-    from foveate.draw import panel
     from foveate.evaluate.report import Panel
 
     found, first = [], 0
     step = _seen(work, one.compressor, examples) if one.compressor is not None else None
     for example in examples:
         answer = run["answers"][example.key]
-        shown = panel(example.images[0], step, first, 240) if step else _plain(example.images[0])
+        shown = _shown(work, example, step, first) if step else _plain(example.images[0])
         name, left = ("uncompressed" if step is None else one.method), round(answer["after"])
         found.append(Panel(name, left, shown, answer["prediction"], answer["right"]))
         first += len(example.images)
     return found
+
+
+def _shown(work: Work, example: Any, step: Any, i: int) -> Any:
+    """What a step left of the batch's i-th image, the first of this example."""
+    from foveate.draw import panel
+
+    views = 1 if step.grid is None else int(step.grid[i, :, 0].max()) + 1
+    pixels = work.inputs([example])["pixel_values"] if views > 1 else None
+    return panel(pictures.of_views(example.images[0], views, pixels), step, i, 240)
 
 
 def _seen(work: Work, compressor: Any, examples: Sequence[Any]) -> Any:

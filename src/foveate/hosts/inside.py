@@ -32,7 +32,7 @@ from foveate.tokens import VisualTokens
 
 def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Run the compressors before decoder layer `layer`; what is left of hidden (B, S', D)."""
-    refuse_window(flow.decoder, flow.real.shape[1])
+    refuse_window(flow.decoder, flow.real.shape[1], kwargs.get("past_key_values"))
     before = flow.stage(layer - 1)
     real = flow.real if before is None else before.real
     came, place = _arriving(flow, layer, hidden)

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor
 
 from foveate.hosts.flow import Flow, Memory, Stage
-from foveate.hosts.positions import causal_mask, layer_type, refuse_window, rotary_embeddings
+from foveate.hosts.positions import (
+    causal_mask,
+    layer_type,
+    refuse_window,
+    rotary_embeddings,
+    window_of,
+)
 
 
 def call(kwargs: dict[str, Any], memory: Memory, cache: Any, flow: Flow) -> None:
@@ -87,7 +93,7 @@ def _with_tail(real: Tensor, tail: Tensor | None, columns: int) -> Tensor:
 def view(flow: Flow, memory: Memory, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
     """Give a layer above a cut what fits its cache: the model's own mask fits another layer's.
 
-    Raises NotImplementedError once the conversation outgrows a sliding window.
+    Raises NotImplementedError once a conversation outgrows a sliding window that cannot be masked.
     """
     reached = [k for k in memory.stages if k <= layer]
     if not reached:
@@ -96,7 +102,7 @@ def view(flow: Flow, memory: Memory, layer: int, hidden: Tensor, kwargs: dict[st
     key = (max(reached), layer_type(flow.decoder, layer))
     if key not in flow.later:
         columns = int(cache.get_seq_length(layer)) + hidden.shape[1] - stage.columns.shape[1]
-        refuse_window(flow.decoder, memory.outside + columns)
+        refuse_window(flow.decoder, memory.length + columns, cache)
         mask = _layer_mask(flow, stage, layer, hidden, columns, cache)
         rotary = kwargs["position_embeddings"]
         if memory.renumbered:
@@ -110,7 +116,28 @@ def _layer_mask(
     flow: Flow, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
 ) -> Tensor | None:
     new, static = hidden.shape[1], getattr(cache, "is_compileable", False)
+    window = window_of(flow.decoder, layer)
+    if window is not None and flow.memory.length + columns > window:
+        return _window_mask(flow, stage, layer, hidden, columns, cache)
     if stage.full and flow.tail is None:
         return causal_mask(flow.decoder, layer, hidden, None, cache) if new > 1 or static else None
     real = _with_tail(stage.real, flow.tail, columns)
     return causal_mask(flow.decoder, layer, hidden, real, cache)
+
+
+def _window_mask(
+    flow: Flow, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
+) -> Tensor:
+    """(B, 1, new, keys) of a layer that looks back so far in the language model's input columns."""
+    length, new = flow.memory.length, hidden.shape[1]
+    tail = torch.arange(length, length + columns, device=hidden.device)
+    stands = torch.cat([stage.columns, tail.expand(len(hidden), -1)], dim=1)[:, None]
+    back = tail[-new:, None] - stands
+    seen = (back >= 0) & (back < window_of(flow.decoder, layer))
+    seen = (seen & _with_tail(stage.real, flow.tail, columns)[:, None])[:, None]
+    keys = cache.layers[layer].keys.shape[-2] + new  # such a layer's cache holds the last ones only
+    seen = seen[..., -keys:]
+    if flow.decoder.config._attn_implementation != "eager":
+        return seen
+    closed = torch.finfo(hidden.dtype).min
+    return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, closed)

@@ -101,18 +101,27 @@ def layer_type(decoder: nn.Module, layer: int) -> str:
     return types[layer] if types else "full_attention"
 
 
-def refuse_window(decoder: nn.Module, columns: int) -> None:
-    """Raise NotImplementedError if so many columns outgrow a sliding window of the decoder.
-
-    Above a cut a window would count kept columns, so later layers would see further than the model does.
-    """
+def window_of(decoder: nn.Module, layer: int) -> int | None:
+    """How many columns a decoder layer looks back; None for all of them."""
     window = getattr(decoder.config, "sliding_window", None)
     types = getattr(decoder.config, "layer_types", None)
-    slides = "sliding_attention" in types if types else window is not None
-    if slides and window is not None and columns > window:
+    return window if types is None or types[layer] == "sliding_attention" else None
+
+
+def refuse_window(decoder: nn.Module, columns: int, cache: Any) -> None:
+    """Raise NotImplementedError where a sliding window would count kept columns above a cut.
+
+    A window is meant in columns of the language model's input, kept or dropped. Where the model takes a
+    mask, the mask says so; flash kernels and static caches count what is there.
+    """
+    windows = [window_of(decoder, i) for i in range(len(decoder.layers))]
+    shortest = min((w for w in windows if w is not None), default=columns)
+    kernel = str(decoder.config._attn_implementation or "")
+    counts = "flash" in kernel or getattr(cache, "is_compileable", False)
+    if counts and columns > shortest:
         raise NotImplementedError(
-            f"{columns} columns outgrow the sliding window of {window}: compress before the language model "
-            "(layer 0) or stay within the window"
+            f"{columns} columns outgrow the sliding window of {shortest}: with flash attention or a static "
+            "cache, compress before the language model (layer 0) or stay within the window"
         )
 
 

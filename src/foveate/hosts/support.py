@@ -8,17 +8,20 @@ from torch import nn
 
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import attach, traits
+from foveate.hosts.positions import window_of
 
 
 @dataclass(frozen=True)
 class Support:
     """Whether a compressor works on a model.
 
+    sites     where it acts
     works     whether `compress` takes it
     why       what is missing and the way out, where it does not
     notes     what is different on this model, such as a score that stands in for another
     """
 
+    sites: tuple[str, ...]
     works: bool
     why: str | None = None
     notes: tuple[str, ...] = ()
@@ -27,10 +30,11 @@ class Support:
 def support(model: nn.Module, method: Compressor) -> Support:
     """What `compress(model, method)` would do, without doing it. The model may be on the meta device."""
     base = traits.base_of(model)
+    sites = tuple(str(part.site) for part in method.parts())
     try:
         attach.check(base, method)
     except (NotImplementedError, ValueError, RuntimeError) as error:
-        return Support(works=False, why=str(error))
+        return Support(sites, works=False, why=str(error))
     needs = frozenset().union(*(part.needs for part in method.every()))
     early = any(part.site.tower < Tower.language for part in method.every())
     inside = any(part.site.layer > 0 for part in method.every())
@@ -41,7 +45,7 @@ def support(model: nn.Module, method: Compressor) -> Support:
         _window(base, inside),
         _frames(base),
     ]
-    return Support(works=True, notes=tuple(note for note in notes if note))
+    return Support(sites, works=True, notes=tuple(note for note in notes if note))
 
 
 def _scores(base: nn.Module, needs: frozenset[str]) -> str | None:
@@ -73,13 +77,16 @@ def _packed(base: nn.Module, early: bool, needs: frozenset[str]) -> str | None:
 
 
 def _window(base: nn.Module, inside: bool) -> str | None:
-    config = traits.decoder_of(base).config
-    window = getattr(config, "sliding_window", None)
-    types = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in types if types else window is not None
-    if not inside or not slides or window is None:
+    decoder = traits.decoder_of(base)
+    windows = {window_of(decoder, i) for i in range(len(decoder.layers))} - {None}
+    if not windows:
         return None
-    return f"sliding windows of {window}: prompt and answer together may not outgrow one"
+    if not inside:
+        return f"sliding windows of {min(windows)} count the columns that are left"
+    return (
+        f"sliding windows of {min(windows)} count dropped columns too; with flash attention or a static "
+        "cache, prompt and answer may not outgrow one"
+    )
 
 
 def _frames(base: nn.Module) -> str | None:
