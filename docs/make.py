@@ -42,6 +42,53 @@ def methods_table() -> str:
     return table(("method", "what it does", "paper", "acts at", "weights"), rows)
 
 
+FAMILIES = {
+    "LLaVA-1.5": "llava",
+    "LLaVA-NeXT": "llava_next",
+    "LLaVA-OneVision": "llava_onevision",
+    "Video-LLaVA": "video_llava",
+    "Qwen2.5-VL": "qwen2_5_vl",
+    "Qwen3-VL": "qwen3_vl",
+    "InternVL": "internvl",
+    "SmolVLM": "smolvlm",
+    "Idefics3": "idefics3",
+    "Gemma 3": "gemma3",
+    "PaliGemma": "paligemma",
+    "Mistral 3": "mistral3",
+}
+
+
+def models_table() -> str:
+    """One row per family, from what `foveate.support` says of a model of its default config."""
+    from transformers import AutoConfig
+
+    import foveate
+    from foveate.hosts import cost, traits
+
+    rows = []
+    for family, kind in FAMILIES.items():
+        model = cost.skeleton(AutoConfig.for_model(kind))
+        base, found = traits.base_of(model), foveate.support(model)
+        zipped = found["visionzip"]
+        early = "yes" if zipped.sites == ("features",) else "no: it merges windows"
+        if any("interpolated" in note for note in zipped.notes):
+            early = "yes, but for interpolated views"
+        axes = "time, row, column" if hasattr(base, "get_rope_index") else "one"
+        videos = "images" if traits.rows_are_runs(base) else "–"
+        rows.append(
+            (
+                family,
+                f"{sum(s.works for s in found.values())} of {len(found)}",
+                early,
+                "class token" if traits.has_class_token(base) else "attention received",
+                "clips" if "video" in traits.modalities(base) else videos,
+                axes,
+            )
+        )
+    head = ("family", "methods", "before the projector", "`cls_attention`", "video", "positions")
+    return table(head, rows)
+
+
 def results_section() -> str:
     """A table for every comparison and benchmark among the result files."""
     found = {p: json.loads(p.read_text()) for p in sorted(RESULTS.glob("*.json"))}
@@ -189,7 +236,12 @@ def source(path: Path) -> str:
 
 def filled(readme: str) -> str:
     """README.md with what stands between its markers written anew."""
-    for name, text in {"methods": methods_table(), "results": results_section()}.items():
+    written = {
+        "methods": methods_table(),
+        "models": models_table(),
+        "results": results_section(),
+    }
+    for name, text in written.items():
         begin, end = f"<!-- {name}: written by docs/make.py -->", f"<!-- /{name} -->"
         before, _, rest = readme.partition(begin)
         _, found, after = rest.partition(end)
