@@ -6,36 +6,46 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from zlib import crc32
+
 import pytest
 import torch
 from families import FAMILIES
 
 torch.set_num_threads(1)
-EVERY_NTH = 4
-ONLY_LLAVA = {"test_attach", "test_malformed", "test_cost"}
+EVERY_NTH = (
+    13  # odd, so that a family meets both kernels, both paddings and both kinds of positions
+)
+QUICK_NTH = 3
+WHOLE = {
+    "test_sight",
+    "test_families",
+    "test_cost",
+    "test_bench",
+}  # cheap: every family, every case
 
 
 def pytest_collection_modifyitems(items):
     """`make test` covers every method × some family and every family × some method, in each test.
 
-    Llava runs everything; of the others every fourth case stays, a different one in each family, and
-    the rest is for `make test-full`.
+    Llava runs everything. Of the others every 13th case stays, at least one of each test and different
+    ones in each family, and the rest is for `make test-full`. Of what stays, a third is quick.
     """
-    counted: dict[tuple, int] = {}
-    away = []
+    cases: dict[tuple, list] = {}
     for item in items:
         call = getattr(item, "callspec", None)
         name = call.params.get("family") if call else None
-        if name is None or name == "llava":
-            continue
-        if item.module.__name__ in ONLY_LLAVA:
-            away.append(item)
-            continue
-        test = (item.module.__name__, item.originalname, name)
-        n = counted[test] = counted.get(test, -1) + 1
-        if (n + sorted(FAMILIES).index(name)) % EVERY_NTH:
-            item.add_marker(pytest.mark.full)
-    items[:] = [item for item in items if item not in set(away)]
+        if name in FAMILIES.keys() - {"llava"} and item.module.__name__ not in WHOLE:
+            test = f"{item.module.__name__}.{item.originalname}"
+            if item.get_closest_marker("full") is None:
+                cases.setdefault((test, name), []).append(item)
+    for (test, name), mine in cases.items():
+        turn = crc32(test.encode()) + sorted(FAMILIES).index(name)
+        for n, item in enumerate(mine):
+            if (n + turn) % min(EVERY_NTH, len(mine)):
+                item.add_marker(pytest.mark.full)
+            elif (n // EVERY_NTH + turn) % QUICK_NTH:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=sorted(FAMILIES))

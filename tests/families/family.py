@@ -23,6 +23,7 @@ from .prompts import (
     VOCABULARY,
     Prompt,
 )
+from .sight import Sight, cells, squares
 
 LAYERS = 5
 TYPES = ("mm_token_type_ids", "token_type_ids")
@@ -37,10 +38,12 @@ class Visual:
     parts: its share of each pixel argument, to be joined along the first dimension.
     lines: of its placeholders, the rows of patches that a newline embedding follows.
     images: as how many images compressors see it: frames of a video may be images.
+    sight: what its patches show.
     """
 
     ids: list[int]
     parts: dict[str, Tensor]
+    sight: Sight
     lines: tuple[range, ...] = ()
     images: int = 1
 
@@ -74,6 +77,8 @@ class Family:
     projected: int | None = None  # width that the projector reads, where it takes tokens one by one
     answer_type = 0  # the token type of an answer
     layers = LAYERS
+    selected_block = 3  # of the tower's blocks, that which makes the features
+    merged = 1  # side of the windows of the tower's tokens that make a patch
     patches = 16
     around: tuple[list[int], list[int]] = ([], [])
 
@@ -163,6 +168,15 @@ class Family:
                         stands.append(Stand(b, *apart(mine, v.lines)))
         return [stand for stands in found.values() for stand in stands]
 
+    def sights(self, prompts) -> dict[str, list[Sight]]:
+        """What each image shows, and each video, as compressors see them."""
+        found: dict[str, list[Sight]] = {"image": [], "video": []}
+        for row in self.visuals(prompts, torch.Generator()):
+            for v in row:
+                modality = "video" if self.video_id in v.ids else "image"
+                found[modality] += v.sight.split(v.images)
+        return found
+
     def batches(self) -> dict[str, tuple[Prompt, ...]]:
         """Batches of everything a family can see."""
         videos = (VIDEO, VIDEO_AND_IMAGE, TEXT)
@@ -174,13 +188,19 @@ class Family:
             return {}
         return {"position_ids": (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)}
 
+    def sight(self, views: int) -> Sight:
+        """Square views of 16 patches, with a class token in front of each where there is one."""
+        weights = squares(views, 4, 4, self.merged, skip=int(self.class_token))
+        return Sight(cells(views, 4, 4), weights, self.merged**2)
+
     # What a family may have of its own.
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         """The batch's n-th image, which stands in this prompt."""
         before, behind = self.around
         pixels = torch.randn(1, 3, 32, 32, generator=draw)
-        return Visual([*before, *[IMAGE] * self.patches, *behind], {"pixel_values": pixels})
+        ids = [*before, *[IMAGE] * self.patches, *behind]
+        return Visual(ids, {"pixel_values": pixels}, self.sight(1))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         """The batch's n-th video, which stands in this prompt."""

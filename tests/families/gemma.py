@@ -20,6 +20,7 @@ class Gemma3(Family):
     name = "gemma3"
     model_class = Gemma3ForConditionalGeneration
     around = ([NEWLINE, START], [END, NEWLINE])
+    merged = 2
     window = 128  # no prompt of the tests is longer
 
     def config(self) -> Gemma3Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from math import prod
 
 import torch
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 
 from .family import Family, Visual, text, tower
 from .prompts import IMAGE, VIDEO_ID, Prompt
+from .sight import Sight, cells, picks, shrunk, squares
 
 FRAMES = 3
 PINPOINTS = [[32, 64], [64, 32], [64, 64]]
@@ -36,6 +38,7 @@ class Llava(Family):
     name = "llava"
     model_class = LlavaForConditionalGeneration
     class_token = True
+    selected_block = 2
     projected = 32
 
     def config(self) -> LlavaConfig:
@@ -54,12 +57,13 @@ class LlavaNext(Family):
     name = "llava_next"
     model_class = LlavaNextForConditionalGeneration
     class_token = True
+    selected_block = 2
     projected = 32
-    # Height and width, tiles with the whole image, rows and columns of the joined tiles.
+    # Height and width, rows and columns of tiles, and of the joined tiles' patches without borders.
     cuts = (
-        ((20, 60), 3, (2, 8)),
-        ((64, 64), 5, (8, 8)),
-        ((60, 16), 3, (8, 2)),
+        ((20, 60), (1, 2), (2, 8)),
+        ((64, 64), (2, 2), (8, 8)),
+        ((60, 16), (2, 1), (8, 2)),
     )
 
     def config(self) -> LlavaNextConfig:
@@ -74,11 +78,23 @@ class LlavaNext(Family):
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         size, tiles, joined = self.cuts[n % len(self.cuts)]
         parts = {
-            "pixel_values": torch.randn(1, tiles, 3, 32, 32, generator=draw),
+            "pixel_values": torch.randn(1, 1 + prod(tiles), 3, 32, 32, generator=draw),
             "image_sizes": torch.tensor([size]),
         }
         lines = self.lines(*joined)
-        return Visual([IMAGE] * (lines[-1].stop + 1), parts, lines=lines)
+        return Visual([IMAGE] * (lines[-1].stop + 1), parts, self.packed(tiles, joined), lines)
+
+    def packed(self, tiles: tuple[int, int], joined: tuple[int, int]) -> Sight:
+        """The whole image, and of the joined tiles what lies in the middle."""
+        views, skip = 1 + prod(tiles), int(self.class_token)
+        border = [(4 * t - n) // 2 for t, n in zip(tiles, joined, strict=True)]
+        where = list(range(skip, skip + 16))
+        for _, row, column in cells(1, *joined):
+            y, x = row + border[0], column + border[1]
+            tile = 1 + y // 4 * tiles[1] + x // 4
+            where.append(tile * (16 + skip) + skip + y % 4 * 4 + x % 4)
+        grid = cells(1, 4, 4) + cells(1, *joined, first=1)
+        return Sight(grid, picks(where, views * (16 + skip)))
 
     def lines(self, rows: int, columns: int) -> tuple[range, ...]:
         """Behind the whole image, rows of patches; a newline is the placeholder at the end of each."""
@@ -96,7 +112,8 @@ class LlavaOnevision(LlavaNext):
     video_id = VIDEO_ID
     takes_video = True
     # As LlavaNext's, but the second is more than two tiles and shrinks from 8 x 8 to 5 x 5.
-    cuts = (LlavaNext.cuts[0], ((64, 64), 5, (5, 5)), LlavaNext.cuts[2])
+    cuts = (LlavaNext.cuts[0], ((64, 64), (2, 2), (5, 5)), LlavaNext.cuts[2])
+    selected_block = 3
 
     def config(self) -> LlavaOnevisionConfig:
         return LlavaOnevisionConfig(
@@ -116,13 +133,22 @@ class LlavaOnevision(LlavaNext):
             "image_sizes": torch.tensor([self.cuts[n % len(self.cuts)][0]]),
         }
         whole = range(self.patches)
-        return Visual([IMAGE] * (self.patches + 1), parts, lines=(whole,))
+        return Visual([IMAGE] * (self.patches + 1), parts, self.sight(1), (whole,))
+
+    def packed(self, tiles: tuple[int, int], joined: tuple[int, int]) -> Sight:
+        """As LLaVA-NeXT's, but for the image that shrinks."""
+        if joined != (5, 5):
+            return super().packed(tiles, joined)
+        large, side = super().packed(tiles, (8, 8)).weights, shrunk(8, 5)
+        weights = torch.cat([large[:16], torch.kron(side, side) @ large[16:]])
+        return Sight(cells(1, 4, 4) + cells(1, 5, 5, first=1), weights)
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = torch.randn(1, FRAMES, 3, 32, 32, generator=draw)
         whole = range(FRAMES * 4)
         ids = [VIDEO_ID] * (len(whole) + 1)
-        return Visual(ids, {"pixel_values_videos": frames}, lines=(whole,))
+        sight = Sight(cells(FRAMES, 2, 2), squares(FRAMES, 2, 2, 2))
+        return Visual(ids, {"pixel_values_videos": frames}, sight, (whole,))
 
     def shares(self, row: list[Visual]) -> list[dict]:
         images = sum("pixel_values" in v.parts for v in row)
@@ -138,6 +164,7 @@ class VideoLlava(Family):
     video_id = VIDEO_ID
     takes_video = True
     class_token = True
+    selected_block = 2
     projected = 32
 
     def config(self) -> VideoLlavaConfig:
@@ -152,8 +179,12 @@ class VideoLlava(Family):
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         square = super().image(n, prompt, draw)
-        return Visual(square.ids, {IMAGES: square.parts["pixel_values"]})
+        return Visual(square.ids, {IMAGES: square.parts["pixel_values"]}, square.sight)
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = torch.randn(1, FRAMES, 3, 32, 32, generator=draw)
-        return Visual([VIDEO_ID] * (FRAMES * 17), {"pixel_values_videos": frames})
+        grid = [
+            cell for view in range(FRAMES) for cell in [(view, -1, -1), *cells(1, 4, 4, first=view)]
+        ]
+        sight = Sight(grid, torch.eye(FRAMES * 17))
+        return Visual([VIDEO_ID] * (FRAMES * 17), {"pixel_values_videos": frames}, sight)

@@ -7,6 +7,7 @@ from transformers import Mistral3Config, Mistral3ForConditionalGeneration
 
 from .family import Family, Visual, text, tower
 from .prompts import BREAK, END, IMAGE, Prompt
+from .sight import Sight, cells, squares
 
 
 class Mistral3(Family):
@@ -32,4 +33,6 @@ class Mistral3(Family):
             "pixel_values": torch.randn(1, 3, height, width, generator=draw),
             "image_sizes": torch.tensor([[height, width]]),
         }
-        return Visual([*ids[:-1], END], parts)
+        rows, columns = height // 8, width // 8
+        sight = Sight(cells(1, rows, columns), squares(1, rows, columns, 2), 4)
+        return Visual([*ids[:-1], END], parts, sight)

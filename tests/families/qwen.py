@@ -14,6 +14,7 @@ from transformers import (
 
 from .family import Family, Visual, text
 from .prompts import END, IMAGE, START, VIDEO_ID, Prompt
+from .sight import Cell, Sight, cells, means
 
 IDS = {
     "image_token_id": IMAGE,
@@ -62,7 +63,8 @@ class Qwen25VL(Family):
             "pixel_values": torch.randn(prod(grid), PIXELS, generator=draw),
             "image_grid_thw": torch.tensor([grid]),
         }
-        return Visual([START, *[IMAGE] * (prod(grid) // 4), END], parts)
+        ids = [START, *[IMAGE] * (prod(grid) // 4), END]
+        return Visual(ids, parts, self.sight_of(grid))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         grid = self.videos[n % len(self.videos)]
@@ -70,7 +72,17 @@ class Qwen25VL(Family):
             "pixel_values_videos": torch.randn(prod(grid), PIXELS, generator=draw),
             "video_grid_thw": torch.tensor([grid]),
         }
-        return Visual(self.film(grid), parts | self.timing(n))
+        return Visual(self.film(grid), parts | self.timing(n), self.sight_of(grid))
+
+    def sight_of(self, grid: tuple[int, int, int]) -> Sight:
+        """Four tokens of the tower in a row make a patch; patches lie as `order` says."""
+        where = cells(grid[0], grid[1] // 2, grid[2] // 2)
+        windows = [range(4 * i, 4 * i + 4) for i in map(self.order(where).index, where)]
+        return Sight(where, means([list(w) for w in windows], prod(grid)), 4)
+
+    def order(self, where: list[Cell]) -> list[Cell]:
+        """The patches window by window, as this tower goes through them."""
+        return sorted(where, key=lambda cell: (cell[0], cell[1] // 2, cell[2] // 2))
 
     def film(self, grid: tuple[int, int, int]) -> list[int]:
         return [START, *[VIDEO_ID] * (prod(grid) // 4), END]
@@ -99,6 +111,9 @@ class Qwen3VL(Qwen25VL):
         stamped = [n for second in range(grid[0]) for n in (10, 20 + second, 11, *frame)]
         # The chat template puts one more pair around the whole, and 5.23's processor leaves it.
         return [START, *stamped, END]
+
+    def order(self, where: list[Cell]) -> list[Cell]:
+        return where
 
     def timing(self, n: int) -> dict[str, torch.Tensor]:
         return {}

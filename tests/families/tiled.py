@@ -31,6 +31,7 @@ class InternVL(Family):
     takes_video = True
     class_token = True
     projected = 4 * 32
+    merged = 2
 
     def config(self) -> InternVLConfig:
         vision = tower("internvl_vision", image_size=[32, 32], patch_size=[4, 4])
@@ -45,13 +46,14 @@ class InternVL(Family):
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         pixels = torch.randn(tiles(n), 3, 32, 32, generator=draw)
         ids = [START, *[IMAGE] * (self.patches * tiles(n)), END]
-        return Visual(ids, {"pixel_values": pixels})
+        return Visual(ids, {"pixel_values": pixels}, self.sight(tiles(n)))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         pixels = torch.randn(FRAMES, 3, 32, 32, generator=draw)
         frame = [START, *[IMAGE] * self.patches, END]
         named = [m for k in range(FRAMES) for m in (NEWLINE, 10, 20 + k, 11, *frame)]
-        return Visual(named[1:], {"pixel_values": pixels}, images=FRAMES)
+        sight = self.sight(FRAMES)
+        return Visual(named[1:], {"pixel_values": pixels}, sight, images=FRAMES)
 
 
 class SmolVLM(Family):
@@ -66,6 +68,7 @@ class SmolVLM(Family):
     config_class = SmolVLMConfig
     takes_video = True
     projected = 4 * 32
+    merged = 2
 
     def config(self) -> SmolVLMConfig | Idefics3Config:
         vision = tower(self.config_class.sub_configs["vision_config"].model_type, patch_size=4)
@@ -84,11 +87,12 @@ class SmolVLM(Family):
         ids = [*self.tile(GLOBAL), BREAK]
         if tiles(n) > 1:
             ids = [m for row in ROWS for m in (*self.tile(row), NEWLINE)] + [NEWLINE, *ids]
-        return Visual(ids, pictures(tiles(n), draw))
+        return Visual(ids, pictures(tiles(n), draw), self.sight(tiles(n)))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = [m for k in range(FRAMES) for m in (10, 20 + k, *self.tile(GLOBAL), BREAK)]
-        return Visual([30, 31, *frames, NEWLINE], pictures(FRAMES, draw), images=FRAMES)
+        ids, sight = [30, 31, *frames, NEWLINE], self.sight(FRAMES)
+        return Visual(ids, pictures(FRAMES, draw), sight, images=FRAMES)
 
     def shares(self, row: list[Visual]) -> list[dict[str, torch.Tensor]]:
         none = pictures(0, torch.Generator())
