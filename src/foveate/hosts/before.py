@@ -36,20 +36,11 @@ def prefill(
     flow.prefill = len(seen.prompt) > 0
     if not flow.prefill:  # pixels that hold no image
         return
-    flow.images, flow.prompt = len(seen.prompt), seen.prompt * copies
-    is_visual = traits.is_visual(base, ids)
-    real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
-    flow.real = torch.ones_like(is_visual) if real is None else real
+    flow.images, flow.prompt, flow.grid = len(seen.prompt), seen.prompt * copies, seen.grid
     everyone = [*parts, *(part for inside in flow.inside.values() for part in inside)]
     needs = frozenset().union(*(part.needs for part in everyone))
-    for one in encoded.values():
-        _told(one, ids, flow)
-    context.find_instruction(flow.real, is_visual, flow, needs)
+    _read_prompt(base, kwargs, flow, encoded, needs)
     context.refuse_unseen(seen.column.amax(1), flow, needs)
-    flow.grid = seen.grid
-    if "text" in needs:
-        words = base.get_input_embeddings()(ids.masked_fill(is_visual, traits.padding_id(base)))
-        flow.text, flow.text_mask = words[flow.prompt], flow.instruction[flow.prompt]
     tokens = compress_images(base, seen, parts, flow)
     flow.penalty = flow.penalty + tokens.penalty
     seen.tokens = tokens
@@ -60,6 +51,26 @@ def prefill(
         mine = torch.arange(len(flow.prompt), device=flow.prompt.device) % flow.images
         mine = (mine < seen.images) == (modality == "image")
         kwargs["mm_encoder_outputs"][modality] = _output(output, flow, seen.deep, mine)
+
+
+def _read_prompt(
+    base: nn.Module,
+    kwargs: dict[str, Any],
+    flow: Flow,
+    encoded: dict[str, encode.Encoded],
+    needs: frozenset[str],
+) -> None:
+    """Fill in what the prompt is: its real columns, the instruction, and its words where asked for."""
+    ids = kwargs["input_ids"]
+    is_visual = traits.is_visual(base, ids)
+    real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
+    flow.real = torch.ones_like(is_visual) if real is None else real
+    for one in encoded.values():
+        _told(one, ids, flow)
+    context.find_instruction(flow.real, is_visual, flow, needs)
+    if "text" in needs:
+        words = base.get_input_embeddings()(ids.masked_fill(is_visual, traits.padding_id(base)))
+        flow.text, flow.text_mask = words[flow.prompt], flow.instruction[flow.prompt]
 
 
 def _copies(ids: Tensor, outputs: dict[str, Any]) -> int:
@@ -235,8 +246,9 @@ def _drop(
     flow.asking = cut.take(flow.asking, fill=False)
     flow.real = cut.valid
     remembered = cut.valid if padded else None
-    length = cut.order.shape[1]
-    flow.memory = Memory(real.shape[1], length, remembered, following, shift, flow.renumber)
+    flow.memory = Memory(
+        real.shape[1], cut.order.shape[1], remembered, following, shift, flow.renumber
+    )
 
 
 def _positions(
