@@ -57,6 +57,16 @@ class Asked(Compressor):
         return {"width": self.width, "out": self.project.out_features, "keep": self.keep}
 
 
+def zipped(family, keep) -> VisionZip:
+    """VisionZip, behind the projector where nothing can stand before it."""
+    return VisionZip(keep, projected=family.projected is None)
+
+
+def asked(family) -> Asked:
+    """Asked, in the projector's place where it can stand there."""
+    return Asked(family.projected)
+
+
 class PromptRows(Compressor):
     """FastV with the mean over the instruction's rows."""
 
