@@ -13,23 +13,19 @@ import torch
 from families import FAMILIES
 
 torch.set_num_threads(1)
-EVERY_NTH = (
-    13  # odd, so that a family meets both kernels, both paddings and both kinds of positions
-)
+# Odd, so that a family meets both kernels, both paddings and both kinds of positions.
+EVERY_NTH = 13
 QUICK_NTH = 3
-WHOLE = {
-    "test_sight",
-    "test_families",
-    "test_cost",
-    "test_bench",
-}  # cheap: every family, every case
+WHOLE = {"test_sight", "test_families"}  # cheap: every family, every case
+COMPILED = "test_compile"  # dear: a minute each
 
 
 def pytest_collection_modifyitems(items):
     """`make test` covers every method × some family and every family × some method, in each test.
 
-    Llava runs everything. Of the others every 13th case stays, at least one of each test and different
-    ones in each family, and the rest is for `make test-full`. Of what stays, a third is quick.
+    Llava runs everything, and alone what is compiled. Of the other families every 13th case stays, at
+    least one of each test and different ones in each family; the rest is for `make test-full`. Of what
+    stays, a third is quick.
     """
     cases: dict[tuple, list] = {}
     for item in items:
@@ -42,7 +38,7 @@ def pytest_collection_modifyitems(items):
     for (test, name), mine in cases.items():
         turn = crc32(test.encode()) + sorted(FAMILIES).index(name)
         for n, item in enumerate(mine):
-            if (n + turn) % min(EVERY_NTH, len(mine)):
+            if (n + turn) % min(EVERY_NTH, len(mine)) or test.startswith(COMPILED):
                 item.add_marker(pytest.mark.full)
             elif (n // EVERY_NTH + turn) % QUICK_NTH:
                 item.add_marker(pytest.mark.slow)

@@ -76,6 +76,7 @@ class Family:
     own_positions = False  # the model counts positions in three dimensions itself
     projected: int | None = None  # width that the projector reads, where it takes tokens one by one
     answer_type = 0  # the token type of an answer
+    offloads = True  # the bare model generates with all weights offloaded by accelerate
     layers = LAYERS
     selected_block = 3  # of the tower's blocks, that which makes the features
     merged = 1  # side of the windows of the tower's tokens that make a patch

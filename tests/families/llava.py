@@ -55,6 +55,7 @@ class LlavaNext(Family):
     """LLaVA-NeXT: the whole image, then its tiles without their borders, a newline behind each row."""
 
     name = "llava_next"
+    offloads = False  # generate meets the newline outside of any forward
     model_class = LlavaNextForConditionalGeneration
     class_token = True
     selected_block = 2

@@ -107,6 +107,7 @@ class Idefics3(SmolVLM):
     model_class = Idefics3ForConditionalGeneration
     config_class = Idefics3Config
     takes_video = False
+    offloads = False
 
 
 def pictures(n: int, draw: torch.Generator) -> dict[str, torch.Tensor]:
