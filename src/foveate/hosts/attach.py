@@ -12,6 +12,7 @@ from torch import nn
 
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import encode, glance, hooks, saving, traits, versions
+from foveate.hosts.positions import layer_type
 from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -24,6 +25,7 @@ class Attachment:
     """What hangs on a compressed base model beside its compressor."""
 
     positions: str
+    selected: int  # hidden state of the tower that is the feature
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
@@ -65,11 +67,14 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
         raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
-    check(base, method)
-    glanced = _glanced(base, method)
+    versions.check_family(base.config.model_type)
+    glanced = check(base, method)
+    attachment = Attachment(positions, selected=traits.selected_layer(base))
     if is_compressed(model):
+        before = base.visual_attachment
+        attachment.traces, attachment.step = before.traces, before.step
+        attachment.max_steps = before.max_steps
         restore(model)
-    attachment = Attachment(positions)
     base.visual_compressor = _like(method, base).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
@@ -103,12 +108,18 @@ def restore(model: Model) -> Model:
 
 @contextmanager
 def compressed(model: Model, method: Compressor, positions: str = "original") -> Iterator[Model]:
-    """`compress` for the length of a block; the model is bare again afterwards, also after an error."""
+    """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
+    base, outer = traits.base_of(model), None
+    if is_compressed(model):
+        outer = base.visual_compressor, base.visual_attachment.positions
     compress(model, method, positions)
     try:
         yield model
     finally:
-        restore(model)
+        if outer is None:
+            restore(model)
+        else:
+            compress(model, *outer)
 
 
 @contextmanager
@@ -164,7 +175,13 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
 
         @functools.wraps(own)
         def get_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            parts = [p for p in self.visual_attachment.acting(self) if hooks.acts_before(p)]
+            attachment = self.visual_attachment
+            if attachment.tapped and attachment.selected != traits.selected_layer(self):
+                raise ValueError(
+                    f"vision_feature_layer is {self.config.vision_feature_layer} now, and was another when "
+                    "the method was attached: compress again"
+                )
+            parts = [p for p in attachment.acting(self) if hooks.acts_before(p)]
             return encode.encode(self, own, modality, parts, *args, **kwargs)
 
         return get_features
@@ -203,27 +220,41 @@ def _attachment(model: nn.Module) -> Attachment:
     return base.visual_attachment
 
 
-def check(base: nn.Module, method: Compressor) -> None:
-    """Whether a compressor can act on a model; raises what `compress` does if it cannot."""
+def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
+    """Raises what `compress` does if a compressor cannot act on a model.
+
+    Returns the attention modules that must show rows, and whether the first row is a class token's.
+    """
     _refuse_shards(base)
-    layers = len(traits.decoder_of(base).layers)
+    found = {}
     for part in method.every():
-        tower, layer = part.site
-        name = type(part).__name__
-        if tower == Tower.vision:
-            raise NotImplementedError(
-                f"{name} at {part.site}: this host has no sites in the vision tower"
-            )
-        if tower == Tower.language and layer >= layers:
-            raise ValueError(
-                f"{name} at {part.site}: the model has decoder layers 0 to {layers - 1}"
-            )
-        if layer == 0 and part.needs & ATTENTION:
-            raise ValueError(
-                f"{name} at {part.site} needs {sorted(part.needs & ATTENTION)}: layer >= 1"
-            )
-        if tower in (Tower.features, Tower.projector):
-            traits.projector_of(base)
+        try:
+            _check_site(base, part)
+            found |= _glanced(base, part)
+        except (NotImplementedError, ValueError, TypeError) as error:
+            raise type(error)(f"{type(part).__name__} at {part.site}: {error}") from error
+    return found
+
+
+def _check_site(base: nn.Module, part: Compressor) -> None:
+    decoder, (tower, layer) = traits.decoder_of(base), part.site
+    layers = len(decoder.layers)
+    if tower == Tower.vision:
+        raise NotImplementedError("this host has no sites in the vision tower")
+    if tower in (Tower.features, Tower.projector):
+        traits.projector_of(base)
+    if tower != Tower.language:
+        return
+    if layer >= layers:
+        raise ValueError(f"the model has decoder layers 0 to {layers - 1}")
+    if layer == 0 and part.needs & ATTENTION:
+        raise ValueError(f"it needs {sorted(part.needs & ATTENTION)}: layer >= 1")
+    kinds = {layer_type(decoder, i) for i in range(max(layer - 1, 0), layers)} if layer else set()
+    if others := kinds - {"full_attention", "sliding_attention"}:
+        raise NotImplementedError(
+            f"decoder layers of kind {sorted(others)} keep no columns that could be dropped: compress "
+            "before the language model, at language 0"
+        )
 
 
 def _refuse_shards(base: nn.Module) -> None:
@@ -234,14 +265,15 @@ def _refuse_shards(base: nn.Module) -> None:
         )
 
 
-def _glanced(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
-    """The attention modules that must show rows, and whether the first is a class token's."""
-    layers, found = traits.decoder_of(base).layers, {}
-    for part in method.every():
-        if part.needs & {"cls_attention", "keys"}:
-            blocks = traits.selected_blocks(base)
-            for tower, block in zip(traits.towers_of(base), blocks, strict=True):
-                found[traits.attention_of(block)] = traits.has_class_token(base, tower)
-        if part.needs & ATTENTION:
-            found[traits.attention_of(layers[part.site.layer - 1])] = False
+def _glanced(base: nn.Module, part: Compressor) -> dict[nn.Module, bool]:
+    found = {}
+    if part.needs & encode.FROM_TOWER:
+        traits.refuse_unordered(base)
+    if part.needs & {"cls_attention", "keys"}:
+        blocks = traits.selected_blocks(base)
+        for tower, block in zip(traits.towers_of(base), blocks, strict=True):
+            found[traits.attention_of(block)] = traits.has_class_token(base, tower)
+    if part.needs & ATTENTION:
+        layer = traits.decoder_of(base).layers[part.site.layer - 1]
+        found[traits.attention_of(layer)] = False
     return found

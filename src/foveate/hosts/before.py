@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import zlib
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ def prefill(
     ids = kwargs["input_ids"]
     copies = _copies(ids, outputs)
     encoded = {modality: output[encode.KEY] for modality, output in outputs.items()}
+    _check_encoded(encoded, parts)
     seen = rows.of_prompts(base, ids[::copies], encoded)
     kwargs["mm_encoder_outputs"] = {**(kwargs.get("mm_encoder_outputs") or {}), **outputs}
     flow.prefill = len(seen.prompt) > 0
@@ -41,6 +43,8 @@ def prefill(
     needs = frozenset().union(*(part.needs for part in everyone))
     _read_prompt(base, kwargs, flow, encoded, needs)
     context.refuse_unseen(seen.column.amax(1), flow, needs)
+    if base.training and "generator" in needs:
+        flow.samples = [zlib.crc32(_bytes(x), i) for i, x in enumerate(seen.tokens.x)]
     tokens = compress_images(base, seen, parts, flow)
     flow.penalty = flow.penalty + tokens.penalty
     seen.tokens = tokens
@@ -51,6 +55,22 @@ def prefill(
         mine = torch.arange(len(flow.prompt), device=flow.prompt.device) % flow.images
         mine = (mine < seen.images) == (modality == "image")
         kwargs["mm_encoder_outputs"][modality] = _output(output, flow, seen.deep, mine)
+
+
+def _bytes(x: Tensor) -> bytes:
+    """Of an image's first feature: no two images, micro-batches or ranks draw alike, a recomputation does."""
+    return x[0].detach().float().cpu().numpy().tobytes()
+
+
+def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) -> None:
+    needs = frozenset().union(*(part.needs for part in parts)) & encode.FROM_TOWER
+    early = any(part.site.tower < Tower.language for part in parts)
+    for modality, one in encoded.items():
+        if needs - one.needs or one.projected == early:
+            raise ValueError(
+                f"these {modality}s were encoded while another method was attached: call "
+                f"get_{modality}_features again"
+            )
 
 
 def _read_prompt(
@@ -66,7 +86,7 @@ def _read_prompt(
     real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
     flow.real = torch.ones_like(is_visual) if real is None else real
     for one in encoded.values():
-        _told(one, ids, flow)
+        _told(one, kwargs, flow)
     context.find_instruction(flow.real, is_visual, flow, needs)
     if "text" in needs:
         words = base.get_input_embeddings()(ids.masked_fill(is_visual, traits.padding_id(base)))
@@ -98,20 +118,21 @@ def _repeat(flow: Flow, seen: rows.Rows, copies: int) -> None:
         flow.text, flow.text_mask = flow.text.repeat(copies, 1, 1), flow.text_mask.repeat(copies, 1)
 
 
-def _told(encoded: encode.Encoded, ids: Tensor, flow: Flow) -> None:
-    """Tell the flow what is prompt where the same encoded images come back with more behind it.
+def _told(encoded: encode.Encoded, kwargs: dict[str, Any], flow: Flow) -> None:
+    """Tell the flow what is prompt where the same encoded images come back with one more column.
 
     Without a cache, generate recomputes the whole sequence at every step: what it wrote is no prompt.
     """
-    known = encoded.prompt_ids
-    if known is None or not _continues(ids, known):
-        encoded.prompt_ids = ids
-    elif flow.labels is None and flow.instruction_mask is None and ids.shape[1] > known.shape[1]:
-        flow.instruction_mask = torch.ones_like(known)
+    ids, (prompt, last) = kwargs["input_ids"], encoded.asked
+    goes_on = kwargs.get("use_cache") is False and last is not None and _continues(ids, last)
+    encoded.asked = (prompt if goes_on else ids, ids)
+    if goes_on and flow.labels is None and flow.instruction_mask is None:
+        flow.instruction_mask = torch.ones_like(prompt)
 
 
-def _continues(ids: Tensor, known: Tensor) -> bool:
-    return ids.shape[0] == known.shape[0] and torch.equal(ids[:, : known.shape[1]], known)
+def _continues(ids: Tensor, last: Tensor) -> bool:
+    grown = len(ids) == len(last) and ids.shape[1] == last.shape[1] + 1
+    return grown and torch.equal(ids[:, :-1], last)
 
 
 def compress_images(
@@ -236,9 +257,10 @@ def _drop(
         position[0] if len(position) == 1 else torch.cat([contiguous[None], position])
     )
     kwargs["input_ids"] = cut.take(kwargs["input_ids"], fill=traits.padding_id(base))
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if kwargs.get(name) is not None:
-            kwargs[name] = cut.take(kwargs[name], fill=0)
+    for name in (name for name in kwargs if name.endswith("token_type_ids")):
+        if kwargs[name] is not None:  # generate with an assistant leaves its guesses out of them
+            missing = real.shape[1] - kwargs[name].shape[1]
+            kwargs[name] = cut.take(torch.nn.functional.pad(kwargs[name], (0, missing)), fill=0)
     padded = not bool(cut.valid.all())
     # Without mask and cache, gapped positions would be taken for packed sequences.
     kwargs["attention_mask"] = cut.valid.long() if padded or not cached else None

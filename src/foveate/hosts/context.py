@@ -53,6 +53,12 @@ def _refuse_guessing(flow: Flow, looks: bool) -> None:
 
 def refuse_unseen(ends: Tensor, flow: Flow, needs: frozenset[str]) -> None:
     """Raise ValueError if no row that a compressor may read comes behind an image. ends (I,) last columns."""
+    said = flow.instruction[flow.prompt].any(1)
+    if needs & {"text", "text_mask"} and not bool(said.all()):
+        raise ValueError(
+            f"no instruction in prompt {int(flow.prompt[~said][0])} of the batch, which a compressor reads: "
+            "labels must be -100 where the instruction stands, or pass instruction_mask"
+        )
     column = torch.arange(flow.asking.shape[1], device=ends.device)
     rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
     for name in sorted(needs & rows.keys()):

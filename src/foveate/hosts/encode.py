@@ -45,7 +45,11 @@ class Encoded:
     fields: dict[str, list[Tensor]]
     deep: list[list[Tensor]] = field(default_factory=list)
     together: int | None = 1
-    prompt_ids: Tensor | None = None  # of the first call that used it
+    needs: frozenset[str] = frozenset()  # what was asked of the tower
+    asked: tuple[Tensor | None, Tensor | None] = (
+        None,
+        None,
+    )  # ids: of the prompt, of the last call
 
 
 def encode(
@@ -83,7 +87,7 @@ def encode(
         fields = look.taken
         if early:
             _refuse_mixing(seen, units, look)
-    output[KEY] = _encoded(base, modality, given, output, units, fields, projected=not early)
+    output[KEY] = _encoded(base, modality, given, output, units, fields, not early, needs)
     return output
 
 
@@ -95,6 +99,7 @@ def _encoded(
     units: list[Tensor],
     fields: dict[str, list[Tensor]],
     projected: bool,
+    needs: frozenset[str],
 ) -> Encoded:
     marks = fields.pop("newline", None)
     newlines = None if marks is None else [(mark[:, 0] > 0.5).cpu() for mark in marks]
@@ -124,6 +129,7 @@ def _encoded(
         fields=fields,
         deep=[list(layer) for layer in deep] if deep is not None else [],
         together=together,
+        needs=needs,
     )
 
 
@@ -243,5 +249,5 @@ def _refuse_other_features(base: nn.Module, kwargs: dict[str, Any], needs: froze
     for name in ("vision_feature_layer", "vision_feature_select_strategy"):
         if needs and kwargs.get(name) not in (None, getattr(base.config, name, None)):
             raise NotImplementedError(
-                f"{name}={kwargs[name]!r} in one call: set it in model.config"
+                f"{name}={kwargs[name]!r} in one call: set it in model.config, then compress"
             )

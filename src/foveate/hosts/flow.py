@@ -112,6 +112,7 @@ class Flow:
     cut: Cut | None = None
     memory: Memory | None = None
 
+    samples: list[int] = field(default_factory=list)  # a number of each image's own, in training
     images: int = 0  # images and videos of the prompts; their copies for beams stand behind them
     prompt: Tensor | None = None  # (I,) the row each image stands in
     patches: Tensor | None = None  # (A, I, P) position ids of each patch in the uncompressed prompt
@@ -157,8 +158,9 @@ class Flow:
             raise RuntimeError(
                 "training with random draws: foveate.set_progress(model, step, max_steps) must say the step"
             )
-        samples = range(len(self.prompt))
-        mix = [seed if not self.training else _mix(seed, self.step, i) for i in samples]
+        if not self.training:
+            return tuple(torch.Generator().manual_seed(seed) for _ in self.prompt)
+        mix = [_mix(seed, self.step, sample) for sample in self.samples]
         return tuple(torch.Generator().manual_seed(m) for m in mix)
 
 

@@ -112,6 +112,8 @@ class BaseBefore:
         flow.decoder = traits.decoder_of(base)
         flow.renumber = self.attachment.positions == "renumbered"
         flow.training, flow.step = base.training, self.attachment.step
+        if first:
+            self.attachment.counts = []
         if cache is not None and first:
             vars(cache).pop("visual_memory", None)  # a cache that was reset forgets its prompt
         if not first:

@@ -188,8 +188,9 @@ def _apart(row: dict[str, Tensor]) -> dict[str, Tensor | None]:
 def _runs(ids: Tensor, mine: Tensor, marked: bool) -> list[int]:
     """How many placeholders each image has, where images are runs of them. ids, mine (B, S).
 
-    marked: every tile is a run of its own. All tiles follow on each other, a few marker tokens between
-    them, and the last one is marked like the last one of the prompt: as the whole image.
+    marked: every tile is a run of its own, with two ids in front: one that all runs share, and one that
+    says which tile it is. Only processors know these ids; but an image ends with its small copy, so the
+    prompt's last run shows how that is marked. A run marked otherwise, close to the next, is a tile.
     """
     sizes: list[int] = []
     for row, is_mine in zip(ids, mine, strict=True):
@@ -197,14 +198,15 @@ def _runs(ids: Tensor, mine: Tensor, marked: bool) -> list[int]:
         starts, ends = (edge == 1).nonzero()[:, 0].tolist(), (edge == -1).nonzero()[:, 0].tolist()
         if not starts:
             continue
-        markers = [int(row[s - 1]) if s else None for s in starts]
+        around = [row[max(s - 2, 0) : s].tolist() for s in starts]  # "tiles follow", and which
         size = 0
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
             size += end - start
             last = i + 1 == len(starts)
-            goes_on = marked and not last and markers[i] != markers[-1]
-            if goes_on and starts[i + 1] - end <= MARKER_GAP:
-                continue
+            if marked and not last and starts[i + 1] - end <= MARKER_GAP:
+                ours, whole = around[i], around[-1]
+                if len(ours) == 2 and ours[0] == whole[0] and ours[1] != whole[1]:
+                    continue
             sizes.append(size)
             size = 0
     return sizes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import attach, traits
+from foveate.hosts import attach, traits, versions
 from foveate.hosts.positions import window_of
 
 
@@ -29,16 +29,17 @@ class Support:
 
 def support(model: nn.Module, method: Compressor) -> Support:
     """What `compress(model, method)` would do, without doing it. The model may be on the meta device."""
-    base = traits.base_of(model)
     sites = tuple(str(part.site) for part in method.parts())
     try:
+        base = traits.base_of(model)
         attach.check(base, method)
-    except (NotImplementedError, ValueError, RuntimeError) as error:
+    except (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         return Support(sites, works=False, why=str(error))
     needs = frozenset().union(*(part.needs for part in method.every()))
     early = any(part.site.tower < Tower.language for part in method.every())
     inside = any(part.site.layer > 0 for part in method.every())
     notes = [
+        _family(base),
         _scores(base, needs),
         _text(needs),
         _packed(base, early, needs),
@@ -46,6 +47,11 @@ def support(model: nn.Module, method: Compressor) -> Support:
         _frames(base),
     ]
     return Support(sites, works=True, notes=tuple(note for note in notes if note))
+
+
+def _family(base: nn.Module) -> str | None:
+    kind = base.config.model_type
+    return None if kind in versions.FAMILIES else f"models of type {kind!r} were never tested"
 
 
 def _scores(base: nn.Module, needs: frozenset[str]) -> str | None:

@@ -164,18 +164,38 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]
     Raises NotImplementedError, with the way out, where tokens cannot pass it one by one.
     """
     name, connector = type(base).__name__, connector_of(base)
-    way_out = "compress after it, at language 0"
+    way_out = "compress behind it, at language 0"
     if connector is None:
+        where = "inside the vision tower" if merger_of(base) is not None else "that foveate knows"
+        raise NotImplementedError(f"{name} has no projector of single tokens {where}; {way_out}")
+    if resamples(connector):
         raise NotImplementedError(
-            f"{name}: the connector inside the vision tower merges windows of tokens; {way_out}"
+            f"{name}: the connector draws its tokens from all others; {way_out}"
         )
     if hasattr(connector, "avg_pool") or hasattr(connector, "patch_merger"):
         raise NotImplementedError(f"{name}: the connector pools windows of tokens; {way_out}")
-    if hasattr(connector, "pixel_shuffle"):
-        return connector.modality_projection, lambda x: connector.pixel_shuffle(
-            x, connector.scale_factor
+    if not hasattr(connector, "pixel_shuffle"):
+        return connector, lambda x: x
+    if not hasattr(connector, "modality_projection"):
+        raise NotImplementedError(f"{name}: the connector shuffles windows of tokens; {way_out}")
+    return connector.modality_projection, lambda x: connector.pixel_shuffle(
+        x, connector.scale_factor
+    )
+
+
+def resamples(connector: nn.Module) -> bool:
+    """Whether a connector asks all tokens with queries of its own, so that none stands for a place."""
+    names = (name for name, _ in connector.named_modules())
+    return hasattr(connector, "query") or any("resampl" in n or "perceiver" in n for n in names)
+
+
+def refuse_unordered(base: nn.Module) -> None:
+    """Raise NotImplementedError where nothing says which of the tower's tokens a visual token is made of."""
+    connector = connector_of(base)
+    if (connector is None and merger_of(base) is None) or (connector and resamples(connector)):
+        raise NotImplementedError(
+            f"{type(base).__name__}: nothing says which tokens of the vision tower a visual token is made of"
         )
-    return connector, lambda x: x
 
 
 def merge_size(base: nn.Module) -> int:
@@ -201,7 +221,7 @@ def tokens_of_view(base: nn.Module) -> int:
 def tokens_of_tile(base: nn.Module, pixels: Tensor) -> int | None:
     """Visual tokens of one tile where a model hands back all tiles of a prompt at once; else None."""
     connector = connector_of(base)
-    if not hasattr(connector, "pixel_shuffle"):
+    if not hasattr(connector, "pixel_shuffle") or not hasattr(connector, "scale_factor"):
         return None
     height, width = pixels.shape[-2:]
     side = patch_size(base) * connector.scale_factor

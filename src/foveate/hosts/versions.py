@@ -1,4 +1,4 @@
-"""Which transformers this is: the hosts lean on its inside, so they say what they were tested with."""
+"""Which transformers and which family this is: hosts lean on their inside, so they say what was tested."""
 
 from __future__ import annotations
 
@@ -9,6 +9,20 @@ import warnings
 import transformers
 
 KNOWN = ("5.18", "5.22", "5.23")  # `make test-versions` runs the tests with each of them
+FAMILIES = (
+    "gemma3",
+    "idefics3",
+    "internvl",
+    "llava",
+    "llava_next",
+    "llava_onevision",
+    "mistral3",
+    "paligemma",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "smolvlm",
+    "video_llava",
+)
 FIRST = (5, 18)  # the first whose models take features that were encoded beforehand
 
 
@@ -28,6 +42,18 @@ def check(version: str = transformers.__version__) -> None:
         warnings.warn(
             f"transformers {version} is unknown to foveate, which was tested with {', '.join(KNOWN)}: "
             "it may well work; if answers look odd, install one of these",
+            UserWarning,
+            stacklevel=3,  # whoever called foveate.compress
+        )
+
+
+@functools.cache
+def check_family(kind: str) -> None:
+    """Warn, once, of a model of a family that foveate was not tested with."""
+    if kind not in FAMILIES:
+        warnings.warn(
+            f"models of type {kind!r} are unknown to foveate, which was tested with {', '.join(FAMILIES)}: "
+            "compare a few answers with keep=1.0 before you trust it",
             UserWarning,
             stacklevel=3,  # whoever called foveate.compress
         )

@@ -1,0 +1,158 @@
+"""Calls in an order or a form that ordinary use brings along, and that were wrong once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import FAMILIES, ONE, SHORT, TEXT, TWO, Llava
+from probes import Asked
+
+import foveate
+from foveate import Chain, FastV, Pool, Random, Stride, VisionZip
+from foveate.hosts import traits
+from foveate.hosts.rows import _runs
+
+WORD, TILE, GLOBAL, FAKE, IMAGE, LINE = 7, 91, 94, 95, 99, 93
+RUN = [IMAGE] * 4
+
+
+@pytest.fixture
+def llava():
+    return Llava().model()
+
+
+@torch.no_grad()
+def test_images_encoded_once_and_asked_about_twice(llava):
+    """The second question is read, though the first prompt stands in front of it."""
+    inputs = Llava().inputs((ONE,))
+    foveate.compress(llava, FastV(4, layer=1))
+    encoded = llava.model.get_image_features(pixel_values=inputs["pixel_values"])
+    asked = torch.randint(3, 90, (1, 6), generator=torch.Generator().manual_seed(0))
+    ids = torch.cat([inputs["input_ids"], asked], dim=1)
+    owners = []
+    for prompt in (inputs["input_ids"], ids):
+        with foveate.trace(llava) as seen:
+            llava(input_ids=prompt, mm_encoder_outputs={"image": encoded})
+        owners.append(seen.steps[0].owner)
+    with foveate.trace(llava) as seen:
+        llava(input_ids=ids, pixel_values=inputs["pixel_values"])
+    assert torch.equal(owners[1], seen.steps[0].owner)
+    assert not torch.equal(*owners)
+
+
+def test_another_selected_layer_wants_another_tap(llava):
+    foveate.compress(llava, VisionZip(6))
+    llava.config.vision_feature_layer = -3
+    with pytest.raises(ValueError, match="compress again"):
+        llava(**Llava().inputs((ONE,)))
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "llava"])
+@pytest.mark.parametrize("method", [Stride(0.3), Pool(2)])
+@torch.no_grad()
+def test_guessed_tokens_are_checked_as_always(name, method):
+    """Prompt lookup hands guesses to the model; what it writes is what greedy decoding writes."""
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs((ONE,))
+    foveate.compress(model, method)
+    length = {"max_new_tokens": 8, "do_sample": False}
+    guessed = model.generate(**inputs, **length, prompt_lookup_num_tokens=3)
+    assert torch.equal(guessed, model.generate(**inputs, **length))
+
+
+def test_labels_that_leave_no_instruction(llava):
+    inputs = Llava().inputs((ONE,))
+    foveate.compress(llava.train(), Asked())
+    with pytest.raises(ValueError, match="no instruction in prompt 0"):
+        llava(**inputs, labels=inputs["input_ids"].clone())
+
+
+@torch.no_grad()
+def test_a_block_inside_a_block(llava):
+    inputs = Llava().inputs((ONE,))
+    with foveate.compressed(llava, Stride(8)):
+        with foveate.trace(llava) as seen:
+            with foveate.compressed(llava, Stride(2)):
+                llava(**inputs)
+            llava(**inputs)
+        assert [step.after.item() for step in seen.steps] == [2, 8]
+    assert not foveate.is_compressed(llava)
+
+
+@torch.no_grad()
+def test_a_prompt_without_images_leaves_no_counts(llava):
+    foveate.compress(llava, Stride(3))
+    llava(**Llava().inputs((TWO,)))
+    assert foveate.last_counts(llava) == [3, 3]
+    llava(**Llava().inputs((TEXT,)))
+    assert foveate.last_counts(llava) == []
+
+
+@torch.no_grad()
+def test_features_encoded_for_another_method(llava):
+    inputs = Llava().inputs((ONE,))
+    foveate.compress(llava, Stride(4))
+    encoded = llava.model.get_image_features(pixel_values=inputs["pixel_values"])
+    foveate.compress(llava, VisionZip(4))
+    with pytest.raises(ValueError, match="encoded while another method was attached"):
+        llava(input_ids=inputs["input_ids"], mm_encoder_outputs={"image": encoded})
+
+
+def test_no_two_images_of_a_step_draw_alike(llava):
+    """Two micro-batches, or two ranks, of one optimizer step; a repeated forward draws the same."""
+    foveate.compress(llava.train(), Random(4))
+    foveate.set_progress(llava, 1, 10)
+    owners = []
+    for seed in (1, 1, 2):
+        inputs = Llava().inputs((ONE,), seed=seed)
+        with foveate.trace(llava) as seen:
+            llava(**inputs, labels=inputs["input_ids"])
+        owners.append(seen.steps[0].owner)
+    assert torch.equal(owners[0], owners[1])
+    assert not torch.equal(owners[0], owners[2])
+
+
+def test_all_lengths_of_a_prompt_lose_their_types_together():
+    """Whatever a family calls its token types, they are cut with their columns."""
+    family = FAMILIES["gemma3"]
+    model, inputs = family.model(), family.inputs((ONE, SHORT))
+    with torch.no_grad(), foveate.compressed(model, Chain(Stride(8), FastV(4, layer=2))):
+        assert torch.isfinite(model(**inputs).logits).all()
+
+
+@pytest.mark.parametrize(
+    ("ids", "sizes"),
+    [
+        # Two tiles and their small copy, then an image that is no larger than a tile.
+        (
+            [
+                *(WORD, FAKE, TILE, *RUN, LINE, FAKE, TILE + 1, *RUN, LINE, LINE),
+                *(FAKE, GLOBAL, *RUN, FAKE, WORD, FAKE, GLOBAL, *RUN, FAKE),
+            ],
+            [12, 4],
+        ),
+        # No markers: words in front of images are no tiles.
+        ([3, 4, *RUN, 5, 6, *RUN, WORD], [4, 4]),
+        ([*RUN, 5, *RUN, WORD], [4, 4]),
+    ],
+)
+def test_tiles_are_told_by_their_markers(ids, sizes):
+    ids = torch.tensor([ids])
+    assert _runs(ids, ids == IMAGE, marked=True) == sizes
+
+
+def test_models_that_cannot_serve_say_so():
+    """A projector that draws its tokens from all others, layers that keep no columns: no guess."""
+    model = Llava().model()
+    model.model.multi_modal_projector.resampler = torch.nn.Linear(1, 1)
+    for method in (VisionZip(4), VisionZip(4, projected=True)):
+        found = foveate.support(model, method)
+        assert not found.works
+        assert "connector" in found.why or "nothing says" in found.why
+        with pytest.raises(NotImplementedError):
+            foveate.compress(model, method)
+    assert foveate.support(model, Stride(4)).works
+    config = traits.decoder_of(model.model).config
+    config.layer_types = ["full_attention", "linear_attention"] * 2 + ["full_attention"]
+    assert foveate.support(model, Stride(4)).works
+    assert "linear_attention" in foveate.support(model, FastV(4, layer=1)).why
+    assert not foveate.support(torch.nn.Linear(1, 1), Stride(4)).works
