@@ -15,19 +15,19 @@ import torch
 from families import FAMILIES, MIXED, ONE, SHORT, TEXT, TOUCHING, TWO
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from probes import Asked, PromptRows, Ragged
+from probes import PromptRows, Ragged, asked, zipped
 
 import foveate
-from foveate import METHODS, Chain, FastV, Pool, Stages, Stride, VisionZip
+from foveate import METHODS, Chain, FastV, Pool, Stages, Stride
 
 ATTACHED = {
-    "stride": lambda: Stride(4),
-    "fastv": lambda: FastV(4),
-    "visionzip": lambda: VisionZip(6),
-    "ragged": lambda: Ragged(),
-    "asked": lambda: Asked(),
-    "prompt rows": lambda: PromptRows(0.5),
-    "three sites": lambda: Chain(VisionZip(8), FastV(0.5, layer=2), Pool(2, layer=3)),
+    "stride": lambda family: Stride(4),
+    "fastv": lambda family: FastV(4),
+    "visionzip": lambda family: zipped(family, 6),
+    "ragged": lambda family: Ragged(),
+    "asked": asked,
+    "prompt rows": lambda family: PromptRows(0.5),
+    "three sites": lambda family: Chain(zipped(family, 8), FastV(0.5, layer=2), Pool(2, layer=3)),
 }
 BATCHES = [(ONE,), (ONE, SHORT), (TWO, TEXT), (TOUCHING, ONE), MIXED]
 
@@ -78,7 +78,7 @@ def changed(name, change):
     """The batch with one argument changed."""
 
     def mutate(family, batch):
-        return {**batch, name: change(batch[name])}
+        return {**batch, name: change(batch[name])} if name in batch else batch
 
     mutate.__name__ = f"{name} {change.__name__}"
     return mutate
@@ -299,7 +299,7 @@ def answer(how, model, batch):
 def attached(name, method):
     """A compressed model, and what it says to each valid batch."""
     family = FAMILIES[name]
-    model = foveate.compress(family.model(), ATTACHED[method]())
+    model = foveate.compress(family.model(), ATTACHED[method](family))
     return model, {b: answer(forward, model, family.inputs(b)) for b in BATCHES}
 
 
@@ -522,7 +522,7 @@ def test_what_cannot_be_attached_leaves_what_was(method, positions, before):
     model, valid = attached("llava", before)
     with pytest.raises(TypeError, match=r"want a foveate\.Compressor, got"):
         foveate.compress(model, method, positions)
-    assert repr(model.model.visual_compressor) == repr(ATTACHED[before]())
+    assert repr(model.model.visual_compressor) == repr(ATTACHED[before](FAMILIES["llava"]))
     assert torch.equal(answer(forward, model, FAMILIES["llava"].inputs((ONE,))), valid[(ONE,)])
 
 

@@ -70,6 +70,8 @@ def offload(model, how: str, folder):
 @pytest.mark.parametrize("how", ["cpu", "disk", "some on disk"])
 def test_offloaded_weights_are_the_same_weights(model, family, method, tmp_path, how, first):
     """Either order: accelerate's hooks move what a call needs, and replace `forward`."""
+    if not family.offloads:
+        pytest.skip("the bare model does not generate with its weights offloaded")
     inputs = family.inputs((ONE, TWO))
     foveate.compress(model, method())
     want, counts = answers(model, inputs), foveate.last_counts(model)
