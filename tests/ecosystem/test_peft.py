@@ -22,7 +22,7 @@ def adapted(model):
 
 def train(model, batch, steps: int = 3) -> list[float]:
     model.train()
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-4)
     losses = []
     for _ in range(steps):
         loss = model(**batch).loss

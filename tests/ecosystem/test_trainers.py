@@ -82,7 +82,9 @@ def test_trainer_takes_the_steps_a_loop_takes(model, family, tmp_path, name):
     other = foveate.compress(family.model(model.config._attn_implementation), LEARNS[name]())
     want = by_hand(other, family, drawn[:4])
     for n, p in weights(model).items():
-        torch.testing.assert_close(p, want[n], atol=1e-5, rtol=1e-4, msg=n)
+        # Softmax cancels a bias of keys: its gradient is rounding alone, and Adam makes steps of that.
+        if not n.endswith("k_proj.bias"):
+            torch.testing.assert_close(p, want[n], atol=1e-5, rtol=1e-4, msg=n)
 
 
 @pytest.mark.parametrize("name", LEARNS)
