@@ -32,7 +32,7 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with Image.open(ROOT / "examples" / "shop.png") as file:
         known = {"image": file.convert("RGB")}
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     for block in blocks("python"):
         exec(compile(block.replace(HUB_ID, str(embedded.PATH)), "README.md", "exec"), known)
     assert capsys.readouterr().out

@@ -137,17 +137,6 @@ def looked(model, inputs, looks, *earlier):
     return tokens, context, seen.steps
 
 
-# Where the host is known to be wrong; the tests notice what is mended.
-OPEN = {"internvl": "takes the last tokens of the tower instead of windows of them"}
-
-
-@pytest.fixture
-def mended(request, family):
-    if family.name in OPEN:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=OPEN[family.name]))
-
-
-@pytest.mark.usefixtures("mended")
 def test_scores_of_the_tower_are_those_of_the_right_patches(model, family):
     """Windows, tiles without borders, newlines, several sizes; before and behind the projector."""
     for prompts in family.batches().values():
@@ -165,7 +154,6 @@ def test_scores_of_the_tower_are_those_of_the_right_patches(model, family):
                     close(got[i, :P], want)
 
 
-@pytest.mark.usefixtures("mended")
 def test_after_a_merge_attention_is_summed_and_vectors_are_averaged(model, family):
     inputs = family.inputs((TWO, ONE))
     tokens, context, _ = looked(model, inputs, Looks(language(0)), Pool(3))

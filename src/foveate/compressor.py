@@ -78,12 +78,14 @@ class Compressor(nn.Module):
     site     where it acts
     needs    the Context fields it reads; only these are computed
     selects  True if keeping everything is the identity
+    behind   the argument that sets it behind the projector, for methods that may stand before it
     seed     of the generators it is given
     """
 
     site: Site = Site(Tower.language, 0)
     needs: frozenset[str] = frozenset()
     selects: bool = False
+    behind: str | None = None
     seed: int = 0
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:

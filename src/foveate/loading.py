@@ -11,7 +11,7 @@ from torch import nn
 
 import foveate.methods
 from foveate.compressor import Compressor
-from foveate.hosts import saving
+from foveate.hosts import saving, traits
 from foveate.hosts import support as hosts_support
 from foveate.hosts.attach import compress
 from foveate.hosts.support import Support
@@ -34,7 +34,9 @@ def support(model: nn.Module, method: Compressor | None = None) -> Support | dic
     """Which methods work on a model and what is different there: by name, or for one compressor.
 
     Where a method works with another setting only, its notes say so. The model may be on the meta device.
+    Raises TypeError for what is no multimodal model at all.
     """
+    traits.base_of(model)
     if method is not None:
         return hosts_support.support(model, method)
     return {slug: _supported(model, make) for slug, make in foveate.methods.METHODS.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveate.cli.wrong import Failed, Wrong
+from foveate.cli.wrong import Failed, Wrong, unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 EMBEDDED = "embedded"
@@ -51,6 +51,8 @@ def skeleton(name: str = EMBEDDED) -> Any:
 
     if name in CONFIGS:
         return cost.skeleton(CONFIGS[name].config())
+    if name != EMBEDDED and "/" not in name and not Path(name).exists():
+        raise unknown("model", name, [EMBEDDED, *CONFIGS])
     try:
         return cost.skeleton(AutoConfig.from_pretrained(_place(name)))
     except (OSError, ValueError, ImportError) as error:

@@ -62,7 +62,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     and unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
     """
     if not isinstance(method, Compressor):
-        raise TypeError(f"want a foveate.Compressor, got {type(method).__name__}")
+        raise TypeError(f"want a foveate.Compressor, such as FastV(keep=64), got {method!r}")
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
     base, whole = traits.base_of(model), traits.unwrapped(model)
@@ -232,7 +232,9 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
             _check_site(base, part)
             found |= _glanced(base, part)
         except (NotImplementedError, ValueError, TypeError) as error:
-            raise type(error)(f"{type(part).__name__} at {part.site}: {error}") from error
+            name, early = type(part).__name__, part.site.tower < Tower.language
+            hint = f": {name}({part.behind})" if early and part.behind else ""
+            raise type(error)(f"{name} at {part.site}: {error}{hint}") from error
     return found
 
 

@@ -170,7 +170,8 @@ def _output(output: Any, flow: Flow, deep: list[Tensor], mine: Tensor) -> Any:
     output = copy.copy(output)
     order = torch.cat(column).argsort()
     x = torch.cat(vectors)[order]
-    output.pooler_output = x[None] if isinstance(output.pooler_output, Tensor) else [x]
+    # A tensor stays one, of units of one token: any number of them divides into whole units.
+    output.pooler_output = x[:, None] if isinstance(output.pooler_output, Tensor) else [x]
     if deep:
         output.deepstack_features = [[tokens.mean(layer)[keep][order]] for layer in deep]
     return output

@@ -24,6 +24,8 @@ def check(base: nn.Module, kwargs: dict[str, Any], flow: Flow, first: bool) -> N
     ids = kwargs.get("input_ids")
     if ids is None:
         return
+    if kwargs.get("inputs_embeds") is not None:
+        raise ValueError("input_ids and inputs_embeds at once: pass input_ids alone")
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
         raise TypeError(f"input_ids: want integers (prompts, columns), got {_said(ids)}")
     _check_mask(kwargs, ids, first)

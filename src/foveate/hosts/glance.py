@@ -109,7 +109,8 @@ def _without_class(value: Tensor, features: Tensor | None) -> Tensor:
     """What tower tokens hold, without the class token that the connector did not read. value (U, S, …)."""
     if features is None or features.dim() == 2:
         return value
-    return value[:, value.shape[1] - features.shape[1] :]
+    # The connector may read windows of tokens already, but always whole ones: what is left over is no patch.
+    return value[:, value.shape[1] % features.shape[1] :]
 
 
 def is_open(mask: Tensor) -> Tensor:
