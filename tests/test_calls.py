@@ -155,4 +155,5 @@ def test_models_that_cannot_serve_say_so():
     config.layer_types = ["full_attention", "linear_attention"] * 2 + ["full_attention"]
     assert foveate.support(model, Stride(4)).works
     assert "linear_attention" in foveate.support(model, FastV(4, layer=1)).why
-    assert not foveate.support(torch.nn.Linear(1, 1), Stride(4)).works
+    with pytest.raises(TypeError, match="no model foveate knows"):
+        foveate.support(torch.nn.Linear(1, 1))
