@@ -137,7 +137,8 @@ def causal_mask(
 def rotary_embeddings(decoder: nn.Module, layer: int, hidden: Tensor, position: Tensor) -> Any:
     """The model's rotary embeddings at position ids (A, B, S), of this layer's type where types differ."""
     rotary = decoder.rotary_emb
-    position = position[0] if len(position) == 1 else position
+    parameters = getattr(decoder.config, "rope_parameters", None) or {}
+    position = position.expand(3, -1, -1) if "mrope_section" in parameters else position[0]
     if "layer_type" in inspect.signature(rotary.forward).parameters:
         return rotary(hidden, position, layer_type=layer_type(decoder, layer))
     return rotary(hidden, position)
