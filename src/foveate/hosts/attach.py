@@ -62,7 +62,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     and unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
     """
     if not isinstance(method, Compressor):
-        raise TypeError(f"want a foveate.Compressor, such as FastV(keep=64), got {method!r}")
+        raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
     base, whole = traits.base_of(model), traits.unwrapped(model)
