@@ -146,7 +146,10 @@ def test_copies_are_whole_and_independent(model, family, inputs, how):
     assert sum(len(m._forward_pre_hooks) for m in other.modules()) == 0
 
 
-SAVED = {slug: lambda family, make=make: make() for slug, make in METHODS.items()} | {
+SAVED = {
+    slug: lambda family, make=make: foveate.sized(make, family.config())
+    for slug, make in METHODS.items()
+} | {
     "identity": lambda family: Identity(),
     "visionzip": lambda family: zipped(family, 64),
     "chain": everything,

@@ -8,10 +8,31 @@ import pytest
 import torch
 from test_tokens import check
 
-from foveate import METHODS, Context, VisualTokens
+import foveate.methods
+from foveate import METHODS, Compressor, Context, VisualTokens
 from foveate.compressor import Tower
+from foveate.hosts import saving
+from foveate.sizes import SIZES
 
-SHARE = {slug: 1.0 if slug == "identity" else 0.25 for slug in METHODS}
+SHARE = dict.fromkeys(METHODS, 0.25) | {"identity": 1.0, "layerwise": 0.125}
+# What it takes to keep all, where that is not a matter of the budget alone.
+ALL = {"llavolta": {"schedule": "two_stage"}}
+# Settings that take another path through a method's code.
+VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
+    "pool 2-d": ("pool", {"dims": 2}),
+    "kmeans soft": ("kmeans", {"soft": True}),
+    "vccattention in short blocks": ("vccattention", {"keep": 0.5, "block": 5}),
+    "vccattention without a budget": ("vccattention", {"keep": None, "fine": 1, "block": 4}),
+    "llavolta from end to end": ("llavolta", {"keep": 0.125, "schedule": "heavy"}),
+}
+SMALL = {"width": 8, "layers": 32, "tower_width": 8, "tower_layers": 2}
+KNOWN = {c.__name__: c for c in vars(foveate.methods).values() if isinstance(c, type)}
+
+
+def build(slug, **arguments):
+    """A method, for a model as small as the tokens here."""
+    own = inspect.signature(METHODS[slug]).parameters
+    return METHODS[slug](**{n: v for n, v in SMALL.items() if n in own}, **arguments)
 
 
 def everything(lengths, seed=0, D=8):
@@ -37,12 +58,21 @@ def everything(lengths, seed=0, D=8):
     return VisualTokens.of(x, valid), context
 
 
+PER_TOKEN = ("cls_attention", "last_attention", "prompt_attention")
+
+
 def run(method, tokens, context):
-    """With nothing but what the method says it needs."""
-    fields = {name: context[name] for name in method.needs}
-    if "generator" in method.needs:
-        fields["generator"] = tuple(torch.Generator().manual_seed(method.seed) for _ in tokens.x)
-    return method(tokens, Context(**fields))
+    """What acts at inference, one part after the other, with nothing but what each says it needs."""
+    for part in method.parts():
+        fields = {name: context[name] for name in part.needs}
+        for name in part.needs & {*PER_TOKEN}:
+            fields[name] = tokens.total(context[name])
+        for name in part.needs & {"keys"}:
+            fields[name] = tokens.mean(context[name])
+        if "generator" in part.needs:
+            fields["generator"] = tuple(torch.Generator().manual_seed(part.seed) for _ in tokens.x)
+        tokens = part(tokens, Context(**fields))
+    return tokens
 
 
 def rows(context, index):
@@ -55,9 +85,14 @@ def slug(request):
     return request.param
 
 
-@pytest.fixture
-def method(slug):
-    return METHODS[slug](keep=SHARE[slug])
+@pytest.fixture(params=sorted(VARIANTS))
+def method(request):
+    slug, arguments = VARIANTS[request.param]
+    return build(slug, **{"keep": SHARE[slug], **arguments})
+
+
+def test_the_small_model_has_every_size():
+    assert SMALL.keys() == SIZES.keys()
 
 
 def test_fewer_tokens_and_the_three_invariants(method):
@@ -71,18 +106,18 @@ def test_keep_keeps_exactly(slug):
     tokens, context = everything([16, 16])
     for keep in (1, 3, 16, 99):
         try:
-            method = METHODS[slug](keep=keep)
+            method = build(slug, keep=keep)
         except ValueError as error:
             assert "keep=" in str(error)  # a budget this method cannot express says so
             continue
         assert run(method, tokens, context).counts.tolist() == [min(keep, 16)] * 2
-    share = METHODS[slug](keep=SHARE[slug])
+    share = build(slug, keep=SHARE[slug])
     assert run(share, tokens, context).counts.tolist() == [int(16 * SHARE[slug])] * 2
 
 
 def test_keeping_all_is_the_identity(slug):
     tokens, context = everything([16, 9, 4])
-    method = METHODS[slug](keep=1.0)
+    method = build(slug, keep=1.0, **ALL.get(slug, {}))
     assert method.selects
     out = run(method, tokens, context)
     assert torch.equal(out.x, tokens.x) and torch.equal(out.owner, tokens.owner)
@@ -136,27 +171,39 @@ def test_the_dtype_is_kept(method, dtype):
 
 
 def test_gradients_reach_tokens_and_parameters(method):
+    """Every parameter from the first step on, and not with zeros only from the second on."""
     tokens, context = everything([16, 9])
-    x = tokens.x.clone().requires_grad_()
-    run(method, tokens.carry(x), context).x.square().sum().backward()
-    assert x.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in method.parameters())
+    for _ in range(2):
+        x = tokens.x.clone().requires_grad_()
+        method.zero_grad()
+        run(method, tokens.carry(x), context).x.square().sum().backward()
+        assert x.grad.abs().sum() > 0
+        assert all(p.grad is not None for p in method.parameters())
+        with torch.no_grad():  # a gate that starts at zero lets nothing through until it has moved
+            [p.sub_(0.1 * p.grad) for p in method.parameters()]
+    assert all(p.grad.abs().sum() > 0 for p in method.parameters())
 
 
 def test_arguments_rebuild_it(method):
-    again = type(method)(**method.arguments())
-    assert repr(again) == repr(method) and again.site == method.site and again.needs == method.needs
+    again = saving.rebuild(saving.describe(method, "original"), KNOWN)
+    assert repr(again) == repr(method)
+    assert [(p.site, p.needs) for p in again.every()] == [(p.site, p.needs) for p in method.every()]
 
 
-def test_it_names_its_paper_and_only_known_needs(method, slug):
-    assert type(method).__module__ == f"foveate.methods.{slug}"
-    first = inspect.getdoc(type(method)).splitlines()[0]
-    assert "arXiv:" in first or "no paper" in inspect.getdoc(type(method))
-    assert method.needs <= set(Context.__dataclass_fields__)
-    assert isinstance(method.site.tower, Tower)
+def test_it_names_its_paper(slug):
+    make = METHODS[slug]
+    assert make.__module__ == f"foveate.methods.{slug}"
+    about = inspect.getdoc(getattr(make, "__self__", make))  # a classmethod speaks for its class
+    assert "arXiv:" in about.splitlines()[0] or "no paper" in about
+
+
+def test_it_has_a_site_and_only_known_needs(method):
+    for part in method.every():
+        assert isinstance(part, Compressor) and isinstance(part.site.tower, Tower)
+        assert part.needs <= set(Context.__dataclass_fields__)
 
 
 @pytest.mark.parametrize("keep", [0, -3, 2.0, True, "1"])
 def test_wrong_budgets_say_what_is_right(slug, keep):
     with pytest.raises(ValueError, match="keep="):
-        METHODS[slug](keep=keep)
+        build(slug, keep=keep)

@@ -21,7 +21,22 @@ if TYPE_CHECKING:
     from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
     from foveate.loading import from_pretrained, support
-    from foveate.methods import METHODS, DivPrune, FastV, Identity, Pool, Random, Stride, VisionZip
+    from foveate.methods import (
+        METHODS,
+        DepthwiseConv,
+        DivPrune,
+        FastV,
+        Identity,
+        KMeans,
+        Pool,
+        Random,
+        Stride,
+        VCCAttention,
+        VisionZip,
+        layerwise,
+        llavolta,
+    )
+    from foveate.sizes import sized
     from foveate.tokens import VisualTokens
 
 __version__ = "0.1.0"
@@ -43,14 +58,20 @@ _HOMES = {
     "foveate.loading": ("from_pretrained", "support"),
     "foveate.methods": (
         "METHODS",
+        "DepthwiseConv",
         "DivPrune",
         "FastV",
         "Identity",
+        "KMeans",
         "Pool",
         "Random",
         "Stride",
+        "VCCAttention",
         "VisionZip",
+        "layerwise",
+        "llavolta",
     ),
+    "foveate.sizes": ("sized",),
     "foveate.tokens": ("VisualTokens",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -60,9 +81,11 @@ __all__ = [
     "Chain",
     "Compressor",
     "Context",
+    "DepthwiseConv",
     "DivPrune",
     "FastV",
     "Identity",
+    "KMeans",
     "Pool",
     "Random",
     "Site",
@@ -72,6 +95,7 @@ __all__ = [
     "Support",
     "Tower",
     "Trace",
+    "VCCAttention",
     "VisionZip",
     "VisualTokens",
     "compress",
@@ -80,8 +104,11 @@ __all__ = [
     "from_pretrained",
     "is_compressed",
     "last_counts",
+    "layerwise",
+    "llavolta",
     "restore",
     "set_progress",
+    "sized",
     "support",
     "trace",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from foveate.sizes import sized
 from foveate.tokens import VisualTokens
 
 
@@ -88,6 +89,11 @@ class Compressor(nn.Module):
     behind: str | None = None
     seed: int = 0
 
+    @classmethod
+    def for_model(cls, model: Any, **arguments: Any) -> Self:
+        """One with the sizes that this model, or config, has: see `foveate.sized`."""
+        return sized(cls, model, **arguments)
+
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Fewer tokens. tokens.x (B, N, D) → (B, M, D)."""
         raise NotImplementedError
@@ -163,6 +169,7 @@ class Stages(Compressor):
         if not stages or not rising or self.until[-1] != 1.0:
             raise ValueError(f"stages must end at rising shares up to 1.0, got {self.until}")
         self.stages = nn.ModuleList(stage for _, stage in stages)
+        self.selects = all(stage.selects for stage in self.stages)
 
     def at(self, progress: float) -> Compressor:
         """The stage that training at `progress` is in."""

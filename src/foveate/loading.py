@@ -15,6 +15,7 @@ from foveate.hosts import saving, traits
 from foveate.hosts import support as hosts_support
 from foveate.hosts.attach import compress
 from foveate.hosts.support import Support
+from foveate.sizes import sized
 
 
 def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) -> nn.Module:
@@ -43,10 +44,13 @@ def support(model: nn.Module, method: Compressor | None = None) -> Support | dic
 
 
 def _supported(model: nn.Module, make: Callable[..., Compressor]) -> Support:
-    found = hosts_support.support(model, make())
+    try:
+        found = hosts_support.support(model, sized(make, model))
+    except ValueError as error:  # the model does not say a size, or no such method fits it
+        return Support((), works=False, why=str(error))
     if found.works or "projected" not in inspect.signature(make).parameters:
         return found
-    behind = hosts_support.support(model, make(projected=True))
+    behind = hosts_support.support(model, sized(make, model, projected=True))
     if not behind.works:
         return found
     return replace(behind, notes=("with projected=True: behind the projector", *behind.notes))

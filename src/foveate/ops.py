@@ -31,6 +31,19 @@ def budget(keep: Keep, count: Tensor) -> Tensor:
     return (keep * count.double() + 0.5).floor().long().clamp(min=1).minimum(count)
 
 
+def stride_of(keep: Keep, dims: int = 1) -> int:
+    """The stride that keeps this share of the tokens when it acts `dims` times: keep = 1/stride**dims.
+
+    Raises ValueError for shares that are not of that form (within 2 %) and for numbers of tokens.
+    """
+    stride = round((1 / keep) ** (1 / dims)) if isinstance(check_keep(keep), float) else 0
+    if not stride or abs(keep * stride**dims - 1) > 0.02:
+        shares = ", ".join(f"{1 / s**dims:.3g}" for s in (1, 2, 3, 4, 5, 6, 8))
+        squared = {1: "", 2: "²", 3: "³"}[dims]
+        raise ValueError(f"keep={keep!r}: want a share of 1/stride{squared}: {shares}, …")
+    return stride
+
+
 def top(score: Tensor, keep: Keep | Tensor, valid: Tensor | None = None) -> Tensor:
     """(B, N) True at the highest scores of each row; equal scores go to the earlier token.
 

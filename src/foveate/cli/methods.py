@@ -70,7 +70,8 @@ def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
     """One method in words, from its docstring, its signature and one made with its defaults."""
     own = arguments.parameters(make)
     example = make()
-    first = (type(example).__doc__ or "").strip().splitlines()[0]
+    about = getattr(make, "__self__", make)  # a classmethod speaks for its class
+    first = (about.__doc__ or "").strip().splitlines()[0]
     match = FIRST_LINE.match(first)
     return {
         "slug": slug,

@@ -8,15 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from foveate.compressor import Compressor
+from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV
 from foveate.methods.identity import Identity
+from foveate.methods.kmeans import KMeans
+from foveate.methods.layerwise import layerwise
+from foveate.methods.llavolta import llavolta
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
 from foveate.methods.stride import Stride
+from foveate.methods.vccattention import VCCAttention
 from foveate.methods.visionzip import VisionZip
 
-# slug → factory: takes `keep` (see ops.check_keep) and the method's own arguments.
+# slug → factory: takes `keep` (see ops.check_keep) and the method's own arguments, all with defaults.
+# Sizes of the model (sizes.SIZES) are LLaVA-1.5-7B's unless told; `foveate.sized` takes a model's own.
 METHODS: dict[str, Callable[..., Compressor]] = {
     "identity": Identity.keeping,
     "random": Random,
@@ -25,6 +31,25 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "fastv": FastV,
     "visionzip": VisionZip,
     "divprune": DivPrune,
+    "kmeans": KMeans,
+    "vccattention": VCCAttention,
+    "depthwise": DepthwiseConv.keeping,
+    "layerwise": layerwise,
+    "llavolta": llavolta,
 }
 
-__all__ = ["METHODS", "DivPrune", "FastV", "Identity", "Pool", "Random", "Stride", "VisionZip"]
+__all__ = [
+    "METHODS",
+    "DepthwiseConv",
+    "DivPrune",
+    "FastV",
+    "Identity",
+    "KMeans",
+    "Pool",
+    "Random",
+    "Stride",
+    "VCCAttention",
+    "VisionZip",
+    "layerwise",
+    "llavolta",
+]

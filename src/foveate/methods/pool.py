@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, check_keep
+from foveate.ops import Keep, stride_of
 from foveate.tokens import VisualTokens
 
 
@@ -45,12 +45,7 @@ class Pool(Compressor):
             raise ValueError(f"keep={keep!r} and stride={stride!r} say the same thing: give one")
         if keep is None:
             return cls(4 if stride is None else stride, layer, dims)
-        check_keep(keep)
-        stride = round((1 / keep) ** (1 / dims)) if isinstance(keep, float) else 0
-        if not stride or abs(keep * stride**dims - 1) > 0.02:
-            shares = ", ".join(f"{1 / s**dims:.3g}" for s in (1, 2, 3, 4, 5, 6, 8))
-            raise ValueError(f"keep={keep!r}: pool with dims={dims} keeps a share of {shares}, …")
-        return cls(stride, layer, dims)
+        return cls(stride_of(keep, dims), layer, dims)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Means of neighbours. tokens.x (B, N, D)."""
