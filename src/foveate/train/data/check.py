@@ -1,0 +1,86 @@
+"""What is wrong with a training set, all of it, before training starts."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from foveate.train.data.pictures import absurd, trouble
+from foveate.train.data.records import Fault, MalformedError, Record
+
+WINDOW = 512  # records looked at together
+Seen = dict[int, Fault | None]  # by the hash of a path: a set may name millions of them
+
+
+class Problem(NamedTuple):
+    """Where a record stands, what is wrong with it, and what kind of problem that is."""
+
+    where: str
+    what: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+def check(
+    records: Sequence[Record],
+    advance: Callable[[int], None] | None = None,
+    workers: int | None = None,
+) -> list[Problem]:
+    """Read every record and decode every picture, each file once; list what is wrong, in order.
+
+    advance is called with the number of records just looked at; workers are threads.
+    """
+    problems: list[Problem] = []
+    seen: Seen = {}
+    with ThreadPoolExecutor(workers or 2 * (os.cpu_count() or 1)) as pool:
+        for first in range(0, len(records), WINDOW):
+            window = range(first, min(first + WINDOW, len(records)))
+            looked = [look(records, i) for i in window]
+            named = {hash(s): s for found in looked for s in paths(found)}
+            new = {key: s for key, s in named.items() if key not in seen}
+            seen.update(zip(new, pool.map(trouble, new.values()), strict=True))
+            problems += [problem for found in looked for problem in judged(found, seen)]
+            if advance is not None:
+                advance(len(window))
+    return problems
+
+
+def look(records: Sequence[Record], i: int) -> Record | MalformedError:
+    """A record, or all that is wrong with it."""
+    try:
+        return records[i]
+    except MalformedError as error:
+        return error
+
+
+def paths(found: Record | MalformedError) -> list[Path]:
+    """The picture files of a record."""
+    images = found.images if isinstance(found, Record) else ()
+    return [source for source in images if isinstance(source, Path)]
+
+
+def judged(found: Record | MalformedError, seen: Seen) -> Iterator[Problem]:
+    """The problems of one record; a picture it names twice is one problem."""
+    if isinstance(found, MalformedError):
+        faults: Iterable[Fault | None] = found.faults
+    else:
+        held = [absurd(source) for source in found.images if isinstance(source, Image.Image)]
+        faults = [*held, *(seen[key] for key in dict.fromkeys(map(hash, paths(found))))]
+    return (Problem(found.where, fault[1], fault[0]) for fault in faults if fault)
+
+
+def listed(problems: Sequence[Problem], most: int = 20) -> str:
+    """The first problems, a line each, and how many more there are of which kind."""
+    lines = [str(problem) for problem in problems[:most]]
+    if rest := Counter(problem.kind for problem in problems[most:]):
+        kinds = ", ".join(f"{kind} {n:,}" for kind, n in rest.most_common())
+        lines.append(f"… and {rest.total():,} more: {kinds}")
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""Records to one batch of a model's inputs, with labels on the answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import ProcessorMixin
+
+from foveate.train.data.conversation import Chat, Plain, Said, Span, image_mark
+from foveate.train.data.pictures import picture, squared
+from foveate.train.data.records import Record
+
+IGNORED = -100  # a label that no loss counts
+TEMPLATES = {"chat": Chat, "plain": Plain}
+SIDES = ("right", "left")
+
+
+class Collator:
+    """Records to the tensors a model is called with, for any processor with a fast tokenizer.
+
+    Beside the processor's own inputs, `labels` (B, S) hold the answers and what ends them, -100
+    elsewhere, and `instruction_mask` (B, S) is True where the user asks: never an answer, a system
+    prompt or a placeholder. max_length cuts answers from their end, images never. square pads pictures
+    to a square of the processor's mean colour; otherwise it resizes and crops as it always does.
+
+    Where a token stands is counted in characters: the processor says which characters it put in the
+    place of each image, so that images may stand anywhere in a conversation.
+    """
+
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        max_length: int | None = None,
+        square: bool = False,
+        template: str = "chat",
+        padding: str = "right",
+    ):
+        for name, given, allowed in [
+            ("template", template, TEMPLATES),
+            ("padding", padding, SIDES),
+        ]:
+            if given not in allowed:
+                raise ValueError(f"{name}={given!r}: want one of {', '.join(allowed)}")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length={max_length}: want at least 1")
+        if not processor.tokenizer.is_fast or processor.tokenizer.pad_token_id is None:
+            raise ValueError(
+                "want a fast tokenizer with a pad token: labels are found by characters"
+            )
+        self.processor, self.max_length, self.square = processor, max_length, square
+        self.template, self.padding = TEMPLATES[template](processor), padding
+
+    def __call__(self, records: Sequence[Record]) -> dict[str, Tensor]:
+        """One padded batch; text (B, S), images as the processor shapes them."""
+        said = [self.said(record) for record in records]
+        batch = self.encode(records, said)
+        offsets = [torch.tensor(rows) for rows in batch.pop("offset_mapping")]
+        moves = batch.pop("text_replacement_offsets", None) or [[] for _ in records]
+        names = [n for n, value in batch.items() if isinstance(value, list)]
+        rows = []
+        for i, record in enumerate(records):
+            verify(record, said[i], moves[i], offsets[i])
+            row = {name: torch.tensor(batch[name][i]) for name in names}
+            row |= supervised(row["input_ids"], said[i], moves[i], offsets[i])
+            end = self.length(record, moves[i], offsets[i])
+            rows.append({name: value[:end] for name, value in row.items()})
+        return {n: v for n, v in batch.items() if n not in names} | self.padded(rows)
+
+    def said(self, record: Record) -> Said:
+        """The record as text. Raises ValueError where its text has other marks than its images."""
+        said = self.template(record)
+        mark = image_mark(self.processor)
+        if said.text.count(mark) != len(record.images):
+            raise ValueError(
+                f"{record.where}: {said.text.count(mark)} times {mark} in the text of "
+                f"{len(record.images)} images"
+            )
+        return said
+
+    def encode(self, records: Sequence[Record], said: Sequence[Said]) -> dict[str, Any]:
+        """What the processor makes of the batch: text in lists, without padding; images in tensors."""
+        images = [[self.opened(record, source) for source in record.images] for record in records]
+        start = self.processor.tokenizer.bos_token
+        out = self.processor(
+            text=[s.text for s in said],
+            images=images if any(images) else None,
+            add_special_tokens=not (start and said[0].text.startswith(start)),
+            padding=False,
+            return_offsets_mapping=True,
+            return_text_replacement_offsets=True,
+            text_kwargs={"return_tensors": None},
+            images_kwargs={"return_tensors": "pt"},
+        )
+        wanted = {*self.processor.model_input_names, "offset_mapping", "text_replacement_offsets"}
+        return {name: value for name, value in out.items() if name in wanted}
+
+    def opened(self, record: Record, source: Any) -> Any:
+        """A picture. Raises OSError with the record's place where it cannot be read any more."""
+        try:
+            image = picture(source)
+        except OSError as error:
+            raise OSError(f"{record.where}: {source}: {error}") from error
+        return squared(image, self.processor.image_processor.image_mean) if self.square else image
+
+    def length(self, record: Record, moves: list[dict], offsets: Tensor) -> int:
+        """Columns of a row: up to max_length, without what a tokenizer puts behind the last answer."""
+        real = int((offsets[:, 1] > offsets[:, 0]).nonzero().max()) + 1
+        if self.max_length is None or real <= self.max_length:
+            return real
+        behind = columns(offsets, [move["new_span"] for move in moves]).nonzero()
+        if len(behind) and int(behind.max()) >= self.max_length:
+            raise ValueError(
+                f"{record.where}: images stand up to column {int(behind.max()) + 1} of {real}, "
+                f"max_length={self.max_length} would cut them"
+            )
+        return self.max_length
+
+    def padded(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Rows of several lengths as one batch. (B, S)."""
+        fill = {"input_ids": self.processor.tokenizer.pad_token_id, "labels": IGNORED}
+        return {
+            name: pad_sequence(
+                [row[name] for row in rows],
+                batch_first=True,
+                padding_value=fill.get(name, 0),
+                padding_side=self.padding,
+            )
+            for name in rows[0]
+        }
+
+
+def supervised(ids: Tensor, said: Said, moves: list[dict], offsets: Tensor) -> dict[str, Tensor]:
+    """Labels and instruction mask of one row. (S,) each."""
+    answers = columns(offsets, [moved(span, moves) for span in said.answers])
+    questions = columns(offsets, [moved(span, moves) for span in said.questions])
+    labels = torch.where(answers, ids, IGNORED)
+    return {"labels": labels, "instruction_mask": questions & ~answers}
+
+
+def columns(offsets: Tensor, spans: Sequence[Span]) -> Tensor:
+    """The tokens that hold a character of a span. offsets (S, 2); (S,) bool."""
+    first, last = offsets.T
+    found = torch.zeros(len(offsets), dtype=torch.bool)
+    for start, stop in spans:
+        found |= (first < stop) & (last > start) & (last > first)
+    return found
+
+
+def moved(span: Span, moves: list[dict]) -> Span:
+    """A span of the text as it was, in the text with its images' placeholders."""
+    start, stop = span
+    shift = sum(growth(move) for move in moves if move["span"][1] <= start)
+    return start + shift, stop + shift
+
+
+def growth(move: dict) -> int:
+    """Characters that one image's placeholders add."""
+    (start, stop), (first, last) = move["span"], move["new_span"]
+    return (last - first) - (stop - start)
+
+
+def verify(record: Record, said: Said, moves: list[dict], offsets: Tensor) -> None:
+    """Raise ValueError unless the processor changed the text in the places it names and nowhere else."""
+    length = len(said.text) + sum(map(growth, moves))
+    if len(moves) != len(record.images) or int(offsets.max()) != length:
+        raise ValueError(
+            f"{record.where}: the processor names {len(moves)} places of {len(record.images)} images and "
+            f"reads {int(offsets.max())} of {length} characters; its labels cannot be found"
+        )

@@ -1,0 +1,159 @@
+"""Where each record of a file stands, found in one pass that keeps nothing but numbers."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+CHUNK = 1 << 20  # bytes read at a time
+LITERAL = 16  # what is broken further from the end of a chunk than this is not just cut off there
+SPACES = re.compile(r"[ \t\r\n]*")
+
+Entry = tuple[int, int, int, bool]  # first byte, bytes, line from 1, whether it names an image
+
+
+@dataclass(frozen=True)
+class Index:
+    """Arrays (records,): the first byte of each record, its bytes, its line, whether it has images."""
+
+    starts: np.ndarray
+    sizes: np.ndarray
+    lines: np.ndarray
+    images: np.ndarray
+
+
+def scan(path: Path) -> Index:
+    """Find the records of a JSON list, or of a file with one JSON value per line.
+
+    A line that is no JSON gets its entry too, so that it can be named with all other problems. A list
+    that breaks off cannot be read any further: ValueError with the line; the same without a record.
+    """
+    columns = array("q"), array("q"), array("q"), array("b")
+    with path.open("rb") as file:
+        for entry in elements(Reader(file, path)) if lead(file) == b"[" else rows(file):
+            for column, number in zip(columns, entry, strict=True):
+                column.append(number)
+    if not columns[0]:
+        raise ValueError(f"{path}: holds no record")
+    return Index(*map(np.asarray, columns[:3]), np.asarray(columns[3], dtype=bool))
+
+
+def lead(file: BinaryIO) -> bytes:
+    """The first character that is no space; the file then stands at its beginning, behind UTF-8's mark."""
+    begin = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+    file.seek(begin)
+    found = b" "
+    while found and found in b" \t\r\n":
+        found = file.read(1)
+    file.seek(begin)
+    return found
+
+
+def has_images(value: Any) -> bool:
+    """Whether a record as it stands in the file names images."""
+    return isinstance(value, dict) and bool(value.get("image"))
+
+
+def rows(file: BinaryIO) -> Iterator[Entry]:
+    """The lines that are not blank."""
+    start = file.tell()
+    for line, text in enumerate(file, 1):
+        if text.strip():
+            try:
+                found = has_images(json.loads(text))
+            except (ValueError, RecursionError):
+                found = False
+            yield start, len(text), line, found
+        start += len(text)
+
+
+def elements(reader: Reader) -> Iterator[Entry]:
+    """The objects of a JSON list."""
+    reader.take("[")
+    mark = reader.next()
+    while mark != "]":
+        reader.next()
+        start, line = reader.byte, reader.line
+        value = reader.value()
+        yield start, reader.byte - start, line, has_images(value)
+        mark = reader.next()
+        if mark != "]":
+            reader.take(",")
+            mark = ","
+    reader.take("]")
+    if reader.next():
+        reader.fail("something stands behind the list")
+
+
+class Reader:
+    """A file read forward as text, a chunk at a time; knows the byte and the line it has come to."""
+
+    def __init__(self, file: BinaryIO, path: Path):
+        self.file, self.path = file, path
+        self.decode = codecs.getincrementaldecoder("utf-8")().decode
+        self.parse = json.JSONDecoder().raw_decode
+        self.text, self.at = "", 0
+        self.byte, self.line = file.tell(), 1
+
+    def fail(self, why: str, at: int | None = None) -> None:
+        """Raise ValueError with the line of a character."""
+        line = self.line + (0 if at is None else self.text.count("\n", self.at, at))
+        raise ValueError(f"{self.path.name}, line {line}: broken JSON: {why}")
+
+    def more(self) -> bool:
+        """Read on, at least as much as is held, and let go of what was passed; False at the end."""
+        held = self.text[self.at :]
+        chunk = self.file.read(max(CHUNK, len(held)))
+        try:
+            self.text, self.at = held + self.decode(chunk, final=not chunk), 0
+        except UnicodeDecodeError as error:
+            self.fail(f"no UTF-8 here or below: {error}")
+        return bool(chunk)
+
+    def move(self, to: int) -> None:
+        """Go forward to a character of the text."""
+        passed = self.text[self.at : to]
+        self.byte += len(passed.encode())
+        self.line += passed.count("\n")
+        self.at = to
+
+    def next(self) -> str:
+        """The next character that is no space; "" at the end of the file."""
+        while True:
+            self.move(SPACES.match(self.text, self.at).end())
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.more():
+                return ""
+
+    def take(self, mark: str) -> None:
+        """Pass this character, which must stand here."""
+        if (found := self.next()) != mark:
+            self.fail(f"want {mark!r}, found {found!r}" if found else f"ends without {mark!r}")
+        self.move(self.at + 1)
+
+    def value(self) -> Any:
+        """Pass the object that must stand here, and return it."""
+        if (found := self.next()) != "{":
+            self.fail(f"want an object, found {found!r}")
+        while True:
+            try:
+                value, end = self.parse(self.text, self.at)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or len(self.text) - error.pos < LITERAL
+                behind = error.pos - self.at
+                if not (cut and self.more()):
+                    self.fail(error.msg, self.at + behind)
+            except RecursionError:
+                self.fail("nested too deeply")
+            else:
+                self.move(end)
+                return value
