@@ -6,7 +6,18 @@ import torch
 from torch import nn
 
 from foveate.compressor import Compressor, Site, Tower, language
-from foveate.methods import DivPrune, FastV, Identity, Pool, Random, Stride, VisionZip
+from foveate.methods import (
+    DepthwiseConv,
+    DivPrune,
+    FastV,
+    Identity,
+    KMeans,
+    Pool,
+    Random,
+    Stride,
+    VCCAttention,
+    VisionZip,
+)
 from foveate.ops import top
 
 
@@ -55,6 +66,16 @@ class Asked(Compressor):
 
     def arguments(self):
         return {"width": self.width, "out": self.project.out_features, "keep": self.keep}
+
+
+def opened(method: DepthwiseConv, gate: float = 0.7) -> DepthwiseConv:
+    """With kernels that are always the same, and a gate that lets something through."""
+    draw = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for p in method.conv.parameters():
+            p.copy_(torch.rand(p.shape, generator=draw) - 0.5)
+        method.gate.fill_(gate)
+    return method
 
 
 def zipped(family, keep) -> VisionZip:
@@ -107,4 +128,6 @@ SELECT = {  # keep-all settings of every method that selects: identity, bit for 
     "fastv": lambda: FastV(1.0),
     "visionzip": lambda: VisionZip(1.0),
     "divprune": lambda: DivPrune(1.0),
+    "kmeans": lambda: KMeans(1.0),
+    "vccattention": lambda: VCCAttention(1.0),
 }

@@ -10,16 +10,29 @@ import torch
 import transformers
 from families import LAYERS, ONE, SHORT, TEXT, TOUCHING, TWO, VIDEO, VIDEO_AND_IMAGE
 from oracle import plans, reference, seen_columns
-from probes import SELECT, Asked, PromptRows, Ragged, Replay
+from probes import SELECT, Asked, PromptRows, Ragged, Replay, opened
 
 import foveate
-from foveate import Chain, DivPrune, FastV, Pool, Random, Stride, VisionZip
+from foveate import (
+    Chain,
+    DepthwiseConv,
+    DivPrune,
+    FastV,
+    KMeans,
+    Pool,
+    Random,
+    Stride,
+    VCCAttention,
+    VisionZip,
+    layerwise,
+    sized,
+)
 from foveate.hosts import traits
 from foveate.hosts.attach import POSITIONS
 
 TOLERANCE = 1e-5  # of the logits' scale
 
-# What the masking oracle can follow: pruning, and merging into means.
+# What the masking oracle can follow: pruning, and merging into means. Arguments are sizes of the model.
 FOLLOWED = {
     "stride": lambda: Stride(0.3),
     "random": lambda: Random(0.4, seed=3),
@@ -31,11 +44,16 @@ FOLLOWED = {
     "stride inside": lambda: Stride(5, layer=1),
     "pool inside": lambda: Pool(4, layer=2),
     "pool 2-d inside": lambda: Pool(2, layer=3, dims=2),
+    "kmeans": lambda: KMeans(5),
+    "vccattention": lambda: VCCAttention(fine=1, block=4),
+    "layerwise": layerwise,
     "three cuts": lambda: Chain(Stride(12), FastV(0.5, layer=1), Pool(2, layer=3)),
     "two at one site": lambda: Chain(Stride(10, layer=2), FastV(0.5, layer=2)),
 }
 EVERY = FOLLOWED | {
     "visionzip": lambda: VisionZip(6),
+    "kmeans soft": lambda: KMeans(0.3, layer=1, soft=True),
+    "depthwise": lambda width: opened(DepthwiseConv(width, 3)),
     "ragged": lambda: Ragged(),
     "ragged inside": lambda: Ragged(layer=2),
     "asked": lambda: Asked(),
@@ -49,7 +67,7 @@ def every(name, family):
     if name in ("visionzip", "early and inside") and width is None:
         zipped = VisionZip(6 if name == "visionzip" else 8, projected=True)
         return zipped if name == "visionzip" else Chain(zipped, Pool(2, layer=3))
-    return Asked(width) if name == "asked" else EVERY[name]()
+    return Asked(width) if name == "asked" else sized(EVERY[name], family.config())
 
 
 def filmed(family, prompts):
@@ -94,7 +112,7 @@ def test_dropping_is_masking(model, family, name, padding, positions):
         inputs = family.inputs(prompts, padding)
         stands = family.stands(prompts, inputs["input_ids"])
         with torch.no_grad():
-            foveate.compress(model, FOLLOWED[name](), positions)
+            foveate.compress(model, every(name, family), positions)
             got, steps = traced(model, inputs)
             foveate.restore(model)
             want = reference(model, stands, inputs, steps, positions == "renumbered").logits
@@ -110,7 +128,7 @@ def test_cached_decoding_is_masking_too(model, family, name, positions):
         inputs = family.inputs(prompts)
         length = inputs["input_ids"].shape[1]
         with torch.no_grad():
-            foveate.compress(model, FOLLOWED[name](), positions)
+            foveate.compress(model, every(name, family), positions)
             with foveate.trace(model) as seen:
                 out = model.generate(
                     **inputs,

@@ -3,16 +3,10 @@
 import pytest
 import torch
 from families import ONE, Llava
+from probes import opened
 
 import foveate
 from foveate import Context, DepthwiseConv, Pool, VisualTokens
-
-
-def opened(method, gate=0.7):
-    """With a gate that lets something through."""
-    with torch.no_grad():
-        method.gate.fill_(gate)
-    return method
 
 
 def test_untrained_it_is_pooling():
