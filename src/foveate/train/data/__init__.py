@@ -1,6 +1,6 @@
 """Training data: records from disk, checked, ordered, and made into batches."""
 
-from foveate.train.data.check import Problem, check, listed
+from foveate.train.data.checking import Problem, check, listed
 from foveate.train.data.collate import Collator
 from foveate.train.data.order import Grouped, Shuffled
 from foveate.train.data.records import MalformedError, Record, Records, Turn
