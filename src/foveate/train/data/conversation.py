@@ -57,7 +57,10 @@ class Chat:
         self.processor = processor
         ask, answer = spoken("user", HOLE), spoken("assistant", HOLE)
         prompt = self.render([ask], answered=False).partition(HOLE)[2]
-        head, end = self.render([ask, answer]).split(HOLE)[1:]
+        frame = self.render([ask, answer]).split(HOLE)
+        if len(frame) != 3:
+            raise ValueError("the chat template leaves out or repeats what is said")
+        _, head, end = frame
         # What the template writes behind the prompt and before the answer, the model has to write.
         self.lead = head.removeprefix(prompt) if head.startswith(prompt) else ""
         self.own_end = "" if holds_special(processor, end) else end_token(processor)

@@ -1,0 +1,295 @@
+"""Batches as models take them: the labels spell the answers and nothing else."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from processors import ENDS, MAKERS, image, processor
+from transformers import LlavaImageProcessorPil
+
+from foveate import embedded
+from foveate.train.data import Collator, Record, Turn
+from foveate.train.data.pictures import picture, squared
+
+BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
+
+
+def record(*texts: str, where: str = "set.json, line 7") -> Record:
+    """Human and model in turn, an image of some size for each mark."""
+    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
+    marks = sum(text.count("<image>") for text in texts)
+    images = tuple(image(n, 40 + 50 * (n % 2), 40 + 20 * (n % 3)) for n in range(marks))
+    return Record("a", images, turns, where)
+
+
+MIXED = [
+    record("<image>\nWhat is it?", "A red cat."),
+    record("No image here.", "Yes.", "Sure?", "No, a dog."),
+    record("One <image> or\n<image>?", "Two.", "And <image>\n\nhere?", "The\n\nmat. "),
+]
+
+
+@cache
+def collator(name: str, padding: str = "right") -> Collator:
+    return Collator(processor(name), padding=padding)
+
+
+def spelt(name: str, batch, mask, row: int) -> str:
+    return processor(name).tokenizer.decode(batch["input_ids"][row][mask[row]])
+
+
+def squeezed(*texts: str) -> str:
+    """Without white space, which templates move about around images and trim."""
+    return "".join("".join(texts).split())
+
+
+def answers(name: str, record: Record) -> str:
+    said = [turn.text.strip() + ENDS[name] for turn in record.turns if turn.role == "assistant"]
+    return squeezed(*said)
+
+
+def questions(record: Record) -> str:
+    said = [turn.text for turn in record.turns if turn.role == "user"]
+    return squeezed(*said).replace("<image>", "")
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", BYTES)
+def test_labels_spell_the_answers(name, padding):
+    batch = collator(name, padding)(MIXED)
+    labels, ids = batch["labels"], batch["input_ids"]
+    assert torch.equal(labels[labels != -100], ids[labels != -100])
+    for row, rec in enumerate(MIXED):
+        assert squeezed(spelt(name, batch, labels != -100, row)) == answers(name, rec)
+        assert squeezed(spelt(name, batch, batch["instruction_mask"], row)) == questions(rec)
+    assert (labels[batch["attention_mask"] == 0] == -100).all()
+    assert not (batch["instruction_mask"] & (labels != -100)).any()
+    assert not batch["instruction_mask"][batch["attention_mask"] == 0].any()
+
+
+def test_labels_of_the_embedded_model():
+    """Its words are tokens, and what it does not know is one word too."""
+    texts = ("<image>\nWhat is the background?", "brick")
+    more = ("<image>\nwhat does the sign say?", "A B", "how many red circles are there?", "2")
+    batch = collator("embedded")([record(*texts), record(*more)])
+    taught = batch["labels"] != -100
+    assert spelt("embedded", batch, taught, 0) == "brick </s>"
+    assert spelt("embedded", batch, taught, 1) == "A B </s> 2 </s>"
+    asked = batch["instruction_mask"]
+    assert spelt("embedded", batch, asked, 0) == "what is the background ?"
+    assert (batch["input_ids"] == 4).sum() == 2 * 144
+    assert set(batch) == {
+        "input_ids", "attention_mask", "pixel_values", "labels", "instruction_mask"
+    }  # fmt: skip
+
+
+words = st.text(
+    st.sampled_from("Aab ?.\n\té😀<>|:_/s你") | st.characters(codec="utf-8"), min_size=1
+)
+texts = words.filter(lambda t: t.strip() and "<image>" not in t and "\ue000" not in t)
+
+
+@st.composite
+def conversations(draw) -> Record:
+    turns = []
+    for _ in range(draw(st.integers(1, 3))):
+        parts = draw(st.lists(texts | st.just("<image>"), min_size=1, max_size=3))
+        turns += ["".join(parts), draw(texts)]
+    return record(*turns)
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(rows=st.lists(conversations(), min_size=1, max_size=3))
+@pytest.mark.parametrize("name", BYTES)
+def test_labels_spell_any_answers(name, rows):
+    batch = collator(name)(rows)
+    for row, rec in enumerate(rows):
+        assert squeezed(spelt(name, batch, batch["labels"] != -100, row)) == answers(name, rec)
+        assert squeezed(spelt(name, batch, batch["instruction_mask"], row)) == questions(rec)
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_row_of_a_batch_is_the_row_alone(name, padding):
+    together = collator(name, padding)(MIXED)
+    for row, rec in enumerate(MIXED):
+        alone = collator(name)([rec])
+        real = together["attention_mask"][row].bool()
+        columns = [n for n in together if n in alone and alone[n].shape == alone["labels"].shape]
+        assert {"input_ids", "attention_mask", "labels", "instruction_mask"} <= {*columns}
+        for column in columns:
+            assert torch.equal(together[column][row][real], alone[column][0]), column
+        edge = together["attention_mask"][row][0 if padding == "left" else -1]
+        assert edge == (len(alone["labels"][0]) == together["labels"].shape[1])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_one_beginning_and_one_end(name):
+    """No token of beginning twice, where the template writes it and the tokenizer adds it; nor an end."""
+    tokenizer = processor(name).tokenizer
+    batch = collator(name)(MIXED)
+    for row, rec in enumerate(MIXED):
+        real = batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist()
+        if tokenizer.bos_token_id is not None:
+            assert real[0] == tokenizer.bos_token_id and real.count(real[0]) == 1
+        end = tokenizer.convert_tokens_to_ids(ENDS[name])
+        taught = batch["labels"][row].tolist()
+        assert real[-1] == end and taught.count(end) == len(rec.turns) // 2
+
+
+@cache
+def model():
+    return embedded.load()[0]
+
+
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_the_loss_of_a_batch_is_the_mean_of_its_answers_tokens(padding):
+    rows = [
+        record("<image>\nWhat is the background?", "brick"),
+        record("how many red circles are there?", "two", "is there a red circle?", "yes"),
+        record("<image>\n<image>\nwhat does the sign say?", "A B"),
+    ]
+    with torch.no_grad():
+        batch = collator("embedded", padding)(rows)
+        batch.pop("instruction_mask")
+        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        together = model()(**batch, position_ids=positions).loss
+        total = count = 0.0
+        for row in rows:
+            alone = collator("embedded")([row])
+            alone.pop("instruction_mask")
+            tokens = int((alone["labels"] != -100).sum())
+            total += float(model()(**alone).loss) * tokens
+            count += tokens
+    assert count == 2 + 4 + 3
+    assert float(together) == pytest.approx(total / count, rel=1e-5)
+
+
+def test_text_alone_has_no_pixels():
+    batch = collator("embedded")([MIXED[1]])
+    assert "pixel_values" not in batch
+    assert "pixel_values" in collator("embedded")(MIXED[:2])
+
+
+def test_a_long_answer_is_cut_and_an_image_is_not():
+    made, rec = processor("llava"), record("<image>\nWhat?", "A red cat. " * 9)
+    whole = Collator(made)([rec])
+    n = whole["labels"].shape[1]
+    first = int((whole["labels"][0] != -100).nonzero()[0])
+    placeholders = int((whole["input_ids"][0] == made.image_token_id).nonzero()[-1])
+    for length in (n + 5, n, n - 1, first + 1, first, placeholders + 1):
+        short = Collator(made, max_length=length)([rec])
+        for name in ("input_ids", "labels", "attention_mask", "instruction_mask"):
+            assert torch.equal(short[name], whole[name][:, :length])
+    assert (Collator(made, max_length=first)([rec])["labels"] == -100).all()
+    with pytest.raises(
+        ValueError,
+        match=rf"line 7: images stand up to column {placeholders + 1} of {n}, max_length={placeholders}",
+    ):
+        Collator(made, max_length=placeholders)([rec])
+
+
+def test_rows_are_cut_before_they_are_padded():
+    rows = [record("What?", "No. " * 50), record("What?", "A cat.")]
+    batch = Collator(processor("llava"), max_length=30, padding="left")(rows)
+    assert batch["input_ids"].shape == (2, 30)
+    assert batch["attention_mask"][0].all() and not batch["attention_mask"][1].all()
+    assert squeezed(spelt("llava", batch, batch["labels"] != -100, 1)) == "Acat.</s>"
+
+
+def test_plain_learns_the_caption():
+    made = Collator(processor("llava"), template="plain")
+    batch = made([record("<image>\nDescribe it.", "A cat."), record("<image>", "On the mat.")])
+    assert spelt("llava", batch, batch["labels"] != -100, 0) == "A cat.</s>"
+    assert spelt("llava", batch, batch["labels"] != -100, 1) == "On the mat.</s>"
+    assert not batch["instruction_mask"].any()
+    text = processor("llava").tokenizer.decode(batch["input_ids"][0]).replace("<image>", "")
+    assert text.replace("<pad>", "") == "<s>A cat.</s>"
+
+
+def test_pictures_are_turned_and_in_colour(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    image(1, 60, 40).save(tmp_path / "a.jpg", exif=exif)
+    Image.new("LA", (5, 7)).save(tmp_path / "b.png")
+    assert picture(tmp_path / "a.jpg").size == (40, 60)
+    assert picture(tmp_path / "b.png").mode == "RGB" and picture(image(1)).size == (60, 40)
+
+
+@pytest.mark.parametrize("size", [(60, 40), (40, 61), (50, 50)])
+def test_a_square_is_llavas(size):
+    """The same pixels as the padding of transformers' own image processor for LLaVA."""
+    theirs = LlavaImageProcessorPil(do_pad=True, image_mean=[0.48, 0.46, 0.41])
+    options = {"do_resize": False, "do_center_crop": False, "do_normalize": False}
+    want = theirs(image(1, *size), **options, do_rescale=False, return_tensors="np")
+    found = np.asarray(squared(image(1, *size), theirs.image_mean))
+    assert np.array_equal(found.transpose(2, 0, 1), want["pixel_values"][0])
+
+
+def test_square_pictures_reach_the_model_whole():
+    wide = replace(MIXED[0], images=(Image.new("RGB", (300, 100), "white"),))
+    cropped = Collator(processor("embedded"))([wide])["pixel_values"]
+    padded = Collator(processor("embedded"), square=True)([wide])["pixel_values"]
+    assert (cropped > 1.9).all()
+    assert (padded[0, :, :28].abs() < 0.05).all() and (padded[0, :, 34:62] > 1.9).all()
+
+
+def test_a_picture_that_is_gone_names_its_record(tmp_path):
+    rec = replace(MIXED[0], images=(tmp_path / "gone.png",))
+    with pytest.raises(OSError, match=r"set\.json, line 7: .*gone\.png"):
+        collator("llava")([rec])
+
+
+def test_marks_that_are_no_images_are_an_error():
+    for rec in (replace(MIXED[0], images=()), record("A <|image_pad|>?", "Yes.")):
+        with pytest.raises(ValueError, match=r"line 7: 1 times <\|image_pad\|>.* 0 images"):
+            collator("qwen2_5_vl")([rec])
+
+
+class Meddling:
+    """A processor that writes something of its own in front of every text."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __getattr__(self, name):
+        return getattr(self.__dict__["inner"], name)
+
+    def __call__(self, text, **kwargs):
+        return self.inner(text=["Hello. " + t for t in text], **kwargs)
+
+
+def test_a_processor_that_changes_the_text_is_an_error():
+    with pytest.raises(ValueError, match="its labels cannot be found"):
+        Collator(Meddling(processor("llava")))([MIXED[0]])
+
+
+@pytest.mark.parametrize("wrong", [{"template": "plane"}, {"padding": "middle"}, {"max_length": 0}])
+def test_wrong_arguments_say_what_is_allowed(wrong):
+    with pytest.raises(ValueError, match="want") as caught:
+        Collator(processor("llava"), **wrong)
+    assert str(*wrong.values()) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", MAKERS.keys() - {"qwen2_5_vl"})
+def test_it_travels_to_workers(name):
+    again = pickle.loads(pickle.dumps(collator(name)))
+    want, found = collator(name)(MIXED), again(MIXED)
+    assert all(torch.equal(want[key], found[key]) for key in want)
+
+
+def test_paths_and_pictures_are_the_same(tmp_path):
+    made = image(3)
+    made.save(tmp_path / "a.png")
+    kept = [replace(MIXED[0], images=(source,)) for source in (made, Path(tmp_path / "a.png"))]
+    first, second = (collator("llava")([rec])["pixel_values"] for rec in kept)
+    assert torch.equal(first, second)

@@ -1,0 +1,121 @@
+"""Templates followed to the character: what is asked, what is answered, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from processors import ENDS, MAKERS, image, llava, processor
+
+from foveate.evaluate import prompts
+from foveate.train.data import Record, Turn
+from foveate.train.data.conversation import Chat, Plain, spoken
+
+
+def record(*texts: str) -> Record:
+    """Human and model in turn, an image for each mark."""
+    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
+    marks = sum(text.count("<image>") for text in texts)
+    return Record("a", tuple(image(n) for n in range(marks)), turns, "set.json, line 7")
+
+
+def cut(said, spans) -> list[str]:
+    return [said.text[a:b] for a, b in spans]
+
+
+@pytest.fixture(params=MAKERS)
+def name(request):
+    return request.param
+
+
+def test_the_text_is_the_templates_own(name):
+    made = processor(name)
+    said = Chat(made)(record("<image>\nWhat is it?", "A cat.", "Sure?", "Yes."))
+    assert cut(said, said.questions) == ["What is it?", "Sure?"]
+    assert [words.strip() for words in cut(said, said.answers)] == [
+        "A cat." + ENDS[name],
+        "Yes." + ENDS[name],
+    ]
+    if made.chat_template is not None and name != "llava_next":
+        turns = [
+            spoken("user", "<image>\nWhat is it?"),
+            spoken("assistant", "A cat."),
+            spoken("user", "Sure?"),
+            spoken("assistant", "Yes."),
+        ]
+        assert made.apply_chat_template(turns).rstrip() == said.text
+
+
+def test_an_answer_begins_where_the_prompt_for_it_ends(name):
+    """What a trained model is asked with, in evaluation, is what stood before the answers it learnt."""
+    made = processor(name)
+    said = Chat(made)(record("<image>\nWhat is it?", "A cat."))
+    prompt = prompts.prompt(made, "What is it?")
+    if name == "onevision":  # its prompt has no space that its turns have
+        prompt = prompt.replace("assistant\n", "assistant \n")
+    assert said.text[: said.answers[0][0]] == prompt
+
+
+def test_llavas_form_for_a_processor_without_a_template():
+    said = Chat(llava())(record("<image>\nWhat?", "A cat.", "Sure?", "Yes."))
+    assert said.text == (
+        "USER: <image>\nWhat? ASSISTANT: A cat.</s>USER: Sure? ASSISTANT: Yes.</s>"
+    )
+
+
+def test_a_template_without_an_end_gets_the_end_token():
+    """LLaVA-1.5's and LLaVA-NeXT's templates end an answer with a space."""
+    said = Chat(processor("llava_next"))(record("What?", "A cat.", "Sure?", "Yes."))
+    assert said.text == "USER: What? ASSISTANT: A cat.</s> USER: Sure? ASSISTANT: Yes.</s>"
+
+
+def test_white_space_around_images():
+    def content(text):
+        return [part.get("text", "*") for part in spoken("user", text)["content"]]
+
+    assert content("<image>\nWhat?") == ["*", "What?"]
+    assert content("What?\n<image>") == ["What?", "*"]
+    assert content("<image>\n<image>\n A?\n") == ["*", "*", "A?"]
+    assert content(" A: <image>\nB: <image>\nSame?") == ["A: ", "*", "\nB: ", "*", "\nSame?"]
+    assert content("<image>") == ["*"]
+    assert content("  no image ") == ["no image"]
+
+
+@pytest.mark.parametrize("word", ["user", "assistant", "USER", " ", "A", "<", "\n", ":", "im_end"])
+def test_words_of_the_template_in_what_is_said(name, word):
+    """They are found where they are said, not where the template says them."""
+    texts = (f"{word}?", f"{word}!", f"<image> {word} ?", f"{word} .")
+    said = Chat(processor(name))(record(*texts))
+    asked = [f"{word}?".strip(), f"{word} ?".strip()]
+    assert cut(said, said.questions) == asked
+    ends = [words.strip() for words in cut(said, said.answers)]
+    assert ends == [text.strip() + ENDS[name] for text in (texts[1], texts[3])]
+    before = [said.text[:a].rstrip()[-1] for a, _ in said.questions]
+    assert all(character in ":>rn" for character in before)  # "user", "USER:", "<image>", …
+
+
+def test_plain_is_images_and_caption():
+    said = Plain(processor("llava"))(record("<image>\nDescribe it.", " A cat.\n"))
+    assert said.text == "<image>A cat.</s>"
+    assert said.questions == () and cut(said, said.answers) == ["A cat.</s>"]
+    with pytest.raises(ValueError, match=r"line 7: template='plain' wants one caption, not 2"):
+        Plain(processor("llava"))(record("<image>", "A cat.", "Sure?", "Yes."))
+
+
+UNFAITHFUL = {
+    "rewrites": "{{ m['content'][0]['text'] | upper }}</s>",
+    "leaves out": "</s>",
+    "does not end": "{{ m['content'][0]['text'] }}{{ '</s>' if loop.last else ' ' }}",
+}
+
+
+@pytest.mark.parametrize("what", UNFAITHFUL)
+def test_a_template_that_cannot_be_followed_is_an_error(what):
+    made = llava("{% for m in messages %}" + UNFAITHFUL[what] + "{% endfor %}")
+    with pytest.raises(ValueError, match=f"the chat template {what}"):
+        Chat(made)(record("What?", "A cat.", "Sure?", "Yes."))
+
+
+def test_no_end_token_is_an_error():
+    made = llava()
+    made.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no eos_token"):
+        Chat(made)
