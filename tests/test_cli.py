@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from foveate import Stride, compress
 from foveate.cli import arguments, output, run
 from foveate.cli.methods import describe
+from foveate.cli.work import plan
 from foveate.cli.wrong import Wrong
 from foveate.embedded import PATH
 from foveate.methods import METHODS
@@ -116,6 +117,20 @@ def test_a_layer_the_model_does_not_have(capsys, files, tiny):
         (["compair"], "nearest: compare"),
         (["compare", "--methods", "fastv,randm"], "nearest: random"),
         (["compare", "--keeps", "0.5,0"], "keep=0"),
+        (["compare", "--methods", "pol(stride=8)"], "nearest: pool"),
+        (["compare", "--methods", "fastv,pool(strid=8)"], "nearest: stride"),
+        (["compare", "--methods", "pool(8)"], "there are layer, dims, stride"),
+        (["compare", "--methods", "pool(stride=8"], "a name, or one with arguments"),
+        (["compare", "--methods", "pool(stride=8)x"], "a name, or one with arguments"),
+        (["compare", "--methods", "pool(stride)"], "--methods pool(stride): want name=value"),
+        (["compare", "--methods", "pool(stride=0)"], "pool(stride=0): stride=0: want"),
+        (["compare", "--methods", "pool(stride=2, stride=4)"], "stride is given twice"),
+        (["compare", "--methods", "pool(keep=0.5, stride=4)"], "give one"),
+        (["compare", "--methods", "fastv(keep=0)"], "keep=0"),
+        (["compare", "--methods", "fastv(layer=0)"], "want layer >= 1"),
+        (["compare", "--methods", "visionzip(projected=maybe)"], "want true or false"),
+        (["bench", "--methods", "pool(stride=8),fastv(layr=3)"], "nearest: layer"),
+        (["bench", "--methods", "pool(stride=8),fastv", "--keeps", ","], "--keeps is empty"),
         (["compare", "--keeps", ","], "empty"),
         (["compare", "--task", "patchq"], "nearest: patchqa"),
         (["compare", "--limit", "0"], "limit"),
@@ -139,7 +154,7 @@ def test_what_only_the_model_can_tell(capsys, files, tiny):
 def test_nothing_to_compare(capsys, tmp_path):
     out = ("--out", tmp_path)
     assert "--methods is empty" in refused(capsys, "compare", "--methods", "", *out)
-    assert "keeps a share of" in refused(
+    assert "want a share of 1/stride" in refused(
         capsys, "compare", "--methods", "pool", "--keeps", "0.3", *out
     )
 
@@ -187,7 +202,63 @@ def test_budgets_as_typed():
 def test_settings_are_typed_by_the_defaults():
     assert arguments.settings("fastv", ["layer=3"]) == {"layer": 3}
     assert arguments.settings("visionzip", ["contextual=0"]) == {"contextual": 0.0}
-    assert repr(arguments.build("pool", 0.25, ["dims=2"])) == "Pool(stride=2, layer=0, dims=2)"
+    assert arguments.settings("llavolta", ["schedule='light'"]) == {"schedule": "light"}
+    pool = arguments.chosen("pool", 0.25, ["dims=2"]).build()
+    assert repr(pool) == "Pool(stride=2, layer=0, dims=2)"
+
+
+def test_a_list_of_methods_with_arguments():
+    text = "fastv, pool(stride=8, layer=2),visionzip( projected = true ),pool(layer=2,stride=8),fastv()"
+    found = arguments.specs(text)
+    assert [str(spec) for spec in found] == [
+        "fastv",
+        "pool(stride=8, layer=2)",
+        "visionzip(projected=true)",
+    ]
+    assert found[2].build(keep=9).projected is True
+    assert repr(found[1].build()) == "Pool(stride=8, layer=2, dims=1)"
+
+
+@pytest.mark.parametrize(
+    ("text", "budgets"),
+    [
+        ("fastv", [0.5, 0.25]),
+        ("fastv(keep=64, layer=3)", [64]),
+        ("pool", [0.5, 0.25]),
+        ("pool(dims=2)", [0.5, 0.25]),
+        ("pool(layer=2)", [0.5, 0.25]),
+        ("pool(stride=8)", [None]),
+        ("vccattention(block=8)", [0.5, 0.25]),
+        ("vccattention(fine=2)", [None]),
+        ("llavolta", [None]),
+        ("llavolta(schedule=two_stage)", [None]),
+        ("layerwise", [0.5, 0.25]),
+    ],
+)
+def test_arguments_may_say_the_budget(text, budgets):
+    (spec,) = arguments.specs(text)
+    assert spec.budgets([0.5, 0.25]) == budgets
+
+
+def test_nothing_runs_twice():
+    plans, _ = plan("fastv(keep=1),fastv,pool(stride=4),pool( stride=4 )", "1,1.0,1")
+    assert [(p.method, repr(p.keep)) for p in plans] == [
+        ("identity", "1.0"),
+        ("fastv", "1"),
+        ("fastv", "1.0"),
+        ("pool(stride=4)", "None"),
+    ]
+
+
+def test_sizes_are_those_of_the_model():
+    config = AutoConfig.from_pretrained(PATH)
+    text = config.get_text_config()
+    (free, told) = arguments.specs("depthwise,depthwise(width=48)")
+    assert free.build(0.25, config).width == text.hidden_size != 4096
+    assert told.build(0.25, config).width == 48
+    (staged,) = arguments.specs("llavolta(schedule=light)")
+    assert staged.build().site.layer == 16
+    assert staged.build(model=config).site.layer == (text.num_hidden_layers + 1) // 2
 
 
 def test_ask_answers_and_draws(capsys, files, tiny, tmp_path):
@@ -280,6 +351,33 @@ def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
     table = capsys.readouterr().out
     assert "relational" in table
     assert "report.html" in table
+
+
+@pytest.mark.slow
+def test_compare_tells_arguments_apart(capsys, tiny, tmp_path):
+    command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "4", "--no-timing"]
+    command += ["--keeps", "", "--scenes", "1", "--max-new-tokens", "1", "--methods"]
+    command += ["pool(stride=4, layer=2),pool(stride=9),fastv(keep=0.25, layer=1),fastv(keep=0.25)"]
+    assert run([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(r["method"], r["keep"], r["tokens"]) for r in document["runs"]] == [
+        ("identity", 1.0, P),
+        ("pool(stride=4, layer=2)", None, P // 4),
+        ("pool(stride=9)", None, P // 9),
+        ("fastv(layer=1)", 0.25, P // 4),
+        ("fastv", 0.25, P // 4),
+    ]
+    assert document["runs"][1]["compressor"] == "Pool(stride=4, layer=2, dims=1)"
+    names = sorted(path.name for path in (tmp_path / "runs").glob("*.json"))
+    assert len(names) == 5
+    assert [name for name in names if "pool_stride_4_layer_2-" in name and "None" not in name]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<b>pool(stride=4, layer=2)</b>") == 1  # under its picture
+    assert page.count('<td class="name">pool(stride=4, layer=2)</td>') == 3  # in every table
+    assert run(command) == 0
+    table = capsys.readouterr().out
+    assert "pool(stride=9)" in table
+    assert "None" not in table + page
 
 
 @pytest.mark.slow

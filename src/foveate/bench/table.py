@@ -18,25 +18,34 @@ from foveate.compressor import Compressor
 from foveate.methods import METHODS
 from foveate.ops import Keep
 from foveate.provenance import record
+from foveate.spec import Skipped, Spec, crossed
 
 BARE = "identity"
 IDLE = ("stride", "fastv")  # one before and one inside the language model, that do next to nothing
 
 
 class Cell(NamedTuple):
-    """One row of the table. method BARE is the bare model; idle cells keep all, and only prefill."""
+    """One row of the table. method BARE is the bare model; idle cells keep all, and only prefill.
+
+    keep  None where the method's arguments say it
+    spec  the method with these arguments; None for a method by its name
+    """
 
     method: str
-    keep: Keep
+    keep: Keep | None
     batch: int
     idle: bool = False
+    spec: Spec | None = None
 
     def __str__(self) -> str:
-        return f"{self.method} {self.keep} × {self.batch}" + (" idle" if self.idle else "")
+        keep = "" if self.keep is None else f" {self.keep}"
+        return f"{self.method}{keep} × {self.batch}" + (" idle" if self.idle else "")
 
-    def compressor(self) -> Compressor | None:
-        """The method at this budget. Raises ValueError for a budget it does not have."""
-        return None if self.method == BARE else METHODS[self.method](keep=self.keep)
+    def compressor(self, model: Any = None) -> Compressor | None:
+        """The method at this budget, with the sizes of a model. Raises ValueError for another's budget."""
+        if self.method == BARE:
+            return None
+        return (self.spec or Spec(self.method, METHODS[self.method])).build(self.keep, model)
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,11 @@ class Subject:
     inputs: Callable[[int], Mapping[str, Tensor]] | None = None
     paper: Paper | None = None
 
+    @property
+    def whole(self) -> nn.Module:
+        """The model, or its skeleton."""
+        return self.paper.whole if self.model is None else self.model
+
     def counts(self, method: Compressor | None) -> dict[str, Any]:
         """Of one prompt. Raises ValueError, NotImplementedError where that cannot be told."""
         if self.model is None:
@@ -59,10 +73,9 @@ class Subject:
 
     def about(self) -> dict[str, Any]:
         """The model and its prompt in numbers."""
-        model = self.paper.whole if self.model is None else self.model
         inputs = self.paper.prompts[0] if self.model is None else self.inputs(1)
-        text = text_columns(model, inputs)
-        parameters = list(model.parameters())
+        text = text_columns(self.whole, inputs)
+        parameters = list(self.whole.parameters())
         return {
             "model": self.name,
             "dtype": str(parameters[0].dtype).removeprefix("torch."),
@@ -71,25 +84,15 @@ class Subject:
         }
 
 
-Skipped = dict[str, Any]  # method, keep, batch, why
-
-
 def plan(
-    methods: Iterable[str], keeps: Iterable[Keep], batches: Sequence[int], timed: bool = True
+    methods: Iterable[Spec], keeps: Sequence[Keep], batches: Sequence[int], timed: bool = True
 ) -> tuple[list[Cell], list[Skipped]]:
     """For each batch size the bare model, every method at every budget it has, and the idle cells."""
-    cells, skipped = [], []
-    keeps = list(keeps)
-    for slug in methods:
-        for keep in keeps if slug != BARE else ():
-            try:
-                METHODS[slug](keep=keep)
-                cells.append((slug, keep))
-            except ValueError as error:
-                skipped.append({"method": slug, "keep": keep, "why": str(error)})
+    chosen, skipped = crossed((spec for spec in methods if spec.slug != BARE), keeps)
     found = []
     for batch in batches:
-        found += [Cell(BARE, 1.0, batch), *(Cell(*cell, batch) for cell in cells)]
+        found.append(Cell(BARE, 1.0, batch))
+        found += [Cell(str(spec), keep, batch, spec=spec) for spec, keep in chosen]
         found += [Cell(slug, 1.0, batch, idle=True) for slug in IDLE if timed]
     return found, skipped
 
@@ -145,7 +148,7 @@ def _row(
     """A finished cell, or why there is none."""
     about = {"method": cell.method, "keep": cell.keep, "batch": cell.batch, "idle": cell.idle}
     try:
-        method = cell.compressor()
+        method = cell.compressor(subject.whole)
         row = {**about, "compressor": "bare" if method is None else repr(method)}
         row |= subject.counts(method)
         if effort is not None:

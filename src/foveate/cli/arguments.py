@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,15 @@ from foveate.cli.wrong import Wrong, unknown
 
 if TYPE_CHECKING:
     from foveate.compressor import Compressor
+    from foveate.spec import Spec
+
+METHODS_HELP = (
+    "Names with commas; see `foveate methods`. A name may take arguments of its method: "
+    "pool(stride=8, layer=2)."
+)
+OUTSIDE = re.compile(r",(?![^(]*\))")  # commas outside parentheses
+SPEC = re.compile(r"([^()]*)(?:\(([^()]*)\))?")
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 
 def budget(text: str) -> int | float:
@@ -28,6 +38,14 @@ def budget(text: str) -> int | float:
         return check_keep(keep)
     except ValueError as error:
         raise Wrong(f"--{error}") from error
+
+
+def budgets(text: str, specs: Iterable[Spec]) -> list[int | float]:
+    """The budgets in a comma-separated list. Raises Wrong if a method wants one and there is none."""
+    found = [budget(part) for part in listed(text)]
+    if not all(spec.budgets(found) for spec in specs):
+        raise Wrong("--keeps is empty: want budgets with commas, such as 0.5,0.25")
+    return found
 
 
 def listed(text: str) -> list[str]:
@@ -50,19 +68,55 @@ def parameters(make: Callable[..., Compressor]) -> dict[str, inspect.Parameter]:
     return {n: p for n, p in inspect.signature(make).parameters.items() if p.kind not in kinds}
 
 
-def build(slug: str, keep: int | float | None, pairs: Iterable[str] = ()) -> Compressor:
-    """The compressor a person asked for. Raises Wrong, in one line, for anything that does not fit."""
-    make = factory(slug)
-    given = settings(slug, pairs)
-    if keep is not None:
-        given["keep"] = keep
+def specs(text: str) -> list[Spec]:
+    """The methods in a comma-separated list, each a name or name(argument=value, …), no one twice.
+
+    Raises Wrong for methods, arguments and values that do not exist.
+    """
+    found = []
+    for part in filter(None, map(str.strip, OUTSIDE.split(text))):
+        if (spec := _spec(part)) not in found:
+            found.append(spec)
+    return found
+
+
+def _spec(text: str) -> Spec:
+    match = SPEC.fullmatch(text)
+    if match is None:
+        raise Wrong(
+            f"--methods {text}: want a name, or one with arguments: pool(stride=8, layer=2)"
+        )
+    slug, keep, pairs = match[1].strip(), None, []
+    factory(slug)
+    for pair in listed(match[2] or ""):
+        name, _, value = (part.strip() for part in pair.partition("="))
+        if name != "keep":
+            pairs.append(pair)
+        elif keep is None:
+            keep = budget(value)
+        else:
+            raise Wrong(f"--methods {text}: keep is given twice")
+    return chosen(slug, keep, pairs, f"--methods {slug}({{}})")
+
+
+def chosen(
+    slug: str, keep: int | float | None, pairs: Iterable[str] = (), where: str = "--set {}"
+) -> Spec:
+    """The method a person asked for. Raises Wrong, in one line, for anything that does not fit.
+
+    pairs: its arguments as k=v; where: how an error quotes one of them.
+    """
+    from foveate.spec import Spec
+
+    spec = Spec(slug, factory(slug), settings(slug, pairs, where), keep)
     try:
-        return make(**given)
+        spec.build()
     except (ValueError, TypeError) as error:
-        raise Wrong(f"{slug}: {error}") from error
+        raise Wrong(f"{spec}: {error}") from error
+    return spec
 
 
-def settings(slug: str, pairs: Iterable[str]) -> dict[str, Any]:
+def settings(slug: str, pairs: Iterable[str], where: str = "--set {}") -> dict[str, Any]:
     """`k=v` pairs as arguments of this method, typed as its defaults are."""
     own = {n: p for n, p in parameters(factory(slug)).items() if n != "keep"}
     given = {}
@@ -73,15 +127,18 @@ def settings(slug: str, pairs: Iterable[str]) -> dict[str, Any]:
         if name not in own:
             raise unknown(f"argument of {slug}", name, own)
         if not equals or not text:
-            raise Wrong(f"--set {pair}: want name=value, such as {name}={own[name].default}")
-        given[name] = _typed(f"--set {pair}", text, own[name].default)
+            example = f"{name}={own[name].default}"
+            raise Wrong(f"{where.format(pair)}: want name=value, such as {example}")
+        if name in given:
+            raise Wrong(f"{where.format(pair)}: {name} is given twice")
+        given[name] = _typed(where.format(pair), text, own[name].default)
     return given
 
 
 def _typed(where: str, text: str, like: Any) -> Any:
     """The text as a value of the same type as the default."""
     if isinstance(like, str):
-        return text
+        return text[1:-1] if QUOTED.fullmatch(text) else text
     if isinstance(like, bool):
         if text.lower() not in ("true", "false"):
             raise Wrong(f"{where}: want true or false")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foveate.cli import arguments, models, output, pictures
 from foveate.cli.wrong import Wrong
+
+if TYPE_CHECKING:
+    from foveate.spec import Spec
 
 Model = Annotated[
     str,
@@ -49,11 +52,11 @@ def ask(
     shown = pictures.read(image)
     if picture is not None:
         pictures.writable(picture)
-    compressor = chosen_compressor(method, keep, set_ or [])
+    spec = chosen_method(method, keep, set_ or [])
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
-        document, seen = answer(loaded, compressor, shown, question.strip(), max_new_tokens)
+        document, seen = answer(loaded, spec, shown, question.strip(), max_new_tokens)
         if picture is not None:
             _draw(loaded, shown, question.strip(), seen).save(picture)
             document["picture"] = str(picture)
@@ -75,8 +78,8 @@ def _draw(loaded: models.Loaded, image: Any, question: str, seen: Any) -> Any:
     return draw(shown if views == 1 else [shown], seen)
 
 
-def chosen_compressor(method: str | None, keep: str | None, pairs: list[str]) -> Any:
-    """The compressor asked for; None leaves the model as it was saved."""
+def chosen_method(method: str | None, keep: str | None, pairs: list[str]) -> Spec | None:
+    """The method asked for; None leaves the model as it was saved."""
     budget = arguments.budget(keep) if keep is not None else None
     if method is None:
         if budget is not None or pairs:
@@ -84,18 +87,18 @@ def chosen_compressor(method: str | None, keep: str | None, pairs: list[str]) ->
                 "--keep and --set are a method's: say which with --method, such as --method fastv"
             )
         return None
-    return arguments.build(method, budget, pairs)
+    return arguments.chosen(method, budget, pairs)
 
 
 def answer(
-    loaded: models.Loaded, compressor: Any, image: Any, question: str, max_new_tokens: int
+    loaded: models.Loaded, spec: Spec | None, image: Any, question: str, max_new_tokens: int
 ) -> tuple[dict[str, Any], Any]:
     """One answer with its figures, and the trace of what was kept."""
     import foveate
     from foveate import evaluate
 
     _check_fits(loaded, image, question, max_new_tokens)
-    attach(loaded.model, compressor)
+    attach(loaded.model, spec)
     started = time.perf_counter()
     with foveate.trace(loaded.model) as seen:
         reply = evaluate.replies(
@@ -130,17 +133,17 @@ def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens
         )
 
 
-def attach(model: Any, compressor: Any) -> None:
+def attach(model: Any, spec: Spec | None) -> None:
     """Compress with what was asked for, else leave what the checkpoint brought, else keep everything.
 
     Raises Wrong if the model cannot be compressed so.
     """
     import foveate
 
-    if compressor is None and foveate.is_compressed(model):
+    if spec is None and foveate.is_compressed(model):
         return
     try:
-        foveate.compress(model, compressor if compressor is not None else foveate.Identity())
+        foveate.compress(model, foveate.Identity() if spec is None else spec.build(model=model))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(str(error)) from error
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foveate.cli import arguments, models, output, tasks
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.wrong import Failed, Wrong, unknown
+
+if TYPE_CHECKING:
+    from foveate.bench import Cell
+    from foveate.spec import Skipped
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -23,7 +27,7 @@ def bench(
         ),
     ] = "small",
     methods: Annotated[
-        str | None, typer.Option(help="Names with commas; all that have a budget if not given.")
+        str | None, typer.Option(help=f"{arguments.METHODS_HELP} All if not given.")
     ] = None,
     keeps: Annotated[str, typer.Option(help="Budgets with commas: 192 tokens, 0.25 of all.")] = (
         "0.25"
@@ -50,14 +54,14 @@ def bench(
     json: AsJson = False,
 ) -> None:
     """Measure tokens, MACs, prefill, answers, memory, cache, and the distance from the ideal."""
-    budgets = [arguments.budget(text) for text in arguments.listed(keeps)]
     batches, lengths = numbers("--batch-sizes", batch_sizes), numbers("--new-tokens", new_tokens)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    cells, skipped = _planned(methods, budgets, batches, not count_only)
+    cells, skipped = _planned(methods, keeps, batches, not count_only)
     with output.answering() as emit:
         output.hush()
         from foveate import bench as room
+        from foveate.spec import named
 
         effort = None if count_only else room.Effort(pairs, rounds, tuple(lengths))
         subject = _subject(model, dtype, device, seed, effort, max(batches))
@@ -71,7 +75,7 @@ def bench(
     if result["resumed"]:
         output.note(f"{result['resumed']} finished cells were read from an earlier run")
     for one in result["left_out"]:
-        output.note(f"left out: {one['method']} at {one['keep']}: {one['why']}")
+        output.note(f"left out: {named(one['method'], one['keep'])}: {one['why']}")
     if not json:
         from foveate.evaluate.report import si
 
@@ -91,21 +95,20 @@ def numbers(option: str, text: str) -> list[int]:
 
 
 def _planned(
-    methods: str | None, budgets: list[int | float], batches: list[int], timed: bool
-) -> Any:
+    methods: str | None, keeps: str, batches: list[int], timed: bool
+) -> tuple[list[Cell], list[Skipped]]:
     """The cells, and the budgets that methods lack. Raises Wrong if nothing asked for is left."""
-    from foveate.bench import BARE, plan
     from foveate.methods import METHODS
 
-    if not budgets:
-        raise Wrong("--keeps is empty: want budgets with commas, such as 192,128,64")
-    slugs = arguments.listed(methods) if methods is not None else list(METHODS)
-    if not slugs:
+    specs = arguments.specs(",".join(METHODS) if methods is None else methods)
+    if not specs:
         raise Wrong("--methods is empty: want names with commas; see `foveate methods`")
-    for slug in slugs:
-        arguments.factory(slug)
-    cells, skipped = plan(slugs, budgets, batches, timed)
-    if set(slugs) != {BARE} and all(cell.method == BARE or cell.idle for cell in cells):
+    budgets = arguments.budgets(keeps, specs)
+
+    from foveate.bench import BARE, plan
+
+    cells, skipped = plan(specs, budgets, batches, timed)
+    if {spec.slug for spec in specs} != {BARE} and all(c.method == BARE or c.idle for c in cells):
         raise Wrong(f"nothing to measure: {skipped[0]['method']}: {skipped[0]['why']}")
     return cells, skipped
 

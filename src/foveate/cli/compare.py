@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foveate.cli import models, output, tasks
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_compressor
+from foveate.cli import arguments, models, output, tasks
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_method
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import table
 from foveate.cli.work import BARE, Plan, Work, described, fitting, folder, plan
 from foveate.cli.wrong import Wrong
+
+if TYPE_CHECKING:
+    from foveate.spec import Spec
 
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
@@ -27,9 +30,7 @@ New = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answe
 def compare(
     model: Model = models.EMBEDDED,
     task: Task = "patchqa",
-    methods: Annotated[
-        str, typer.Option(help="Names with commas; see `foveate methods`.")
-    ] = METHODS,
+    methods: Annotated[str, typer.Option(help=arguments.METHODS_HELP)] = METHODS,
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
     ] = KEEPS,
@@ -46,6 +47,8 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets: accuracy, tokens, time and cost of each."""
+    from foveate.spec import named
+
     tasks.check(task)
     plans, skipped = plan(methods, keeps)
     folder(out)
@@ -55,7 +58,7 @@ def compare(
         plans, unfit = fitting(loaded.model, plans)
         skipped += unfit
         for skip in skipped:
-            output.note(f"left out: {skip['method']} at {skip['keep']}: {skip['why']}")
+            output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
         document, page = _compared(work, plans, skipped, scenes)
         if json:
@@ -79,10 +82,9 @@ def _compared(work: Work, plans: list[Plan], skipped: list, scenes: int) -> tupl
     words = (
         "" if budget is None else f"{budget} tokens" if isinstance(budget, int) else f"{budget:.3g}"
     )
-    slugs = list(dict.fromkeys(one.method for one in plans))
     pictures = drawn(work, plans, runs, scenes)
     page = work.out / "report.html"
-    write(page, report(document, pictures, described(slugs), words))
+    write(page, report(document, pictures, described(plans), words))
     return document, page
 
 
@@ -107,32 +109,34 @@ def evaluate_one(
     from foveate import evaluate
 
     tasks.check(task)
-    compressor = chosen_compressor(method, keep, set_ or [])
+    spec = chosen_method(method, keep, set_ or [])
     if out is not None:
         folder(out)
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
-        one = saved_or(loaded, method, compressor)
-        _, unfit = fitting(loaded.model, [one])
+        fit, unfit = fitting(loaded.model, [saved_or(loaded, spec)])
         if unfit:
             raise Wrong(unfit[0]["why"])
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        runs = work.runs([one])
+        runs = work.runs(fit)
         if json:
             emit(runs[0])
     if not json:
         output.screen().print(table(evaluate.comparison(runs)))
 
 
-def saved_or(loaded: models.Loaded, method: str | None, compressor: Any) -> Plan:
+def saved_or(loaded: models.Loaded, spec: Spec | None) -> Plan:
     """What was asked for; else the compressor the checkpoint brought, else the bare model."""
     import foveate
 
-    if compressor is None and foveate.is_compressed(loaded.model):
+    if spec is not None and spec.slug != BARE:
+        keep = getattr(spec.build(), "keep", None) if spec.keep is None else spec.keep
+        return Plan(str(spec), keep, spec)
+    if spec is None and foveate.is_compressed(loaded.model):
         saved = loaded.model.config.visual_compression
         compressor = loaded.model.model.visual_compressor
         method = saved.get("method", saved["compressor"].lower())
-    if compressor is None or method == BARE:
-        return Plan(BARE, 1.0, None)
-    return Plan(method, getattr(compressor, "keep", 1.0), compressor)
+        if method != BARE:
+            return Plan(method, getattr(compressor, "keep", None), None, compressor)
+    return Plan(BARE, 1.0)

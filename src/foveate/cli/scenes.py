@@ -13,7 +13,7 @@ def shown_budget(plans: Sequence[Plan]) -> int | float | None:
     """The budget whose pictures are shown: the middle one of those that most methods have."""
     counts: dict[int | float, int] = {}
     for one in plans:
-        if one.method != BARE:
+        if one.method != BARE and one.keep is not None:
             counts[one.keep] = counts.get(one.keep, 0) + 1
     most = [keep for keep, n in counts.items() if n == max(counts.values())]
     return sorted(most, key=float)[len(most) // 2] if most else None
@@ -47,7 +47,7 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
         return []
     panels: list[list[Any]] = [[] for _ in examples]
     for one, run in zip(plans, runs, strict=True):
-        if one.method == BARE or one.keep == budget:
+        if one.method == BARE or one.keep in (budget, None):
             for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
                 row.append(panel)
     return [

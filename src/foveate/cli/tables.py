@@ -40,7 +40,7 @@ def table(document: Mapping[str, Any]) -> Any:
         name = "uncompressed" if run["method"] == BARE else run["method"]
         made.add_row(
             name if run["method"] != last else "",
-            f"{run['keep']:g}",
+            "–" if run["keep"] is None else f"{run['keep']:g}",
             f"{run['tokens']:.4g}",
             f"{tokens(run):.4g}",
             *shares,

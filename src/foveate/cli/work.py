@@ -5,57 +5,65 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foveate.cli import arguments, methods, models, output, tasks
 from foveate.cli.wrong import Wrong
+
+if TYPE_CHECKING:
+    from foveate.spec import Skipped, Spec
 
 BARE = "identity"
 TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each
 
 
 class Plan(NamedTuple):
-    """One run to make; compressor None is the bare model."""
+    """One run to make: a method as it is written, and its budget; None where its arguments say it.
+
+    spec        the method, to be built for the model; None for a compressor that is there already
+    compressor  None is the bare model
+    """
 
     method: str
-    keep: int | float
-    compressor: Any
+    keep: int | float | None
+    spec: Spec | None = None
+    compressor: Any = None
 
-
-Skipped = dict[str, Any]  # method, keep, why
+    def __str__(self) -> str:
+        return self.method if self.keep is None else f"{self.method} {self.keep}"
 
 
 def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
     """The bare model, then every method at every budget; budgets a method does not have are skipped.
 
-    Raises Wrong for unknown methods and for budgets that mean nothing to any.
+    Methods whose arguments say what they keep run once. Raises Wrong for unknown methods and arguments,
+    and for budgets that mean nothing to any.
     """
-    budgets = [arguments.budget(text) for text in arguments.listed(keeps)]
-    makes = {slug: arguments.factory(slug) for slug in arguments.listed(slugs) if slug != BARE}
-    if makes and not budgets:
-        raise Wrong("--keeps is empty: want budgets with commas, such as 0.5,0.25")
-    plans, skipped = [Plan(BARE, 1.0, None)], []
-    for slug, make in makes.items():
-        for keep in budgets:
-            try:
-                plans.append(Plan(slug, keep, make(keep=keep)))
-            except ValueError as error:
-                skipped.append({"method": slug, "keep": keep, "why": str(error)})
-    if not arguments.listed(slugs):
+    from foveate.spec import crossed
+
+    asked = arguments.specs(slugs)
+    if not asked:
         raise Wrong("--methods is empty: want names with commas; see `foveate methods`")
-    if makes and len(plans) == 1:
+    specs = [spec for spec in asked if spec.slug != BARE]
+    found, skipped = crossed(specs, arguments.budgets(keeps, specs))
+    if specs and not found:
         raise Wrong(f"nothing to compare: {skipped[0]['method']}: {skipped[0]['why']}")
-    return plans, skipped
+    return [Plan(BARE, 1.0), *(Plan(str(spec), keep, spec) for spec, keep in found)], skipped
 
 
 def fitting(model: Any, plans: Sequence[Plan]) -> tuple[list[Plan], list[Skipped]]:
-    """Those plans that this model can carry out, and why not the others; the model is bare afterwards."""
+    """Those plans that this model can carry out, built for it, and why not the others.
+
+    The model is bare afterwards.
+    """
     import foveate
 
     foveate.restore(model)
     fit, skipped = [], []
     for one in plans:
         try:
+            if one.spec is not None:
+                one = one._replace(compressor=one.spec.build(one.keep, model))
             if one.compressor is not None:
                 foveate.compress(model, one.compressor)
             fit.append(one)
@@ -102,7 +110,7 @@ class Work:
         with output.progress(self.limit * len(plans), "questions") as advance:
             for one in plans:
                 job = self._job(one, weights, questions)
-                advance(0, f"{one.method} {one.keep}")
+                advance(0, str(one))
                 found.append(
                     evaluate.run(
                         model,
@@ -112,7 +120,7 @@ class Work:
                         one.compressor,
                         self.out and self.out / "runs",
                         (lambda one=one: self._time(one)) if self.timing else None,
-                        lambda by, one=one: advance(by, f"{one.method} {one.keep}"),
+                        lambda by, one=one: advance(by, str(one)),
                     )
                 )
         return found
@@ -158,6 +166,7 @@ class Work:
         return {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in batch.items()}
 
 
-def described(slugs: Sequence[str]) -> dict[str, Any]:
-    """What the report says of each method."""
-    return {slug: methods.describe(slug, arguments.factory(slug)) for slug in slugs}
+def described(plans: Sequence[Plan]) -> dict[str, Any]:
+    """What the report says of each method, as it is written."""
+    specs = {one.method: one.spec for one in plans if one.spec is not None}
+    return {name: methods.describe(spec.slug, spec.make) for name, spec in specs.items()}

@@ -12,6 +12,7 @@ from foveate.evaluate.score import OVERALL
 # Okabe and Ito's colours: told apart by colour-blind readers; markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BESIDE = 14  # letters of a name that fits beside its line
 INK, FAINT = "#333333", "#9a9a9a"
 BARE = "identity"
 
@@ -105,8 +106,16 @@ def _ticks(axes: Any, document: Mapping[str, Any]) -> None:
 
 
 def _labels(axes: Any, document: Mapping[str, Any]) -> None:
-    """Each line's name left of its left end, pushed apart where names would overlap."""
+    """Each line's name left of its left end, pushed apart where names would overlap.
+
+    Names with arguments are too long for that and go into a legend.
+    """
     series = _series(document)
+    if any(len(name) > BESIDE for name in series):
+        axes.legend(
+            [_handle(i) for i in range(len(series))], list(series), loc="lower right", fontsize=9
+        )
+        series = {}
     ends = {slug: 100 * runs[0]["accuracy"][OVERALL] for slug, runs in series.items()}
     low, high = axes.get_ylim()
     span, places = (high - low) / 20, {}
@@ -140,6 +149,13 @@ def _labels(axes: Any, document: Mapping[str, Any]) -> None:
             color="#777777",
             fontsize=9,
         )
+
+
+def _handle(i: int) -> Any:
+    """The i-th method's line in a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour(i), marker=MARKERS[i % len(MARKERS)], mew=0)
 
 
 def _scale(axes: Any, document: Mapping[str, Any]) -> None:

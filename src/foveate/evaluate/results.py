@@ -20,7 +20,8 @@ FORMAT = 1
 class Job:
     """What one run answers, and how. Equal jobs give equal answers, so a finished one is not repeated.
 
-    fingerprint is the bare model's, examples that of the questions; compressor is its repr.
+    fingerprint is the bare model's, examples that of the questions; method is as people write it, keep
+    None where its arguments say it; compressor is its repr.
     """
 
     model: str
@@ -30,7 +31,7 @@ class Job:
     n: int
     seed: int
     method: str
-    keep: int | float
+    keep: int | float | None
     compressor: str
     positions: str = "original"
     batch_size: int = 32
@@ -40,8 +41,9 @@ class Job:
     def name(self) -> str:
         """The file's name: readable, and different for different jobs."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-        words = (self.task, self.model, self.method, str(self.keep), digest[:8])
-        return "-".join(re.sub(r"[^\w.]+", "_", word) for word in words)
+        keep = [] if self.keep is None else [str(self.keep)]
+        words = (self.task, self.model, self.method, *keep, digest[:8])
+        return "-".join(re.sub(r"[^\w.]+", "_", word).strip("_") for word in words)
 
 
 def finished(folder: Path, job: Job) -> dict[str, Any] | None:
