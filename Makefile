@@ -21,6 +21,11 @@ PYTEST := $(CALM) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # Those that foveate knows: src/foveate/hosts/versions.py.
 VERSIONS ?= 5.18.0 5.22.0 5.23.0
 
+# LLaVolta's compressor at ten depths and strides, whose compression the paper's table gives.
+LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, stride=4),pool(layer=2, stride=2)$\
+	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
+	,pool(layer=8, stride=8),pool(layer=1, stride=64)
+
 .PHONY: demo test test-quick test-full test-versions lint wheel docs bench clean set-up
 .DELETE_ON_ERROR:
 
@@ -71,6 +76,7 @@ bench: $(VENV)/.ready
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods stride,fastv,visionzip,divprune --keeps 192,128,64 --out results/bench-llava-1.5-7b.json
 	$(BIN)/foveate bench --model llava-next-8b --count-only --methods stride,fastv,divprune --keeps 640 --out results/bench-llava-next-8b.json
 	$(BIN)/foveate bench --model qwen2.5-vl-7b --count-only --methods stride,fastv,divprune --keeps 0.25 --out results/bench-qwen2.5-vl-7b.json
+	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods "$(LLAVOLTA)" --out results/bench-llavolta.json
 
 clean:
 	rm -rf dist out $(VENV) $(WHEEL_VENV)

@@ -103,11 +103,10 @@ def compared(path: Path, result: Mapping[str, Any]) -> str:
     rows = []
     for run in result["runs"]:
         low, high = run["interval"]["overall"]
-        keep = run["keep"] if isinstance(run["keep"], int) else f"{run['keep']:.4g}"
         rows.append(
             (
                 f"`{run['method']}`",
-                keep,
+                budget(run["keep"]),
                 f"{run['tokens']:.4g}",
                 f"**{percent(run['accuracy']['overall'])}** ({percent(low)}–{percent(high)})",
                 *(percent(run["accuracy"][g]) for g in groups),
@@ -137,7 +136,7 @@ def benched(path: Path, result: Mapping[str, Any]) -> str:
     parts = []
     if cells:
         first = [cell for cell in cells if cell["batch"] == cells[0]["batch"]]
-        parts += [f"What one prompt costs, {of} ({where}).", counted(first)]
+        parts += [f"What one prompt costs, {of} ({where}).", counted(first, prompt["visual"])]
     if timed := [cell for cell in cells if "prefill_s" in cell]:
         about = f"What it takes, {of}: medians ({where}). The limit is a physically short prompt."
         parts += [about, timings(timed)]
@@ -163,15 +162,16 @@ def judged(name: str, limit: Mapping[str, Any]) -> tuple[str, str, str]:
     return what, f"{wall['median']:.3f} ({span})", f"{by} ≤ {limit['bar']}"
 
 
-def counted(cells: Iterable[Mapping[str, Any]]) -> str:
-    """Tokens, multiply-accumulates by part, and cache of one prompt."""
+def counted(cells: Iterable[Mapping[str, Any]], visual: int) -> str:
+    """Tokens, multiply-accumulates by part, and cache of one prompt with so many visual tokens."""
     parts = ("vision", "connector", "scorer", "language", "total")
     rows = [
         (
             f"`{cell['method']}`",
-            cell["keep"],
+            budget(cell["keep"]),
             cell["tokens"],
             f"{cell['equivalent_tokens']:.4g}",
+            f"{100 * visual / cell['equivalent_tokens']:.0f} %",
             *(f"{cell['macs'][part] / 1e9:,.4g}" for part in parts),
             f"{cell['flops']['total'] / 1e9:,.4g}",
             f"{cell['kv_bytes'] / 2**20:,.4g}",
@@ -179,7 +179,9 @@ def counted(cells: Iterable[Mapping[str, Any]]) -> str:
         for cell in cells
     ]
     macs = ("ViT GMAC", "connector", "scorer", "LLM", "total", "GFLOP")
-    return table(("method", "keep", "tokens", "mean over layers", *macs, "KV MiB"), rows)
+    return table(
+        ("method", "keep", "tokens", "mean over layers", "compression", *macs, "KV MiB"), rows
+    )
 
 
 def timings(cells: Sequence[Mapping[str, Any]]) -> str:
@@ -195,7 +197,7 @@ def timings(cells: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
             f"`{cell['method']}`",
-            cell["keep"],
+            budget(cell["keep"]),
             cell["batch"],
             ms(cell["prefill_s"]),
             times(cell.get("to_bare")),
@@ -217,6 +219,11 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
     head = tuple(head)
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def budget(keep: int | float | None) -> str:
+    """A budget as in tables; none where the method's own arguments say it."""
+    return "–" if keep is None else str(keep) if isinstance(keep, int) else f"{keep:.4g}"
 
 
 def percent(share: float) -> str:

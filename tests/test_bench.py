@@ -4,13 +4,14 @@ import gc
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from families import FAMILIES, ONE
 
 import foveate
-from foveate import FastV, Stride
+from foveate import FastV, Identity, Pool, Stages, Stride
 from foveate.bench import (
     BARE,
     CONFIGS,
@@ -29,6 +30,7 @@ from foveate.bench import (
     ratio,
     tables,
     ticks,
+    training_cost,
     twin,
 )
 from foveate.bench.clock import Spread, Timing
@@ -38,9 +40,12 @@ from foveate.bench.limits import ideal, short_prefill
 from foveate.cli import run
 from foveate.compressor import Compressor
 from foveate.hosts import cost, traits
+from foveate.methods import METHODS
 from foveate.provenance import dumps, record, write
+from foveate.spec import Spec
 
 LLAVA = FAMILIES["llava"]
+ROOT = Path(__file__).parents[1]
 
 
 def test_everything_runs_equally_often_and_from_every_place():
@@ -138,7 +143,8 @@ QUICK = Effort(pairs=2, rounds=2, new_tokens=(1, 3))
 @pytest.mark.slow
 def test_a_whole_bench():
     measured, seen = subject(), []
-    cells, skipped = plan([BARE, "stride", "fastv", "pool"], [4], [2])
+    specs = [Spec(slug, METHODS[slug]) for slug in (BARE, "stride", "fastv", "pool")]
+    cells, skipped = plan(specs, [4], [2])
     assert [s["method"] for s in skipped] == ["pool"]
     found = bench(measured, cells, QUICK, advance=lambda by, _: seen.append(by), skipped=skipped)
     json.dumps(found, allow_nan=False)
@@ -242,6 +248,90 @@ def test_on_paper_nothing_is_guessed():
         Paper(tiny_named()).counts(weighted)
 
 
+def llavolta_named():
+    """LLaVA-1.5's depths and columns, with the small model's widths and tower."""
+    text = SMALL["text_config"] | {"num_hidden_layers": 32}
+    return Named(
+        "none", SMALL | {"text_config": text}, CONFIGS["small"].visual, CONFIGS["small"].pixels
+    )
+
+
+@pytest.fixture(scope="module")
+def seven_b():
+    """A model on paper as deep as LLaVA-1.5-7B, asked with as many columns."""
+    return Subject("deep", paper=Paper(llavolta_named()))
+
+
+RATIOS = {  # (layer, stride) → per cent, of 32 layers and 576 tokens. Chen et al. 2024, arXiv:2406.20092.
+    (2, 16): 826,
+    (2, 8): 557,
+    (2, 4): 337,
+    (2, 2): 188,
+    (16, 16): 188,
+    (16, 8): 178,
+    (16, 4): 160,
+    (16, 2): 133,
+    (8, 8): 291,
+    (1, 64): 2156,
+}
+
+
+@pytest.mark.parametrize(("layer", "stride"), RATIOS)
+def test_llavoltas_compression_is_what_the_meter_counts(seven_b, layer, stride):
+    found = seven_b.counts(Pool(stride, layer=layer))
+    assert found["tokens_per_layer"] == [576] * layer + [576 // stride] * (32 - layer)
+    assert round(100 * found["compression"]) == RATIOS[layer, stride]
+
+
+def test_the_result_file_of_llavolta_says_the_same():
+    found = json.loads((ROOT / "results" / "bench-llavolta.json").read_text())
+    cells = {cell["method"]: cell for cell in found["cells"]}
+    assert found["prompt"]["visual"] == 576
+    assert cells.pop(BARE)["compression"] == 1.0
+    written = {f"pool(layer={k}, stride={s})": percent for (k, s), percent in RATIOS.items()}
+    assert {name: round(100 * cell["compression"]) for name, cell in cells.items()} == written
+    for cell in cells.values():
+        assert len(cell["tokens_per_layer"]) == 32 and cell["keep"] is None
+
+
+# (layer, stride) of each stage; stride 1 is none. The ratios are those of the paper's own stages.
+@pytest.mark.parametrize(
+    ("stages", "percent"),
+    [
+        (((2, 8), (2, 2), (16, 2), (0, 1)), 163),
+        (((2, 8), (16, 8), (16, 2), (0, 1)), 161),
+        (((2, 16), (16, 16), (16, 4)), 235),
+    ],
+)
+def test_the_compression_of_a_schedule_is_the_ratio_of_the_means(seven_b, stages, percent):
+    pools = [Identity() if stride == 1 else Pool(stride, layer=k) for k, stride in stages]
+    ends = [(i / len(pools), pool) for i, pool in enumerate(pools, start=1)]
+    found = training_cost(seven_b, Stages(*ends))
+    assert round(100 * found.compression) == percent
+    assert [stage.share for stage in found.stages] == pytest.approx([1 / len(pools)] * len(pools))
+
+
+def test_training_costs_the_mean_of_its_stages():
+    measured, late = subject(), Pool(4, layer=3)
+    bare, pooled, half = (
+        measured.counts(m)["macs"]["total"] for m in (None, Pool(4), Pool(4, layer=3))
+    )
+    found = training_cost(measured, Stages((0.25, Pool(4)), (0.75, late), (1.0, Identity())))
+    assert [stage.share for stage in found.stages] == [0.25, 0.5, 0.25]
+    assert [stage.macs for stage in found.stages] == [pooled, half, bare]
+    assert found.macs == pytest.approx(pooled / 4 + half / 2 + bare / 4)
+    assert found.bare_macs == bare and found.to_bare == found.macs / bare < 1
+    # 16 patches in 5 layers: 4, then 16 16 16 4 4, then 16.
+    assert found.equivalent_tokens == pytest.approx(4 / 4 + (3 * 16 + 2 * 4) / 5 / 2 + 16 / 4)
+    assert found.compression == pytest.approx(16 / found.equivalent_tokens)
+    assert json.loads(dumps(found.as_dict()))["to_bare"] == found.to_bare
+    assert found.stages[2].compression == 1.0 and not foveate.is_compressed(measured.model)
+    alone = training_cost(measured, late)
+    assert alone.macs == half and len(alone.stages) == 1
+    with pytest.raises(ValueError, match="steps=0"):
+        training_cost(measured, late, steps=0)
+
+
 @pytest.mark.parametrize(
     ("name", "billions", "visual"),
     [
@@ -294,6 +384,25 @@ def test_the_command_counts_large_models(capsys, tmp_path):
     ]
     assert [(s["method"], s["keep"]) for s in document["left_out"]] == [("pool", 192)]
     assert "left out: pool" in shown.err
+
+
+def test_methods_with_arguments_of_their_own(capsys, tmp_path):
+    out = tmp_path / "r.json"
+    specs = "pool(stride=8, layer=2),pool(layer=2),llavolta(schedule=light),stride,pool(stride=16)"
+    asked = ["--methods", specs, "--keeps", "0.25", "--count-only", "--out", str(out)]
+    assert run(["bench", "--model", "small", *asked]) == 0
+    assert "pool(stride=8, layer=2)" in capsys.readouterr().out
+    cells = json.loads(out.read_text())["cells"]
+    assert [(c["method"], c["keep"], c["compressor"]) for c in cells] == [
+        (BARE, 1.0, "bare"),
+        ("pool(stride=8, layer=2)", None, "Pool(stride=8, layer=2, dims=1)"),
+        ("pool(layer=2)", 0.25, "Pool(stride=4, layer=2, dims=1)"),
+        # The model has 12 layers, and half its depth is layer 6.
+        ("llavolta(schedule=light)", None, "Pool(stride=8, layer=6, dims=1)"),
+        ("stride", 0.25, "Stride(keep=0.25, layer=0)"),
+        ("pool(stride=16)", None, "Pool(stride=16, layer=0, dims=1)"),
+    ]
+    assert [round(100 * c["compression"]) for c in cells] == [100, 369, 267, 178, 400, 1600]
 
 
 @pytest.mark.parametrize(

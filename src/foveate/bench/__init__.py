@@ -1,14 +1,15 @@
 """Benchmarks: what compression costs, what it saves, and how far that is from the ideal.
 
-configs  models by the name of their public config, and the prompt each is asked
-count    tokens per layer, MACs by part, cache bytes; also of models too large to run
-clock    interleaved timings, ratios with bounds, peak memory
-limits   prompts that never had more tokens, and the ideal they make up
-measure  one cell: prefill, first token, answers, memory
-memory   whether a model fits
-journal  finished cells of a run that may be killed
-show     the tables a terminal shows
-table    methods × budgets × batch sizes
+configs   models by the name of their public config, and the prompt each is asked
+count     tokens per layer, MACs by part, cache bytes; also of models too large to run
+clock     interleaved timings, ratios with bounds, peak memory
+limits    prompts that never had more tokens, and the ideal they make up
+measure   one cell: prefill, first token, answers, memory
+memory    whether a model fits
+journal   finished cells of a run that may be killed
+show      the tables a terminal shows
+table     methods × budgets × batch sizes
+training  what a schedule costs over training
 """
 
 from foveate.bench.clock import Ratio, interleaved, peak_bytes, ratio, twin
@@ -19,6 +20,7 @@ from foveate.bench.measure import Effort, measure
 from foveate.bench.memory import fits
 from foveate.bench.show import tables
 from foveate.bench.table import BARE, Cell, Subject, bench, plan, ticks
+from foveate.bench.training import StageCost, TrainingCost, training_cost
 
 __all__ = [
     "BARE",
@@ -29,7 +31,9 @@ __all__ = [
     "Named",
     "Paper",
     "Ratio",
+    "StageCost",
     "Subject",
+    "TrainingCost",
     "bench",
     "build",
     "counts",
@@ -43,5 +47,6 @@ __all__ = [
     "ratio",
     "tables",
     "ticks",
+    "training_cost",
     "twin",
 ]

@@ -44,12 +44,13 @@ def counts(
     """The counts of a model that can be run, bare or with a method; the model stays bare."""
     call, own, parts = prefill(model, inputs), 0, []
     text = text_columns(model, inputs)
+    visual = inputs["input_ids"].shape[1] - text
     if method is not None:
         model = compress(twin(model), method)
         call, parts = prefill(model, inputs), method.at(1.0).parts()
         own = cost.own_macs(model, call)
     load = cost.watch(model, text, call)
-    return _told(load, cost.cost(model, load, parts, own))
+    return _told(load, cost.cost(model, load, parts, own), visual)
 
 
 class Paper:
@@ -64,9 +65,10 @@ class Paper:
     def counts(self, method: Compressor | None = None) -> dict[str, Any]:
         """As `counts` does. Raises ValueError where the method's counts depend on what it sees."""
         text = text_columns(self.narrow, self.prompts[0])
+        visual = self.prompts[0]["input_ids"].shape[1] - text
         if method is None:
             load = cost.watch(self.narrow, text, prefill(self.narrow, self.prompts[0]))
-            return _told(load, cost.cost(self.whole, load))
+            return _told(load, cost.cost(self.whole, load), visual)
         if any(True for _ in method.parameters()):
             raise ValueError("has weights made for the model's width: its counts need a run")
         small, parts = compress(twin(self.narrow), method), method.at(1.0).parts()
@@ -75,7 +77,7 @@ class Paper:
         if cost.watch(small, text, prefill(small, self.prompts[1])) != load:
             raise ValueError("keeps more of one image than of another: its counts need a run")
         own = sum(self._own(*call) for call in calls)
-        return _told(load, cost.cost(self.whole, load, parts, own))
+        return _told(load, cost.cost(self.whole, load, parts, own), visual)
 
     def _own(self, part: Compressor, tokens: VisualTokens, context: Context) -> int:
         """MACs of the part's own matrix products on vectors as wide as the real model's."""
@@ -125,13 +127,14 @@ def narrowed(config: Any) -> Any:
     return type(config).from_dict(whole)
 
 
-def _told(load: cost.Load, spent: cost.Cost) -> dict[str, Any]:
-    """JSON-ready."""
+def _told(load: cost.Load, spent: cost.Cost, visual: int) -> dict[str, Any]:
+    """JSON-ready. compression: visual columns of the prompt to each equivalent token."""
     macs = {name: getattr(spent, name) for name in PARTS}
     return {
         "tokens": load.visual[-1],
         "tokens_per_layer": list(load.visual),
         "equivalent_tokens": spent.equivalent_tokens,
+        "compression": visual / spent.equivalent_tokens,
         "macs": macs,
         "flops": {name: 2 * value for name, value in macs.items()},
         "kv_bytes": spent.kv_bytes,

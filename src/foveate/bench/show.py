@@ -38,7 +38,10 @@ def tables(result: Mapping[str, Any], si: Si) -> Iterator[Table | str]:
 
 
 def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
-    """Tokens, MACs by part, FLOPs and cache of each method and budget."""
+    """Tokens, MACs by part, FLOPs and cache of each method and budget.
+
+    compression: visual tokens of the prompt against their mean over the layers, in per cent.
+    """
     table = _table(
         title,
         (
@@ -46,6 +49,7 @@ def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             "keep",
             "tokens",
             "mean over\nlayers",
+            "compression",
             "ViT\nMACs",
             "connector",
             "scorer",
@@ -62,9 +66,10 @@ def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
         seen.add(key)
         table.add_row(
             cell["method"],
-            str(cell["keep"]),
+            budget(cell["keep"]),
             str(cell["tokens"]),
             f"{cell['equivalent_tokens']:.4g}",
+            f"{100 * cell['compression']:.0f} %",
             *(si(cell["macs"][name]) for name in PARTS),
             si(cell["flops"]["total"]),
             f"{si(cell['kv_bytes'])}B",
@@ -98,7 +103,7 @@ def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
         answers = cell.get("end_to_end_s", {})
         table.add_row(
             cell["method"] + (" (idle)" if cell["idle"] else ""),
-            str(cell["keep"]),
+            budget(cell["keep"]),
             str(cell["batch"]),
             milliseconds(cell["prefill_s"]),
             ratio(cell.get("to_bare")),
@@ -109,6 +114,11 @@ def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             f"{si(cell['peak_bytes'])}B",
         )
     return table
+
+
+def budget(keep: int | float | None) -> str:
+    """A budget, or that the method's own arguments say it."""
+    return MISSING if keep is None else str(keep)
 
 
 def milliseconds(spread: Mapping[str, Any] | None) -> str:
