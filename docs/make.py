@@ -222,8 +222,8 @@ def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def budget(keep: int | float | None) -> str:
-    """A budget as in tables; none where the method's own arguments say it."""
-    return "–" if keep is None else str(keep) if isinstance(keep, int) else f"{keep:.4g}"
+    """A budget as people type it, 1.0 for all and 1 for one; none where other arguments say it."""
+    return "–" if keep is None else str(keep)
 
 
 def percent(share: float) -> str:
