@@ -358,6 +358,7 @@ def test_compare_tells_arguments_apart(capsys, tiny, tmp_path):
     command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "4", "--no-timing"]
     command += ["--keeps", "", "--scenes", "1", "--max-new-tokens", "1", "--methods"]
     command += ["pool(stride=4, layer=2),pool(stride=9),fastv(keep=0.25, layer=1),fastv(keep=0.25)"]
+    command[-1] += ",llavolta(schedule=four_stage_wider_deeper)"
     assert run([*command, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert [(r["method"], r["keep"], r["tokens"]) for r in document["runs"]] == [
@@ -366,10 +367,11 @@ def test_compare_tells_arguments_apart(capsys, tiny, tmp_path):
         ("pool(stride=9)", None, P // 9),
         ("fastv(layer=1)", 0.25, P // 4),
         ("fastv", 0.25, P // 4),
+        ("llavolta(schedule=four_stage_wider_deeper)", None, P),
     ]
     assert document["runs"][1]["compressor"] == "Pool(stride=4, layer=2, dims=1)"
     names = sorted(path.name for path in (tmp_path / "runs").glob("*.json"))
-    assert len(names) == 5
+    assert len(names) == 6
     assert [name for name in names if "pool_stride_4_layer_2-" in name and "None" not in name]
     page = (tmp_path / "report.html").read_text()
     assert page.count("<b>pool(stride=4, layer=2)</b>") == 1  # under its picture
@@ -377,6 +379,7 @@ def test_compare_tells_arguments_apart(capsys, tiny, tmp_path):
     assert run(command) == 0
     table = capsys.readouterr().out
     assert "pool(stride=9)" in table
+    assert "…" not in table  # a name too long for its column goes on in the next line
     assert "None" not in table + page
 
 

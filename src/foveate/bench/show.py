@@ -136,7 +136,7 @@ def ratio(found: Mapping[str, Any] | None) -> str:
 
 def _table(title: str, heads: tuple[str, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    table.add_column(heads[0], style="bold")
+    table.add_column(heads[0], style="bold", overflow="fold")
     for head in heads[1:]:
         table.add_column(head, justify="right")
     return table

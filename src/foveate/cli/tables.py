@@ -17,7 +17,7 @@ def table(document: Mapping[str, Any]) -> Any:
 
     title = f"{document['model']} on {document['task']}, {document['n']} questions, 95 % intervals"
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    made.add_column("method", style="bold")
+    made.add_column("method", style="bold", overflow="fold")
     heads = (
         "keep",
         "tokens",
@@ -40,7 +40,7 @@ def table(document: Mapping[str, Any]) -> Any:
         name = "uncompressed" if run["method"] == BARE else run["method"]
         made.add_row(
             name if run["method"] != last else "",
-            "–" if run["keep"] is None else f"{run['keep']:g}",
+            "–" if run["keep"] is None else str(run["keep"]),
             f"{run['tokens']:.4g}",
             f"{tokens(run):.4g}",
             *shares,
