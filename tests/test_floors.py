@@ -20,14 +20,20 @@ FLOORS = {
     **dict.fromkeys(("methods", "hosts"), 1),
     **dict.fromkeys(("draw", "bench", "loading", "patchqa", "embedded", "evaluate", "train"), 2),
     "cli": 3,
+    "__main__": 4,
 }
-# Outside of hosts/, transformers is only asked for whole models and processors, by their general names.
+# Outside of hosts/, transformers is asked for whole models, processors and its trainer, by general names.
 GENERAL = {
     "transformers.AutoConfig",
     "transformers.AutoModelForImageTextToText",
     "transformers.AutoProcessor",
     "transformers.PreTrainedModel",
+    "transformers.PrinterCallback",
     "transformers.ProcessorMixin",
+    "transformers.Trainer",
+    "transformers.TrainerCallback",
+    "transformers.TrainingArguments",
+    "transformers.set_seed",
     "transformers.utils.logging",
 }
 

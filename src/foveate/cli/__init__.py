@@ -1,4 +1,4 @@
-"""The command line: `foveate methods`, `ask`, `compare`, `eval` and `bench`."""
+"""The command line: `foveate methods`, `ask`, `compare`, `eval`, `bench` and `train`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from foveate.cli.ask import ask
 from foveate.cli.bench import bench
 from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.methods import methods
+from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 # typer keeps click to itself; its public errors say which classes those are.
@@ -29,6 +30,7 @@ app.command()(ask)
 app.command()(compare)
 app.command("eval")(evaluate_one)
 app.command()(bench)
+app.command()(train)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

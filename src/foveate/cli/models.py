@@ -29,7 +29,7 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
     """
     import torch
 
-    path = _place(name)
+    path = place(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -54,13 +54,13 @@ def skeleton(name: str = EMBEDDED) -> Any:
     if name != EMBEDDED and "/" not in name and not Path(name).exists():
         raise unknown("model", name, [EMBEDDED, *CONFIGS])
     try:
-        return cost.skeleton(AutoConfig.from_pretrained(_place(name)))
+        return cost.skeleton(AutoConfig.from_pretrained(place(name)))
     except (OSError, ValueError, ImportError) as error:
         raise Failed(f"cannot read the config of {name}: {_first_line(error)}") from error
 
 
-def _place(name: str) -> str:
-    """Where to load from. Raises Wrong for what is neither a model's directory nor a Hub id."""
+def place(name: str) -> str:
+    """Where to load a model from. Raises Wrong for what is neither a model's directory nor a Hub id."""
     if name == EMBEDDED:
         from foveate.embedded import PATH
 

@@ -54,9 +54,14 @@ def _no_stdout() -> Iterator[None]:
         os.close(kept)
 
 
+def on_terminal() -> bool:
+    """Whether somebody watches stderr."""
+    return Console(stderr=True).is_terminal
+
+
 @contextlib.contextmanager
-def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal, nothing elsewhere; yields advance(by, what is going on now)."""
+def progress(total: int | None, what: str) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing elsewhere; yields advance(by, what is going on now, total=…)."""
     columns = (
         TextColumn("{task.description:<28}"),
         BarColumn(),
@@ -64,12 +69,12 @@ def progress(total: int, what: str) -> Iterator[Callable[[int, str], None]]:
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
-    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+    bar = Progress(*columns, console=console, disable=not on_terminal(), transient=True)
     with bar:
         task = bar.add_task(what, total=total)
 
-        def advance(by: int, now: str) -> None:
-            bar.update(task, advance=by, description=now)
+        def advance(by: int, now: str, total: int | None = None) -> None:
+            bar.update(task, advance=by, description=now, total=total)
 
         yield advance
 

@@ -79,8 +79,23 @@ def from_pretrained(
     return model, method, (node or {}).get("positions", "original")
 
 
-def _load(method: nn.Module, path: str, hub: dict[str, Any]) -> None:
-    """Fill in the compressor's weights from the checkpoint's safetensors files."""
+def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
+    """The bare model, for training to begin with or go on: `method` need not be the one it was saved with.
+
+    The method's weights are filled in where the checkpoint has them, and stay new where it has none of
+    any compressor. Raises ValueError where it has others.
+    """
+    model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
+    if getattr(model.config, "visual_compression", None) is not None:
+        _load(method, path, {}, fresh=True)
+    return model
+
+
+def _load(method: nn.Module, path: str, hub: dict[str, Any], fresh: bool = False) -> None:
+    """Fill in the compressor's weights from the checkpoint's safetensors files.
+
+    fresh: they may also all be missing.
+    """
     wanted = set(method.state_dict())
     if not wanted:
         return
@@ -90,6 +105,8 @@ def _load(method: nn.Module, path: str, hub: dict[str, Any]) -> None:
             for key in stored.keys():  # noqa: SIM118 - no dict
                 if key.startswith(PREFIX):
                     state[key.removeprefix(PREFIX)] = stored.get_tensor(key)
+    if fresh and not state:
+        return
     if missing := sorted(wanted - state.keys()):
         raise ValueError(f"{path} lacks weights of the compressor: {', '.join(missing[:3])} …")
     method.load_state_dict(state)

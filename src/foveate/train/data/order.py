@@ -53,20 +53,23 @@ class Grouped(Order):
     """Batches of images and batches of text, in mixed order. After LLaVA-1.5's training.
 
     Every `batch` consecutive indices, the batch of all devices and accumulated parts together, are of
-    one modality. What is left of each modality comes last: one or two batches, of which one may hold
-    both. Liu et al. 2023, arXiv:2310.03744. has_images: (records,) bool.
+    one modality: devices that share the work of a layer all need it or all do not. What each modality
+    lacks to whole batches is filled up with its own first records. Liu et al. 2023, arXiv:2310.03744.
+    has_images: (records,) bool.
     """
 
     def __init__(self, has_images: Sequence[bool] | np.ndarray, batch: int, seed: int = 0):
         super().__init__(len(has_images), batch, seed)
         self.has_images = np.asarray(has_images, dtype=bool)
 
+    def __len__(self) -> int:
+        with_images = int(self.has_images.sum())
+        return sum(-(-n // self.batch) for n in (with_images, self.n - with_images)) * self.batch
+
     def drawn(self, draw: np.random.Generator) -> np.ndarray:
-        """Every record once. (n,)."""
-        kinds = (np.flatnonzero(self.has_images), np.flatnonzero(~self.has_images))
-        whole, rest = [], []
-        for kind in map(draw.permutation, kinds):
-            cut = len(kind) - len(kind) % self.batch
-            whole.append(kind[:cut].reshape(-1, self.batch))
-            rest.append(kind[cut:])
-        return np.concatenate([draw.permutation(np.concatenate(whole)).ravel(), *rest])
+        """Every record, and some a second time. (len(self),)."""
+        batches = []
+        for kind in (np.flatnonzero(self.has_images), np.flatnonzero(~self.has_images)):
+            whole = -(-len(kind) // self.batch) * self.batch
+            batches.append(np.resize(draw.permutation(kind), whole).reshape(-1, self.batch))
+        return draw.permutation(np.concatenate(batches)).ravel()

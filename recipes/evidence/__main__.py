@@ -1,0 +1,80 @@
+"""The evidence behind a page of docs/: one command trains, measures and writes it.
+
+    python recipes/evidence llavolta              every run that has no result yet, then the page
+    python recipes/evidence llavolta --list       the runs, and which are done
+    python recipes/evidence llavolta --page       the page alone, from the results there are
+
+Results are one file a run, in results/<page>/; a run with a file is not repeated, so that a fresh
+clone goes on where another stopped. Models and checkpoints stay in out/evidence/<page>/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import llavolta
+import protocol
+
+HERE = Path(__file__).parent
+PAGES = {"llavolta": llavolta}
+# One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
+CALM = {
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="recipes/evidence", description=__doc__.splitlines()[0])
+    parser.add_argument("page", choices=PAGES)
+    parser.add_argument("--jobs", type=int, default=2, help="runs at once, of one thread each")
+    parser.add_argument("--list", action="store_true", help="name the runs and stop")
+    parser.add_argument(
+        "--page", action="store_true", dest="only_page", help="write the page and stop"
+    )
+    parser.add_argument("--run", help="make this one run, in this process")
+    given = parser.parse_args()
+    page = PAGES[given.page]
+    runs = {run.name: run for run in page.RUNS}
+    if given.run:
+        protocol.make(given.page, runs[given.run])
+    elif given.list:
+        for name in runs:
+            print("done " if protocol.done(given.page, runs[name]) else "     ", name)
+    else:
+        if not given.only_page:
+            missing = [n for n, run in runs.items() if not protocol.done(given.page, run)]
+            all_of(given.page, missing, given.jobs)
+        print(page.write())
+
+
+def all_of(page: str, names: list[str], jobs: int) -> None:
+    """Make these runs, so many at once, in order; a run that fails does not stop the others."""
+    waiting, running, failed = list(names), {}, []
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            name = waiting.pop(0)
+            command = [sys.executable, str(HERE), page, "--run", name]
+            running[subprocess.Popen(command, env={**os.environ, **CALM})] = name
+        pid, status = os.wait()
+        process = next(p for p in running if p.pid == pid)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        name = running.pop(process)
+        print(
+            f"{name}: {'failed' if process.returncode else 'done'}, {len(waiting)} waiting",
+            flush=True,
+        )
+        failed += [name] if process.returncode else []
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

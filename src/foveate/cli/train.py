@@ -1,0 +1,134 @@
+"""`foveate train`: pre-train and fine-tune with a method attached, from a recipe."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveate.cli import models, output, recipes, tasks
+from foveate.cli.ask import AsJson, Device
+from foveate.cli.wrong import Failed, Wrong
+
+QUIET = 60  # seconds between two lines of progress where there is no terminal
+LAUNCH = "several devices: torchrun --nproc-per-node N -m foveate train …, or accelerate launch"
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="A recipe's name; see --list.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="K=V", help="A field of the recipe; may be repeated."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default out/RECIPE.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Name all recipes and stop.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the recipe and stop.")] = False,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Train a model with a method attached; killed at any moment, --resume goes on to the same result."""
+    if list_:
+        return _list(json)
+    if recipe is None:
+        raise Wrong("train which recipe? `foveate train --list` names them")
+    card = recipes.chosen(recipe, set_ or [])
+    if show:
+        return _show(card, json)
+    out = Path("out") / card.name if out is None else out
+    with output.answering() as emit:
+        output.hush()
+        document = _trained(card, out, resume, device)
+        if json:
+            emit({k: v for k, v in document.items() if k != "history"} | {"out": str(out)})
+    if not json and main_process():
+        _print(document, out)
+    return None
+
+
+def main_process() -> bool:
+    """Whether this is the first of the processes that train together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
+    try:
+        from foveate.train import run
+    except ImportError as error:
+        raise Failed(f"training wants the extra: pip install 'foveate[train]' ({error})") from error
+    data = tasks.records(card) if card.data in tasks.TASKS else None
+    place = models.place(card.model) if card.vision is None else None
+    try:
+        with _progress(card) as advance:
+            return run(card, out, data, resume=resume, device=device, model=place, advance=advance)
+    except (ValueError, FileNotFoundError) as error:
+        raise Wrong(str(error)) from error
+    except OSError as error:
+        raise Failed(str(error)) from error
+
+
+@contextmanager
+def _progress(card: Any) -> Iterator[Any]:
+    """A bar on a terminal, a line a minute elsewhere; yields advance(steps done, steps in all, what)."""
+    last, done = time.monotonic(), 0
+
+    with output.progress(None, card.name) as move:
+
+        def advance(step: int, steps: int, now: str) -> None:
+            nonlocal last, done
+            move(step - done, f"{card.name} {now}", steps)
+            done = step
+            if not output.on_terminal() and main_process() and time.monotonic() - last > QUIET:
+                output.note(f"{card.name}: step {step} of {steps}, {now}")
+                last = time.monotonic()
+
+        yield advance
+
+
+def _list(json: bool) -> None:
+    from rich.table import Table
+
+    from foveate.train import RECIPES
+
+    cards = {name: make() for name, make in RECIPES.items()}
+    about = {name: (make.__doc__ or "").strip().splitlines()[0] for name, make in RECIPES.items()}
+    if json:
+        with output.answering() as emit:
+            emit([{"name": n, "about": about[n], "method": c.method} for n, c in cards.items()])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("recipe", "method", "what it is"):
+        table.add_column(column, no_wrap=column == "recipe")
+    for name, card in cards.items():
+        table.add_row(name, str(card.method), about[name])
+    output.screen().print(table)
+
+
+def _show(card: Any, json: bool) -> None:
+    document = card.as_dict()
+    if json:
+        with output.answering() as emit:
+            emit(document)
+        return
+    screen = output.screen()
+    for name, value in document.items():
+        screen.print(f"{name:<17} {value}", markup=False)
+
+
+def _print(document: dict[str, Any], out: Path) -> None:
+    losses = [entry["loss"] for entry in document["history"] if "loss" in entry]
+    screen = output.screen()
+    tail = losses[-max(1, len(losses) // 20) :]
+    screen.print(
+        f"{document['steps']} steps in {document['seconds']:.0f} s, loss {losses[0]:.3f} → "
+        f"{sum(tail) / len(tail):.3f}",
+        markup=False,
+    )
+    screen.print(f"model: {out}\nloss curve: {out / 'loss.png'}", markup=False, soft_wrap=True)

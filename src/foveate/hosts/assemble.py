@@ -1,0 +1,98 @@
+"""A new LLaVA from a vision tower and a language model: where pre-training begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)
+
+IMAGE, PAD = "<image>", "<pad>"
+SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+# Vicuna's conversation: turns apart by a space, every answer closed by the end token.
+CHAT = (
+    "{{ bos_token }}"
+    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
+    + SYSTEM
+    + "{% endif %}"
+    "{% for message in messages if message['role'] != 'system' %}"
+    "{{ ' ASSISTANT: ' if message['role'] == 'assistant' else ' USER: ' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{{ '<image>\\n' if part['type'] == 'image' else part['text'] }}"
+    "{% endfor %}{% endif %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
+)
+
+
+def assemble(
+    vision: str, language: str, feature_layer: int = -2, **kwargs: Any
+) -> tuple[nn.Module, LlavaProcessor]:
+    """A LlavaForConditionalGeneration of two checkpoints, and its processor.
+
+    vision is a CLIP or SigLIP checkpoint, language a causal language model; both are folders or Hub ids.
+    Other keywords, such as dtype, go to from_pretrained of both. Features are hidden state
+    `feature_layer` without the class token. The tokenizer learns an image token and, where it has none,
+    a padding token; the embeddings grow to a multiple of 64.
+    """
+    seen = AutoConfig.from_pretrained(vision)
+    seen = getattr(seen, "vision_config", seen)
+    tower = AutoModel.from_pretrained(vision, config=seen, **kwargs)
+    speaker = AutoModelForCausalLM.from_pretrained(language, **kwargs)
+    processor = _processor(vision, language, seen)
+    tokenizer = processor.tokenizer
+    if len(tokenizer) > speaker.get_input_embeddings().num_embeddings:
+        speaker.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
+
+    config = LlavaConfig(
+        vision_config=seen,
+        text_config=speaker.config,
+        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=(seen.image_size // seen.patch_size) ** 2,
+        vision_feature_layer=feature_layer,
+        vision_feature_select_strategy=processor.vision_feature_select_strategy,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=speaker.config.tie_word_embeddings,
+    )
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(config)
+    projector = type(model.model.multi_modal_projector)(config).to(speaker.dtype)
+    for linear in (projector.linear_1, projector.linear_2):
+        nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+        nn.init.zeros_(linear.bias)
+    model.model.vision_tower, model.model.multi_modal_projector = tower, projector
+    model.model.language_model, model.lm_head = speaker.model, speaker.lm_head
+    model.generation_config = speaker.generation_config
+    return model, processor
+
+
+def _processor(vision: str, language: str, seen: Any) -> LlavaProcessor:
+    tokenizer = AutoTokenizer.from_pretrained(language)
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    if tokenizer.pad_token is None:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    has_class = "clip" in seen.model_type
+    return LlavaProcessor(
+        image_processor=AutoImageProcessor.from_pretrained(vision),
+        tokenizer=tokenizer,
+        patch_size=seen.patch_size,
+        vision_feature_select_strategy="default" if has_class else "full",
+        num_additional_image_tokens=int(has_class),
+        image_token=IMAGE,
+        chat_template=CHAT,
+    )

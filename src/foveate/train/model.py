@@ -1,0 +1,60 @@
+"""The model of a recipe: loaded or assembled, with its method attached, fresh or from a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoProcessor
+
+from foveate.compressor import Compressor
+from foveate.hosts import assemble, saving
+from foveate.hosts.attach import compress
+from foveate.methods import METHODS
+from foveate.sizes import sized
+from foveate.train.recipe import Recipe
+
+
+def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, Any]:
+    """The compressed model and its processor; a place to load from stands in for the recipe's model.
+
+    Weights of the compressor come along where what is loaded was saved with the same kind of compressor,
+    else they are new. Raises ValueError for unknown methods, and as METHODS and compress do.
+    """
+    if recipe.vision is not None and place is None:
+        dtype = getattr(torch, recipe.dtype)
+        model, processor = assemble.assemble(recipe.vision, recipe.model, dtype=dtype)
+        method = build(recipe, model.config)
+    else:
+        path = str(place or recipe.model)
+        config = AutoConfig.from_pretrained(path)
+        method = build(recipe, config)
+        model = saving.load(
+            path, method, dtype=getattr(torch, recipe.dtype), attn_implementation=recipe.attention
+        )
+        processor = AutoProcessor.from_pretrained(path)
+    if recipe.square:
+        pad_to_square(processor)
+    return compress(model, method, recipe.positions), processor
+
+
+def build(recipe: Recipe, config: Any) -> Compressor:
+    """The compressor of a recipe, with the sizes it asks for. Raises ValueError for unknown methods."""
+    if isinstance(recipe.method, Compressor):
+        return recipe.method
+    if recipe.method not in METHODS:
+        raise ValueError(f"method={recipe.method!r}: want one of {', '.join(METHODS)}")
+    return sized(METHODS[recipe.method], config, **recipe.arguments)
+
+
+def pad_to_square(processor: Any) -> None:
+    """Let an image processor pad to squares, also after it is saved: what a model learnt, it is asked with.
+
+    Raises ValueError for image processors that cannot.
+    """
+    images = processor.image_processor
+    if not hasattr(images, "do_pad"):
+        raise ValueError(f"square=True: {type(images).__name__} cannot pad images to a square")
+    images.do_pad = True

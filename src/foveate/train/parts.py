@@ -1,0 +1,131 @@
+"""Which parameters learn, and how fast: the parts of a model by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText
+
+from foveate.hosts import traits
+from foveate.train.recipe import Lora
+
+PARTS = ("vision", "projector", "language", "compressor", "lora")
+
+
+def parts_of(model: nn.Module) -> dict[str, str]:
+    """The part that every parameter belongs to: name → vision, projector, language, compressor or lora.
+
+    What stands between the tower and the language model is the projector, newline embeddings too; the
+    head belongs to the language model.
+    """
+    base = traits.base_of(model)
+    owner: dict[int, str] = {}
+
+    def claim(part: str, module: nn.Module | None) -> None:
+        for p in module.parameters() if module is not None else ():
+            owner[id(p)] = part
+
+    head = traits.unwrapped(model).get_output_embeddings()
+    for part, module in [("language", head), ("language", traits.decoder_of(base))]:
+        claim(part, module)
+    for tower in traits.towers_of(base):
+        claim("vision", tower)
+    claim("projector", traits.merger_of(base))
+    claim("compressor", getattr(base, "visual_compressor", None))
+    # peft trains a copy of a module that is saved whole, and keeps the original beside it.
+    names = [(n, p) for n, p in model.named_parameters() if ".original_module." not in n]
+    return {n: "lora" if "lora_" in n else owner.get(id(p), "projector") for n, p in names}
+
+
+def learning_rates(model: nn.Module, trains: Mapping[str, float]) -> dict[str, float]:
+    """The learning rate of every parameter that learns, by name; the last entry that fits it counts.
+
+    Raises ValueError for an entry that fits nothing.
+    """
+    parts, rates = parts_of(model), {}
+    for entry, rate in trains.items():
+        fits = [n for n, part in parts.items() if part == entry or fnmatchcase(n, entry)]
+        if not fits and entry != "compressor":  # a method may have no weights
+            there = sorted(set(parts.values()))
+            raise ValueError(
+                f"trains {entry!r}: no parameter fits; the parts are {', '.join(there)}, and patterns "
+                f"such as '*.layers.0.*' go by names such as {next(iter(parts))!r}"
+            )
+        rates |= dict.fromkeys(fits, rate)
+    return rates
+
+
+def freeze(model: nn.Module, trains: Mapping[str, float]) -> dict[str, float]:
+    """Let only these parts learn; returns the learning rates by name. Raises ValueError if nothing would."""
+    rates = learning_rates(model, trains)
+    if not rates:
+        raise ValueError(
+            f"trains={dict(trains)}: this model has no such weights, nothing would learn"
+        )
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in rates)
+    return rates
+
+
+@torch.no_grad()
+def shrink(model: nn.Module, share: float, names: Iterable[str]) -> None:
+    """Shrink these parameters and make up for it with those of a freshly initialised model, in place.
+
+    Shrink and perturb, Ash and Adams 2020, arXiv:1910.08475. Compressors are left alone: they are fresh.
+    """
+    bare = traits.unwrapped(model)
+    fresh = dict(AutoModelForImageTextToText.from_config(bare.config).named_parameters())
+    held = dict(model.named_parameters())
+    for name in names:
+        if name in fresh:
+            held[name].mul_(share).add_(fresh[name].to(held[name]), alpha=1 - share)
+
+
+def adapted(model: nn.Module, lora: Lora, trains: Mapping[str, float]) -> nn.Module:
+    """The model with adapters on every linear layer of its language model (peft), its head apart.
+
+    The parts that `trains` names besides are trained and saved whole. Raises ValueError for patterns and
+    for the language model itself, which the adapters stand in for.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if wrong := [entry for entry in trains if entry not in ("lora", "projector", "compressor")]:
+        raise ValueError(
+            f"trains {wrong[0]!r}: beside lora only projector and compressor can learn"
+        )
+    base, names = traits.base_of(model), {m: n for n, m in model.named_modules()}
+    decoder = traits.decoder_of(base)
+    linear = [names[m] for m in decoder.modules() if isinstance(m, nn.Linear)]
+    connector = traits.connector_of(base) or traits.merger_of(base)
+    whole = {"projector": connector, "compressor": getattr(base, "visual_compressor", None)}
+    config = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="|".join(map(re.escape, linear)),
+        modules_to_save=[names[m] for p, m in whole.items() if p in trains and _has_weights(m)]
+        or None,
+    )
+    return get_peft_model(model, config)
+
+
+def groups(
+    model: nn.Module, rates: Mapping[str, float], decaying: set[str], weight_decay: float
+) -> list[dict]:
+    """Parameter groups for an optimizer: one for each learning rate, and with or without weight decay."""
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if name in rates:
+            key = (rates[name], weight_decay if name in decaying else 0.0)
+            found.setdefault(key, []).append(parameter)
+    return [
+        {"params": some, "lr": rate, "weight_decay": decay} for (rate, decay), some in found.items()
+    ]
+
+
+def _has_weights(module: nn.Module | None) -> bool:
+    return module is not None and any(True for _ in module.parameters())

@@ -1,0 +1,141 @@
+"""A recipe: everything a run needs, as one frozen card."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from foveate.compressor import Compressor
+
+ORDERS = ("shuffled", "grouped", "sequential")
+TEMPLATES = ("chat", "plain")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on every linear layer of the language model. Hu et al. 2021, arXiv:2106.09685."""
+
+    rank: int = 128
+    alpha: int = 256
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run. Change a recipe with dataclasses.replace; `foveate train --set` does the same.
+
+    name         of the recipe, and of the folder it writes to by default
+    model        a folder or Hub id; 'embedded'; with `vision`, the language model alone
+    vision       a vision tower to build a new LLaVA with; None loads `model` whole
+    data         a LLaVA-format JSON or JSONL file, or the name of a task such as 'patchqa'
+    images       the folder that image paths start from
+    validation   a file of the same form, whose loss is measured every `evaluate_every` steps
+    method       a name of METHODS, or a compressor of your own
+    arguments    the method's; sizes it asks for (width, layers …) are filled in from the model
+    trains       what learns, and its learning rate: the parts vision, projector, language, compressor and
+                 lora, or patterns of parameter names such as '*.layers.0.*'. The last entry that fits a
+                 parameter counts; what none fits is frozen
+    shrink       below 1, what learns begins at this share of its weights and the rest of fresh ones, so that
+                 there is something to learn: shrink and perturb, Ash and Adams 2020, arXiv:1910.08475
+    batch        prompts per optimizer step, over all devices
+    micro_batch  prompts per device and forward; the rest is gradient accumulation
+    steps        optimizer steps; None goes by `epochs`
+    warmup       share of the steps
+    max_length   columns of a prompt, images included; longer answers are cut
+    template     'chat', or 'plain' for LLaVA's pre-training: the image and its caption, no question
+    square       pad images to a square in their mean colour instead of cropping them
+    order        'grouped' keeps images and text in batches of their own, 'sequential' keeps the file's
+    fsdp         shard over several GPUs (FSDP2); one GPU trains whole
+    deepspeed    a DeepSpeed config file
+    dtype        of the weights as loaded; `bf16` computes in bfloat16 whatever they are
+    """
+
+    name: str
+    model: str
+    data: str
+    trains: Mapping[str, float]
+    vision: str | None = None
+    images: str = "."
+    validation: str | None = None
+    method: str | Compressor = "identity"
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    positions: str = "original"
+    shrink: float = 1.0
+    lora: Lora | None = None
+    batch: int = 128
+    micro_batch: int = 16
+    epochs: float = 1.0
+    steps: int | None = None
+    scheduler: str = "cosine"
+    warmup: float = 0.03
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    max_length: int | None = 2048
+    template: str = "chat"
+    square: bool = False
+    order: str = "shuffled"
+    check: bool = True
+    dtype: str = "float32"
+    bf16: bool = False
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    fsdp: bool = False
+    deepspeed: str | None = None
+    workers: int = 0
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    log_every: int = 1
+    evaluate_every: int = 500
+    tensorboard: bool = False
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, low in [("batch", 1), ("micro_batch", 1), ("save_every", 1), ("log_every", 1)]:
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)}: want at least {low}")
+        for name, allowed in [("order", ORDERS), ("template", TEMPLATES), ("dtype", DTYPES)]:
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: want one of {', '.join(allowed)}"
+                )
+        if not 0 < self.shrink <= 1:
+            raise ValueError(f"shrink={self.shrink}: want a share in (0, 1]")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup}: want a share of the steps in [0, 1)")
+        if not self.trains:
+            raise ValueError("trains nothing: want parts and their learning rates")
+        if bad := [k for k, rate in self.trains.items() if not rate > 0]:
+            raise ValueError(f"trains {bad[0]} at {self.trains[bad[0]]}: want a learning rate > 0")
+        if self.lora is None and "lora" in self.trains:
+            raise ValueError("trains lora, but lora=None: say its rank, or leave it out")
+        if self.lora is not None and "lora" not in self.trains:
+            raise ValueError(
+                f"lora={self.lora} without a learning rate: want trains={{'lora': 2e-4, …}}"
+            )
+        if isinstance(self.method, Compressor) and self.arguments:
+            raise ValueError(
+                f"arguments={dict(self.arguments)} beside a compressor that has its own"
+            )
+
+    def accumulate(self, world: int = 1) -> int:
+        """Forwards per optimizer step on each of `world` devices. Raises ValueError if it is not whole."""
+        together = self.micro_batch * world
+        if self.batch % together:
+            raise ValueError(
+                f"batch={self.batch} is no multiple of micro_batch={self.micro_batch} × {world} devices"
+            )
+        return self.batch // together
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON can hold it; a compressor of one's own by its repr."""
+        card = dataclasses.asdict(dataclasses.replace(self, method="identity", arguments={}))
+        own = isinstance(self.method, Compressor)
+        return {
+            **card,
+            "trains": dict(self.trains),
+            "method": repr(self.method) if own else self.method,
+            "arguments": dict(self.arguments),
+        }

@@ -1,0 +1,76 @@
+"""The recipes' twins on PatchQA and the embedded model: the same code, minutes on any laptop.
+
+They begin from one state, in which projector and language model have lost what they knew of the task
+(`shrink`), as a language model has before it is tuned on instructions; the vision tower sees.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from foveate.train.recipe import Recipe
+
+
+def patchqa() -> Recipe:
+    """Instruction tuning in small: one question to a scene, the vision tower frozen, no compression."""
+    return Recipe(
+        name="patchqa",
+        model="embedded",
+        data="patchqa",
+        trains={"projector": 1e-3, "language": 1e-3, "compressor": 1e-3},
+        shrink=0.5,
+        batch=48,
+        micro_batch=48,
+        steps=120,
+        order="sequential",
+        save_every=20,
+    )
+
+
+def llavolta_two_stage_patchqa() -> Recipe:
+    """LLaVolta's two stages in small. Chen et al. 2024, arXiv:2406.20092."""
+    return _staged("two_stage")
+
+
+def llavolta_three_stage_deeper_patchqa() -> Recipe:
+    """LLaVolta's three stages, deeper, in small."""
+    return _staged("three_stage_deeper")
+
+
+def llavolta_three_stage_wider_patchqa() -> Recipe:
+    """LLaVolta's three stages, wider, in small."""
+    return _staged("three_stage_wider")
+
+
+def llavolta_four_stage_wider_deeper_patchqa() -> Recipe:
+    """LLaVolta's four stages, wider then deeper, in small."""
+    return _staged("four_stage_wider_deeper")
+
+
+def llavolta_four_stage_deeper_wider_patchqa() -> Recipe:
+    """LLaVolta's four stages, deeper then wider, in small."""
+    return _staged("four_stage_deeper_wider")
+
+
+def llavolta_last_stage_patchqa() -> Recipe:
+    """LLaVolta compressed to the end, in small."""
+    return _staged("last_stage")
+
+
+def llavolta_heavy_patchqa() -> Recipe:
+    """LLaVolta's heavy compression throughout, in small."""
+    return _staged("heavy")
+
+
+def llavolta_light_patchqa() -> Recipe:
+    """LLaVolta's light compression throughout, in small."""
+    return _staged("light")
+
+
+def _staged(schedule: str) -> Recipe:
+    return replace(
+        patchqa(),
+        name=f"llavolta_{schedule}_patchqa",
+        method="llavolta",
+        arguments={"schedule": schedule},
+    )

@@ -1,0 +1,157 @@
+"""A run: a recipe, its data and its model become a trained model; killed at any moment, it goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from foveate.provenance import dumps, record, write
+from foveate.train import checkpoints
+from foveate.train.curve import curve
+from foveate.train.data import Collator, Records, check, listed
+from foveate.train.model import load
+from foveate.train.parts import adapted, freeze, shrink
+from foveate.train.progress import ProgressCallback
+from foveate.train.recipe import Recipe
+from foveate.train.trainer import VisualTrainer, arguments, ordered
+
+Advance = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
+
+
+def run(
+    recipe: Recipe,
+    out: Path,
+    data: Any = None,
+    validation: Any = None,
+    resume: bool = False,
+    device: str = "auto",
+    model: str | None = None,
+    advance: Advance = lambda step, steps, now: None,
+) -> dict[str, Any]:
+    """Train as a recipe says and leave model, processor, loss curve and training.json in a folder.
+
+    data and validation take the place of the recipe's files: data sets of `Record`, iterable ones if the
+    recipe says how many steps. model is where the recipe's model lies here. resume goes on from the last
+    whole checkpoint in the folder, or begins. advance hears of every step. Started by torchrun or
+    accelerate, it trains on all their devices.
+
+    Raises ValueError for a folder that holds another run, for data that is not in order (a list with
+    line numbers), and for whatever the recipe asks that the model does not have.
+    """
+    out = Path(out)
+    if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
+        return done
+    begun = checkpoints.begin(recipe.as_dict(), out, resume)
+    data = Records(recipe.data, recipe.images) if data is None else data
+    if validation is None and recipe.validation is not None:
+        validation = Records(recipe.validation, recipe.images)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if recipe.fsdp and world > 1 and not device.startswith("cuda"):
+        raise ValueError(
+            f"fsdp=True on {world} processes of {device}: accelerate shards over GPUs only"
+        )
+    settings = arguments(recipe, out, device, world, validation is not None, steps_of(recipe, data))
+    with settings.main_process_first(local=False):
+        if settings.process_index == 0:
+            checkpoints.open_folder(recipe.as_dict(), out, begun)
+            if recipe.check:
+                _check(data, validation)
+    trainer = _trainer(recipe, settings, data, validation, begun, model)
+    trainer.add_callback(Watch(advance))
+    trainer.train(resume_from_checkpoint=str(begun) if begun else None)
+    return _finish(trainer, recipe, out)
+
+
+def steps_of(recipe: Recipe, data: Any) -> int:
+    """Optimizer steps of a run. Raises ValueError for data without a length when only epochs are given."""
+    order = ordered(recipe, data)
+    if recipe.steps is not None:
+        return recipe.steps
+    if order is None:
+        raise ValueError(f"steps=None, epochs={recipe.epochs}: data without a length wants steps")
+    return max(1, round(len(order) // recipe.batch * recipe.epochs))
+
+
+def _check(*sets: Any) -> None:
+    """Raise ValueError with a list of everything that is wrong with the files."""
+    problems = [p for some in sets if isinstance(some, Records) for p in check(some)]
+    if problems:
+        raise ValueError(listed(problems))
+
+
+def _trainer(
+    recipe: Recipe, settings: Any, data: Any, validation: Any, begun: Path | None, model: str | None
+) -> VisualTrainer:
+    set_seed(recipe.seed)
+    # The trainer puts adapters and shards in place; of whole models it would leave most weights new.
+    whole = begun is not None and any(begun.glob("model*.safetensors"))
+    model, processor = load(recipe, begun if whole else model)
+    if recipe.lora is not None:
+        model = adapted(model, recipe.lora, recipe.trains)
+    rates = freeze(model, recipe.trains)
+    if recipe.shrink < 1 and begun is None:
+        set_seed(0)  # the same beginning for every seed of a run
+        shrink(model, recipe.shrink, rates)
+    model.config.use_cache = False
+    collator = Collator(processor, max_length=recipe.max_length, template=recipe.template)
+    return VisualTrainer(
+        recipe,
+        rates,
+        model=model,
+        args=settings,
+        train_dataset=data,
+        eval_dataset=validation,
+        data_collator=collator,
+        processing_class=processor,
+        callbacks=[ProgressCallback()],
+    )
+
+
+def _finish(trainer: VisualTrainer, recipe: Recipe, out: Path) -> dict[str, Any]:
+    """Save what was learnt; training.json comes last, so that it stands for all the rest."""
+    model = trainer.model
+    if recipe.lora is not None and not (recipe.fsdp or recipe.deepspeed):
+        if trainer.is_world_process_zero():
+            model.save_pretrained(out / "adapter")
+        trainer.model = model.merge_and_unload()
+    trainer.model.config.use_cache = True
+    trainer.save_model(str(out))
+    history = trainer.state.log_history
+    losses = [entry for entry in history if "loss" in entry]
+    document = {
+        "recipe": recipe.as_dict(),
+        "steps": trainer.state.global_step,
+        "seconds": sum(entry["seconds"] for entry in losses),
+        "cpu_seconds": sum(entry["cpu_seconds"] for entry in losses),
+        "processes": trainer.args.world_size,
+        "circumstances": record(recipe.seed, trainer.args.device),
+        "history": history,
+    }
+    if trainer.is_world_process_zero():
+        curve(history, out / "loss.png", recipe.name)
+        write(out / checkpoints.RESULT, dumps(document))
+    return document
+
+
+class Watch(TrainerCallback):
+    """Tells whoever waits how far training is."""
+
+    def __init__(self, advance: Advance):
+        self.advance = advance
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any):
+        """Where it begins, or goes on."""
+        if state.is_world_process_zero:
+            self.advance(state.global_step, state.max_steps, "begins")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any):
+        """The loss so far."""
+        if state.is_world_process_zero and "loss" in (logs or {}):
+            self.advance(state.global_step, state.max_steps, f"loss {logs['loss']:.4f}")

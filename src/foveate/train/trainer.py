@@ -1,0 +1,134 @@
+"""transformers' Trainer with learning rates by part, batches of one modality, and a clock."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from foveate.train.data import Grouped, Shuffled
+from foveate.train.parts import groups
+from foveate.train.recipe import Recipe
+
+
+def arguments(
+    recipe: Recipe, out: Path, device: str, world: int, evaluates: bool, steps: int
+) -> TrainingArguments:
+    """What transformers' Trainer wants to know of a recipe that runs on `world` devices for `steps` steps."""
+    cuda = device.startswith("cuda")
+    return TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=recipe.micro_batch,
+        per_device_eval_batch_size=recipe.micro_batch,
+        gradient_accumulation_steps=recipe.accumulate(world),
+        max_steps=steps,
+        lr_scheduler_type=recipe.scheduler,
+        warmup_steps=round(recipe.warmup * steps),
+        learning_rate=max(recipe.trains.values()),
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.clip,
+        bf16=recipe.bf16,
+        tf32=True if cuda else None,
+        **_checkpointing(recipe.checkpointing),
+        save_strategy="steps",
+        save_steps=recipe.save_every,
+        save_total_limit=recipe.keep_checkpoints,
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,  # a loss that is no number is to be seen
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=recipe.evaluate_every if evaluates else None,
+        prediction_loss_only=True,
+        report_to=["tensorboard"] if recipe.tensorboard else [],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=recipe.workers,
+        dataloader_pin_memory=cuda,
+        ddp_find_unused_parameters=True,  # a batch of text alone leaves the projector out
+        fsdp=True if recipe.fsdp else None,
+        fsdp_config={"version": 2} if recipe.fsdp else None,
+        deepspeed=recipe.deepspeed,
+        use_cpu=not cuda,
+        seed=recipe.seed,
+    )
+
+
+def _checkpointing(wanted: bool) -> dict[str, Any]:
+    """Recomputing activations in the backward pass, under the name that this transformers has for it."""
+    known = {f.name for f in dataclasses.fields(TrainingArguments)}
+    name = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in known)
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
+
+
+class VisualTrainer(Trainer):
+    """A Trainer for one recipe: its own are how fast each parameter learns, and the order of the data."""
+
+    def __init__(self, recipe: Recipe, rates: Mapping[str, float], **kwargs: Any):
+        self.recipe, self.rates = recipe, rates
+        self.clock = Clock()
+        super().__init__(**kwargs)
+        self.add_callback(self.clock)
+        self.remove_callback(PrinterCallback)  # stdout is for answers
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer, a parameter group for each learning rate."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            decaying = set(self.get_decay_parameter_names(model))
+            kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+            some = groups(model, self.rates, decaying, self.recipe.weight_decay)
+            self.optimizer = kind(some, **settings)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return ordered(self.recipe, self.train_dataset if train_dataset is None else train_dataset)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the seconds that the steps since the last log took."""
+        super().log({**logs, **self.clock.read()} if "loss" in logs else logs, start_time)
+
+
+def ordered(recipe: Recipe, data: Any) -> Grouped | Shuffled | None:
+    """The order in which a recipe goes through its data; None for data without a length.
+
+    Raises ValueError for data that should be grouped and do not say which records have images.
+    """
+    if not hasattr(data, "__len__"):
+        return None
+    if not len(data):
+        raise ValueError(f"{recipe.data}: no records to train on")
+    if recipe.order != "grouped":
+        return Shuffled(len(data), recipe.batch, recipe.seed, recipe.order == "shuffled")
+    if not hasattr(data, "has_images"):
+        raise ValueError(
+            "order='grouped': data without has_images cannot be grouped; want 'shuffled'"
+        )
+    return Grouped(data.has_images, recipe.batch, recipe.seed)
+
+
+class Clock(TrainerCallback):
+    """Seconds spent in optimizer steps: evaluations, checkpoints and interruptions apart."""
+
+    def __init__(self):
+        self.wall = self.cpu = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any):
+        """The clock runs from here …"""
+        self.wall -= time.perf_counter()
+        self.cpu -= time.process_time()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any):
+        """… to here."""
+        self.wall += time.perf_counter()
+        self.cpu += time.process_time()
+
+    def read(self) -> dict[str, float]:
+        """The seconds since it was last read."""
+        seen = {"seconds": self.wall, "cpu_seconds": self.cpu}
+        self.wall = self.cpu = 0.0
+        return seen
