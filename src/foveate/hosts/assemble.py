@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -96,3 +97,20 @@ def _processor(vision: str, language: str, seen: Any) -> LlavaProcessor:
         image_token=IMAGE,
         chat_template=CHAT,
     )
+
+
+def pad_to_square(processor: Any) -> None:
+    """Let a processor pad images to squares of their mean colour, also once it is saved.
+
+    So a model is asked with what it was tuned with. CLIP's image processor, which cannot, becomes
+    LLaVA's with the same settings. Raises ValueError for others that cannot.
+    """
+    images = processor.image_processor
+    name = type(images).__name__
+    if not hasattr(images, "do_pad") and "CLIP" in name:
+        settings = {k: v for k, v in images.to_dict().items() if k != "image_processor_type"}
+        images = getattr(transformers, name.replace("CLIP", "Llava"))(**settings)
+        processor.image_processor = images
+    if not hasattr(images, "pad_to_square"):
+        raise ValueError(f"square=True: {name} cannot pad images to a square")
+    images.do_pad = True

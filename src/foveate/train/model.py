@@ -36,7 +36,7 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
         )
         processor = AutoProcessor.from_pretrained(path)
     if recipe.square:
-        pad_to_square(processor)
+        assemble.pad_to_square(processor)
     return compress(model, method, recipe.positions), processor
 
 
@@ -47,14 +47,3 @@ def build(recipe: Recipe, config: Any) -> Compressor:
     if recipe.method not in METHODS:
         raise ValueError(f"method={recipe.method!r}: want one of {', '.join(METHODS)}")
     return sized(METHODS[recipe.method], config, **recipe.arguments)
-
-
-def pad_to_square(processor: Any) -> None:
-    """Let an image processor pad to squares, also after it is saved: what a model learnt, it is asked with.
-
-    Raises ValueError for image processors that cannot.
-    """
-    images = processor.image_processor
-    if not hasattr(images, "do_pad"):
-        raise ValueError(f"square=True: {type(images).__name__} cannot pad images to a square")
-    images.do_pad = True

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
 from foveate.train.data.conversation import Chat, Plain, Said, Span, image_mark
-from foveate.train.data.pictures import picture, squared
+from foveate.train.data.pictures import picture
 from foveate.train.data.records import Record
 
 IGNORED = -100  # a label that no loss counts
@@ -24,8 +24,7 @@ class Collator:
 
     Beside the processor's own inputs, `labels` (B, S) hold the answers and what ends them, -100
     elsewhere, and `instruction_mask` (B, S) is True where the user asks: never an answer, a system
-    prompt or a placeholder. max_length cuts answers from their end, images never. square pads pictures
-    to a square of the processor's mean colour; otherwise it resizes and crops as it always does.
+    prompt or a placeholder. max_length cuts answers from their end, images never.
 
     Where a token stands is counted in characters: the processor says which characters it put in the
     place of each image, so that images may stand anywhere in a conversation.
@@ -35,7 +34,6 @@ class Collator:
         self,
         processor: ProcessorMixin,
         max_length: int | None = None,
-        square: bool = False,
         template: str = "chat",
         padding: str = "right",
     ):
@@ -51,7 +49,7 @@ class Collator:
             raise ValueError(
                 "want a fast tokenizer with a pad token: labels are found by characters"
             )
-        self.processor, self.max_length, self.square = processor, max_length, square
+        self.processor, self.max_length = processor, max_length
         self.template, self.padding = TEMPLATES[template](processor), padding
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Tensor]:
@@ -101,10 +99,9 @@ class Collator:
     def opened(self, record: Record, source: Any) -> Any:
         """A picture. Raises OSError with the record's place where it cannot be read any more."""
         try:
-            image = picture(source)
+            return picture(source)
         except OSError as error:
             raise OSError(f"{record.where}: {source}: {error}") from error
-        return squared(image, self.processor.image_processor.image_mean) if self.square else image
 
     def length(self, record: Record, moves: list[dict], offsets: Tensor) -> int:
         """Columns of a row: up to max_length, without what a tokenizer puts behind the last answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -18,19 +17,6 @@ def picture(source: Path | Image.Image) -> Image.Image:
         return ImageOps.exif_transpose(source).convert("RGB")
     with Image.open(source) as image:
         return ImageOps.exif_transpose(image).convert("RGB")
-
-
-def squared(image: Image.Image, mean: Sequence[float]) -> Image.Image:
-    """The picture in the middle of a square of the mean colour, as LLaVA-1.5 was fine-tuned.
-
-    Liu et al. 2023, arXiv:2310.03744. mean: red, green and blue in [0, 1].
-    """
-    side = max(image.size)
-    if image.size == (side, side):
-        return image
-    square = Image.new("RGB", (side, side), tuple(int(255 * m) for m in mean))
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square
 
 
 def trouble(source: Path | Image.Image) -> tuple[str, str] | None:
