@@ -107,7 +107,7 @@ def pad_to_square(processor: Any) -> None:
     """
     images = processor.image_processor
     name = type(images).__name__
-    if not hasattr(images, "do_pad") and "CLIP" in name:
+    if not hasattr(images, "pad_to_square") and "CLIP" in name:
         settings = {k: v for k, v in images.to_dict().items() if k != "image_processor_type"}
         images = getattr(transformers, name.replace("CLIP", "Llava"))(**settings)
         processor.image_processor = images
