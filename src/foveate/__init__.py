@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from foveate.sizes import sized
     from foveate.tokens import VisualTokens
+    from foveate.train.progress import ProgressCallback
 
 __version__ = "0.1.0"
 
@@ -73,6 +74,7 @@ _HOMES = {
     ),
     "foveate.sizes": ("sized",),
     "foveate.tokens": ("VisualTokens",),
+    "foveate.train.progress": ("ProgressCallback",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -87,6 +89,7 @@ __all__ = [
     "Identity",
     "KMeans",
     "Pool",
+    "ProgressCallback",
     "Random",
     "Site",
     "Stages",

@@ -20,6 +20,7 @@ def chosen(name: str, pairs: Iterable[str]) -> Any:
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     recipe, changes = RECIPES[name](), {}
+    types = {f.name: f.type for f in fields(recipe)}
     for pair in pairs:
         path, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not text:
@@ -27,9 +28,11 @@ def chosen(name: str, pairs: Iterable[str]) -> Any:
                 f"--set {pair}: want field=value, such as batch=64 or trains.projector=1e-3"
             )
         field, _, inner = path.partition(".")
-        if field not in (names := [f.name for f in fields(recipe)]):
-            raise unknown("field of a recipe", field, names)
+        if field not in types:
+            raise unknown("field of a recipe", field, types)
         held = changes.get(field, getattr(recipe, field))
+        if text.lower() == "none" and not inner and "None" not in types[field]:
+            raise Wrong(f"--set {pair}: want a value; it is {held!r}")
         changes[field] = _changed(field, held, inner, text, f"--set {pair}")
     try:
         return replace(recipe, **changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import typer
 
 from foveate.cli import models, output, recipes, tasks
 from foveate.cli.ask import AsJson, Device
-from foveate.cli.wrong import Failed, Wrong
+from foveate.cli.wrong import Failed, Wrong, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
 LAUNCH = "several devices: torchrun --nproc-per-node N -m foveate train …, or accelerate launch"
@@ -59,18 +60,22 @@ def main_process() -> bool:
 
 
 def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
-    try:
-        from foveate.train import run
-    except ImportError as error:
-        raise Failed(f"training wants the extra: pip install 'foveate[train]' ({error})") from error
+    from foveate.train import DataError, DivergedError, run
+
     data = tasks.records(card) if card.data in tasks.TASKS else None
+    if data is None and not Path(card.data).is_file():
+        raise Wrong(f"data={card.data}: no such file; {unknown('task', card.data, tasks.TASKS)}")
     place = models.place(card.model) if card.vision is None else None
     try:
         with _progress(card) as advance:
             return run(card, out, data, resume=resume, device=device, model=place, advance=advance)
+    except DataError as error:
+        *problems, summary = str(error).splitlines()
+        print(*problems, sep="\n", file=sys.stderr)
+        raise Wrong(summary) from error
     except (ValueError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
-    except OSError as error:
+    except (OSError, ImportError, DivergedError) as error:
         raise Failed(str(error)) from error
 
 

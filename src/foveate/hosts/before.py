@@ -44,7 +44,7 @@ def prefill(
     _read_prompt(base, kwargs, flow, encoded, needs)
     context.refuse_unseen(seen.column.amax(1), flow, needs)
     if base.training and "generator" in needs:
-        flow.samples = [zlib.crc32(_bytes(x), i) for i, x in enumerate(seen.tokens.x)]
+        flow.samples = [zlib.crc32(_bytes(x)) for x in seen.tokens.x]
     tokens = compress_images(base, seen, parts, flow)
     flow.penalty = flow.penalty + tokens.penalty
     seen.tokens = tokens
@@ -58,7 +58,7 @@ def prefill(
 
 
 def _bytes(x: Tensor) -> bytes:
-    """Of an image's first feature: no two images, micro-batches or ranks draw alike, a recomputation does."""
+    """Of an image's first feature: each draws for itself, wherever in a batch or on which rank it is."""
     return x[0].detach().float().cpu().numpy().tobytes()
 
 

@@ -4,11 +4,14 @@ from foveate.train.data import Collator, Problem, Record, Records, Turn, check
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Lora, Recipe
 from foveate.train.recipes import RECIPES
-from foveate.train.run import run
+from foveate.train.run import DataError, run
+from foveate.train.trainer import DivergedError
 
 __all__ = [
     "RECIPES",
     "Collator",
+    "DataError",
+    "DivergedError",
     "Lora",
     "Problem",
     "ProgressCallback",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +44,19 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
 
 
 def build(recipe: Recipe, config: Any) -> Compressor:
-    """The compressor of a recipe, with the sizes it asks for. Raises ValueError for unknown methods."""
+    """The compressor of a recipe, with the sizes it asks for. Raises ValueError for unknown names."""
     if isinstance(recipe.method, Compressor):
         return recipe.method
     if recipe.method not in METHODS:
-        raise ValueError(f"method={recipe.method!r}: want one of {', '.join(METHODS)}")
-    return sized(METHODS[recipe.method], config, **recipe.arguments)
+        raise ValueError(f"method={recipe.method!r}: {_nearest(recipe.method, METHODS)}")
+    make = METHODS[recipe.method]
+    known = inspect.signature(make).parameters
+    if wrong := [name for name in recipe.arguments if name not in known]:
+        raise ValueError(f"arguments of {recipe.method}: {wrong[0]!r}: {_nearest(wrong[0], known)}")
+    return sized(make, config, **recipe.arguments)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return (f"nearest: {close[0]}; " if close else "") + f"there are {', '.join(names)}"

@@ -12,6 +12,16 @@ from foveate.compressor import Compressor
 ORDERS = ("shuffled", "grouped", "sequential")
 TEMPLATES = ("chat", "plain")
 DTYPES = ("float32", "bfloat16")
+COUNTS = (
+    "batch",
+    "micro_batch",
+    "steps",
+    "max_length",
+    "save_every",
+    "keep_checkpoints",
+    "log_every",
+    "evaluate_every",
+)
 
 
 @dataclass(frozen=True)
@@ -93,9 +103,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name, low in [("batch", 1), ("micro_batch", 1), ("save_every", 1), ("log_every", 1)]:
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}={getattr(self, name)}: want at least {low}")
+        for name in COUNTS:
+            if (given := getattr(self, name)) is not None and given < 1:
+                raise ValueError(f"{name}={given}: want at least 1")
+        if not self.epochs > 0:
+            raise ValueError(f"epochs={self.epochs}: want more than 0")
         for name, allowed in [("order", ORDERS), ("template", TEMPLATES), ("dtype", DTYPES)]:
             if getattr(self, name) not in allowed:
                 raise ValueError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import TrainerCallback, set_seed
 from foveate.provenance import dumps, record, write
 from foveate.train import checkpoints
 from foveate.train.curve import curve
-from foveate.train.data import Collator, Records, check, listed
+from foveate.train.data import Collator, Problem, Records, check, listed
 from foveate.train.model import load
 from foveate.train.parts import adapted, freeze, shrink
 from foveate.train.progress import ProgressCallback
@@ -21,6 +22,10 @@ from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered
 
 Advance = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
+
+
+class DataError(ValueError):
+    """What is wrong with the data: a line for each problem, and a last one that counts them."""
 
 
 def run(
@@ -40,10 +45,12 @@ def run(
     whole checkpoint in the folder, or begins. advance hears of every step. Started by torchrun or
     accelerate, it trains on all their devices.
 
-    Raises ValueError for a folder that holds another run, for data that is not in order (a list with
-    line numbers), and for whatever the recipe asks that the model does not have.
+    Raises ValueError for a folder that holds another run and for whatever the recipe asks that the model
+    does not have, DataError with line numbers for data that is not in order, DivergedError if the loss
+    becomes no number, and ImportError for packages that are not installed.
     """
     out = Path(out)
+    _want_packages(recipe)
     if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
         return done
     begun = checkpoints.begin(recipe.as_dict(), out, resume)
@@ -62,7 +69,7 @@ def run(
         if settings.process_index == 0:
             checkpoints.open_folder(recipe.as_dict(), out, begun)
             if recipe.check:
-                _check(data, validation)
+                _check(recipe, data, validation)
     trainer = _trainer(recipe, settings, data, validation, begun, model)
     trainer.add_callback(Watch(advance))
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
@@ -79,11 +86,39 @@ def steps_of(recipe: Recipe, data: Any) -> int:
     return max(1, round(len(order) // recipe.batch * recipe.epochs))
 
 
-def _check(*sets: Any) -> None:
-    """Raise ValueError with a list of everything that is wrong with the files."""
-    problems = [p for some in sets if isinstance(some, Records) for p in check(some)]
+def _want_packages(recipe: Recipe) -> None:
+    """Raise ImportError for a package that this recipe takes and that is not installed."""
+    extra = "'foveate[train]'"
+    for wanted, packages, source in [
+        (True, ("accelerate",), extra),
+        (recipe.lora is not None, ("peft",), extra),
+        (recipe.tensorboard, ("tensorboard", "tensorboardX"), "tensorboard"),
+        (recipe.deepspeed is not None, ("deepspeed",), "deepspeed"),
+    ]:
+        if wanted and not any(map(find_spec, packages)):
+            raise ImportError(f"{recipe.name} trains with {packages[0]}: pip install {source}")
+
+
+def _check(recipe: Recipe, *sets: Any) -> None:
+    """Raise DataError with a list of everything that is wrong with the files."""
+    files = [some for some in sets if isinstance(some, Records)]
+    problems = [problem for some in files for problem in check(some)]
+    if not problems and recipe.template == "plain":
+        problems = [problem for some in files for problem in _no_captions(some)]
     if problems:
-        raise ValueError(listed(problems))
+        counted = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise DataError(
+            f"{listed(problems)}\n{counted} in {' and '.join(str(f.path) for f in files)}"
+        )
+
+
+def _no_captions(records: Records) -> Iterator[Problem]:
+    """The records that are no image and its caption."""
+    for one in records:
+        answers = sum(turn.role == "assistant" for turn in one.turns)
+        if answers != 1:
+            what = f"template='plain' wants one caption, not {answers}"
+            yield Problem(one.where, what, "captions")
 
 
 def _trainer(

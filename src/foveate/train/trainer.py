@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,6 +49,8 @@ def arguments(
         remove_unused_columns=False,
         label_names=["labels"],
         dataloader_num_workers=recipe.workers,
+        # Batches cannot be cut after they are made: images are no rows of text.
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=True,  # a batch of text alone leaves the projector out
         fsdp=True if recipe.fsdp else None,
@@ -63,6 +66,10 @@ def _checkpointing(wanted: bool) -> dict[str, Any]:
     known = {f.name for f in dataclasses.fields(TrainingArguments)}
     name = next(n for n in ("activation_checkpointing", "gradient_checkpointing") if n in known)
     return {name: True, f"{name}_kwargs": {"use_reentrant": False}} if wanted else {}
+
+
+class DivergedError(ArithmeticError):
+    """The loss is no number any more, and with it the weights: going on is in vain."""
 
 
 class VisualTrainer(Trainer):
@@ -89,8 +96,13 @@ class VisualTrainer(Trainer):
         return ordered(self.recipe, self.train_dataset if train_dataset is None else train_dataset)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the seconds that the steps since the last log took."""
+        """Log, with the seconds since the last log. Raises DivergedError where the loss is no number."""
         super().log({**logs, **self.clock.read()} if "loss" in logs else logs, start_time)
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise DivergedError(
+                f"step {self.state.global_step} of {self.state.max_steps}: the loss is {logs['loss']}; want "
+                "smaller learning rates or a longer warmup"
+            )
 
 
 def ordered(recipe: Recipe, data: Any) -> Grouped | Shuffled | None:
