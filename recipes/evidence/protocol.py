@@ -7,7 +7,7 @@ the run is about differs. All start from one state: see `shrink` in foveate.trai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from foveate import METHODS, restore, sized
-from foveate.bench import training_cost
+from foveate.bench import CONFIGS, training_cost
+from foveate.bench.count import Paper
 from foveate.bench.table import Subject
 from foveate.cli.tasks import records
 from foveate.embedded import PATH, load
@@ -106,6 +107,30 @@ def schedule_cost(recipe: Recipe) -> dict[str, Any]:
     return training_cost(
         subject, sized(METHODS[recipe.method], model, **recipe.arguments)
     ).as_dict()
+
+
+def counted_7b(page: str, schedules: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What LLaVolta's schedules cost in training at 7B, counted once on the config of LLaVA-1.5-7B."""
+    path = ROOT / "results" / page / "cost-llava-1.5-7b.json"
+    if not path.exists():
+        large = Subject("llava-1.5-7b", paper=Paper(CONFIGS["llava-1.5-7b"]))
+        costs = {n: training_cost(large, METHODS["llavolta"](n)).as_dict() for n in schedules}
+        write(path, dumps({"costs": costs, "circumstances": record(0)}))
+    return json.loads(path.read_text())["costs"]
+
+
+def circumstances(page: str, runs: Sequence[Run]) -> str:
+    """Where the results of a page come from, in a sentence."""
+    found = [r for run_ in runs if (r := read(page, run_)) is not None]
+    where = [r["circumstances"] for r in found]
+    commits = sorted({w["commit"][:7] for w in where if w["commit"]})
+    versions = sorted({f"torch {w['versions']['torch']}" for w in where})
+    versions += sorted({f"transformers {w['versions']['transformers']}" for w in where})
+    devices = sorted({f"{w['device']}, {w['threads']} thread" for w in where})
+    return (
+        f"{len(found)} of {len(runs)} runs are there, made at commit {', '.join(commits)} with "
+        f"{', '.join(versions)} on {', '.join(devices)} a run."
+    )
 
 
 def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
