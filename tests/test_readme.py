@@ -1,6 +1,7 @@
 """README.md runs: its Python blocks, on the embedded model; its commands exist; its tables are current."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,11 +29,15 @@ def make(monkeypatch):
     sys.modules.pop("make")
 
 
+# A Trainer of one's own pins memory unless told otherwise.
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
 def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with Image.open(ROOT / "examples" / "shop.png") as file:
         known = {"image": file.convert("RGB")}
-    assert len(blocks("python")) == 4
+    Path("mine.json").write_text(*blocks("json"))
+    shutil.copy(ROOT / "examples" / "shop.png", "shop.png")
+    assert len(blocks("python")) == 5
     for block in blocks("python"):
         exec(compile(block.replace(HUB_ID, str(embedded.PATH)), "README.md", "exec"), known)
     assert capsys.readouterr().out
@@ -45,10 +50,8 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
 
 
 def test_its_commands_are_commands(capsys):
-    words = {
-        line.split()[1] for b in blocks("bash") for line in b.splitlines() if "foveate " in line
-    }
-    assert words == {"methods", "ask", "compare", "bench"}
+    words = {word for b in blocks("bash") for word in re.findall(r"\bfoveate ([a-z]+)", b)}
+    assert words == {"methods", "ask", "compare", "bench", "train"}
     for word in words:
         assert run([word, "--help"]) == 0
     targets = set(re.findall(r"make ([a-z-]+)", README))
