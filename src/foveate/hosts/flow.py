@@ -112,6 +112,9 @@ class Flow:
     cut: Cut | None = None
     memory: Memory | None = None
 
+    pixels: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # of each modality, to tell images apart
     samples: list[int] = field(default_factory=list)  # a number of each image's own, in training
     images: int = 0  # images and videos of the prompts; their copies for beams stand behind them
     prompt: Tensor | None = None  # (I,) the row each image stands in

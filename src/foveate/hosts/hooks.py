@@ -118,7 +118,7 @@ class BaseBefore:
             vars(cache).pop("visual_memory", None)  # a cache that was reset forgets its prompt
         if not first:
             self._later(base, kwargs, flow, cache)
-        elif outputs := self._features(base, kwargs):
+        elif outputs := self._features(base, kwargs, flow):
             parts = self.attachment.acting(base)
             for part in parts:
                 if not acts_before(part):
@@ -126,7 +126,7 @@ class BaseBefore:
             before.prefill(base, kwargs, [p for p in parts if acts_before(p)], flow, outputs)
         return (), kwargs
 
-    def _features(self, base: nn.Module, kwargs: dict) -> dict[str, Any]:
+    def _features(self, base: nn.Module, kwargs: dict, flow: Flow) -> dict[str, Any]:
         """Encoded images and videos: those that came along, or those of the pixels that came."""
         ids = kwargs.get("input_ids")
         outputs = {}
@@ -139,7 +139,7 @@ class BaseBefore:
                 given = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
                 output = encode(**given, return_dict=True)
             for name in pixels:
-                kwargs.pop(name)
+                flow.pixels.setdefault(modality, kwargs.pop(name))
             if output is not None and ENCODED not in output:
                 raise NotImplementedError(
                     f"{modality} features that this model did not encode for compression, as a chunked "

@@ -1,0 +1,203 @@
+"""What a run does and leaves behind: data of any kind, evaluations, adapters, and clear refusals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import small
+import torch
+from torch.utils.data import IterableDataset
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import foveate
+from foveate.train import DataError, DivergedError, Lora, Record, Records, Turn, run
+
+STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
+LORA = {
+    "lora": Lora(rank=4, alpha=8, dropout=0.05),
+    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
+}
+LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
+
+
+class Stream(IterableDataset):
+    """Records without a length, as those that do not fit memory come."""
+
+    def __init__(self, records):
+        self.records = records
+
+    def __iter__(self):
+        return iter(self.records)
+
+
+def test_an_evaluation_moves_nothing(card, data, tmp_path):
+    """Not the schedule, not the random draws, not the dropout of adapters."""
+    changes = {"method": "random", "arguments": {"keep": 5, "layer": 2}, **LORA}
+    changes["trains"] = {"lora": 1e-2}
+    bare = run(card(**changes), tmp_path / "bare")
+    seen = run(card(**changes, validation=str(data), evaluate_every=2), tmp_path / "seen")
+    assert small.losses(bare) == small.losses(seen)
+    checks = [entry["step"] for entry in seen["history"] if "eval_loss" in entry]
+    assert checks == [2, 4, 6]
+    assert not any("eval_loss" in entry for entry in bare["history"])
+
+
+def test_an_evaluation_moves_no_schedule(card, data, tmp_path):
+    bare = run(card(**STAGED), tmp_path / "bare")
+    seen = run(card(**STAGED, validation=str(data), evaluate_every=1), tmp_path / "seen")
+    assert small.losses(bare) == small.losses(seen)
+
+
+def test_a_stream_trains_as_its_list(card, data, tmp_path):
+    records = Records(data, data.parent)
+    order = {"order": "sequential", "steps": 3, "micro_batch": 4}
+    listed = run(card(**order), tmp_path / "listed")
+    streamed = run(card(**order), tmp_path / "streamed", Stream(records))
+    assert small.losses(streamed) == small.losses(listed)
+    with pytest.raises(ValueError, match="without a length wants steps"):
+        run(card(steps=None), tmp_path / "endless", Stream(records))
+
+
+def test_epochs(card, tmp_path):
+    """Thirty records in batches of eight: four steps, each epoch in another order."""
+    done = run(card(steps=None, epochs=1.5), tmp_path / "out")
+    assert done["steps"] == 6
+
+
+def test_the_folder_comes_back(card, model, tmp_path):
+    """With foveate as it was at the end, with transformers the bare model; both know the processor."""
+    out = tmp_path / "out"
+    run(card(**LEARNED), out)
+    back, plain = foveate.from_pretrained(out), AutoModelForImageTextToText.from_pretrained(out)
+    assert repr(back.model.visual_compressor) == repr(
+        foveate.sized(foveate.METHODS["depthwise"], back, keep=0.25, layer=1)
+    )
+    saved = small.weights(out)
+    assert saved["model.visual_compressor.gate"].abs() > 0
+    assert torch.equal(back.model.visual_compressor.gate, saved["model.visual_compressor.gate"])
+    first, head = AutoModelForImageTextToText.from_pretrained(model), "lm_head.weight"
+    assert torch.equal(plain.state_dict()[head], back.state_dict()[head])
+    assert not torch.equal(plain.state_dict()[head], first.state_dict()[head])
+    assert plain.config.use_cache or plain.config.text_config.use_cache
+    assert AutoProcessor.from_pretrained(out).tokenizer.eos_token == "</s>"
+    assert (out / "loss.png").stat().st_size > 5000
+
+
+def test_a_checkpoint_remembers_its_last_stage(card, tmp_path):
+    out = tmp_path / "out"
+    done = run(card(method="llavolta", arguments={"schedule": "last_stage"}, steps=3), out)
+    assert done["recipe"]["arguments"] == {"schedule": "last_stage"}
+    for folder in (out, out / "checkpoint-2"):
+        back = foveate.from_pretrained(folder).eval()
+        method = back.model.visual_compressor
+        assert method.until == pytest.approx([1 / 3, 2 / 3, 1])
+        (part,) = method.parts()
+        assert (part.site.layer, part.stride) == (2, 4)  # layer 16 of 32 is layer 2 of 4
+
+
+@pytest.mark.parametrize("changes", [LEARNED, STAGED], ids=["depthwise", "stages"])
+def test_adapters(card, model, data, tmp_path, changes):
+    """They learn with projector and compressor and nothing else; merged, the answers are the same."""
+    from peft import PeftModel
+
+    out = tmp_path / "out"
+    run(card(**changes, **LORA), out)
+    before, after = small.weights(model), small.weights(out)
+    kinds = {n for n in before if not torch.equal(before[n], after[n])}
+    tuned = ("multi_modal_projector", "self_attn", "mlp")
+    assert kinds and all(any(word in n for word in tuned) for n in kinds)
+    assert not any("vision_tower" in n for n in kinds)
+    assert any("multi_modal_projector" in n for n in kinds)
+    assert sum("language_model" in n for n in kinds) == 7 * small.LAYERS
+    added = {n for n in after if n not in before}
+    assert all("visual_compressor" in n for n in added)
+
+    merged = foveate.from_pretrained(out).eval()
+    bare = AutoModelForImageTextToText.from_pretrained(model)
+    method = foveate.train.model.build(card(**changes), bare.config)
+    apart = PeftModel.from_pretrained(foveate.compress(bare, method), out / "adapter").eval()
+    processor = AutoProcessor.from_pretrained(out)
+    record = Records(data, data.parent)[1]
+    inputs = foveate.train.Collator(processor)([record])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged(**inputs).logits, apart(**inputs).logits, atol=1e-4, rtol=1e-4
+        )
+
+
+def test_bad_data_is_listed_before_training(card, data, tmp_path):
+    text = data.read_text().replace('"1.png"', '"none.png"', 1).replace('"gpt"', '"robot"', 1)
+    bad = data.parent / "bad.json"
+    bad.write_text(text)
+    with pytest.raises(DataError) as caught:
+        run(card(data=str(bad)), tmp_path / "out")
+    *problems, summary = str(caught.value).splitlines()
+    assert [problem.split(":")[0] for problem in problems] == [
+        "bad.json, line 2",
+        "bad.json, line 15",
+    ]
+    assert "robot" in problems[0] and "none.png" in problems[1]
+    assert summary == f"2 problems in {bad}"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_pretraining_wants_captions(card, tmp_path):
+    with pytest.raises(DataError, match="wants one caption, not 2\n"):
+        run(card(template="plain"), tmp_path / "out")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(card, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(DivergedError, match=r"step \d of 6: the loss is nan"):
+        run(card(trains={"language": 1e30}, warmup=0.0), out)
+    assert not (out / "training.json").exists()
+
+
+def test_a_set_of_records_of_ones_own(card, tmp_path):
+    asked, said = Turn("user", "Say a."), Turn("assistant", "a red dog")
+    some = [Record(str(n), (), (asked, said), f"made, {n}") for n in range(8)]
+    done = run(card(steps=2), tmp_path / "out", some)
+    assert all(map(math.isfinite, small.losses(done)))
+    with pytest.raises(ValueError, match="without has_images cannot be grouped"):
+        run(card(order="grouped"), tmp_path / "grouped", some)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"tensorboard": True}, "pip install tensorboard"),
+        ({"deepspeed": "zero3.json"}, "pip install deepspeed"),
+    ],
+)
+def test_what_is_not_installed(card, tmp_path, changes, says):
+    from importlib.util import find_spec
+
+    if any(find_spec(name) for name in changes):
+        pytest.skip("installed here")
+    with pytest.raises(ImportError, match=says):
+        run(card(**changes), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"method": "pol"}, "nearest: pool; there are identity"),
+        ({"method": "pool", "arguments": {"strid": 4}}, "nearest: stride; there are keep"),
+        ({"trains": {"projektor": 1e-3}}, "the parts are language, projector, vision"),
+        ({"trains": {"compressor": 1e-3}}, "nothing would learn"),
+        ({"batch": 9}, "batch=9 is no multiple of micro_batch=8 × 1 devices"),
+        ({**LORA, "trains": {"lora": 1e-3, "vision": 1e-3}}, "only projector and compressor"),
+        ({"method": "pool", "arguments": {"layer": 9}}, "decoder layers 0 to 3"),
+    ],
+)
+def test_refusals(card, tmp_path, changes, says):
+    with pytest.raises(ValueError, match=says):
+        run(replace(card(), **changes), tmp_path / "out")
+
+
+def test_sharding_wants_gpus(card, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="fsdp=True on 2 processes of cpu"):
+        run(card(fsdp=True), tmp_path / "out")
