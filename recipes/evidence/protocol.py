@@ -71,9 +71,17 @@ def done(page: str, run_: Run) -> bool:
 
 def asked(run_: Run) -> dict[str, Any]:
     """What makes a result this run's."""
-    card = None if run_.recipe is None else json.loads(json.dumps(run_.recipe.as_dict()))
+    card = None if run_.recipe is None else told(run_.recipe)
     asks = [[ask.method, dict(ask.arguments)] for ask in run_.asks]
     return {"recipe": card, "asks": asks, "questions": [QUESTIONS, TEST_SEED]}
+
+
+def told(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields but for those that are as always: new ones make no old result another recipe's."""
+    plain = Recipe(recipe.name, recipe.model, recipe.data, recipe.trains).as_dict()
+    always = plain.keys() - {"name", "model", "data", "trains", "batch", "steps"}
+    card = json.loads(json.dumps(recipe.as_dict()))
+    return {k: v for k, v in card.items() if k not in always or v != plain[k]}
 
 
 def make(page: str, run_: Run) -> None:

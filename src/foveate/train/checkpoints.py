@@ -82,17 +82,17 @@ def result(out: Path, card: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def differences(card: dict[str, Any], out: Path) -> list[str]:
-    """How this recipe differs from the one a folder was begun with, where it matters; one line each."""
+    """How this recipe differs from the one a folder was begun with, where it matters; one line each.
+
+    Fields that recipes did not have then do not count.
+    """
     path = Path(out) / CARD
     if not path.exists():
         return []
     begun, fresh = json.loads(path.read_text()), json.loads(json.dumps(card))
-    names = sorted((begun.keys() | fresh.keys()) - FREE)
-    return [
-        f"{name}: {begun.get(name)!r} then, {fresh.get(name)!r} now"
-        for name in names
-        if begun.get(name) != fresh.get(name)
-    ]
+    names = sorted((begun.keys() & fresh.keys()) - FREE)
+    changed = [name for name in names if begun[name] != fresh[name]]
+    return [f"{name}: {begun[name]!r} then, {fresh[name]!r} now" for name in changed]
 
 
 def _numbered(path: Path) -> bool:

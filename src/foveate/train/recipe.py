@@ -127,6 +127,10 @@ class Recipe:
             raise ValueError(
                 f"lora={self.lora} without a learning rate: want trains={{'lora': 2e-4, …}}"
             )
+        if self.lora is not None and self.shrink < 1:
+            raise ValueError(
+                f"shrink={self.shrink} with lora: adapters leave the weights as they are"
+            )
         if isinstance(self.method, Compressor) and self.arguments:
             raise ValueError(
                 f"arguments={dict(self.arguments)} beside a compressor that has its own"

@@ -139,6 +139,7 @@ def _trainer(
     return VisualTrainer(
         recipe,
         rates,
+        whole,
         model=model,
         args=settings,
         train_dataset=data,

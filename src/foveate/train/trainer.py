@@ -75,8 +75,8 @@ class DivergedError(ArithmeticError):
 class VisualTrainer(Trainer):
     """A Trainer for one recipe: its own are how fast each parameter learns, and the order of the data."""
 
-    def __init__(self, recipe: Recipe, rates: Mapping[str, float], **kwargs: Any):
-        self.recipe, self.rates = recipe, rates
+    def __init__(self, recipe: Recipe, rates: Mapping[str, float], whole: bool, **kwargs: Any):
+        self.recipe, self.rates, self.whole = recipe, rates, whole
         self.clock = Clock()
         super().__init__(**kwargs)
         self.add_callback(self.clock)
@@ -92,8 +92,19 @@ class VisualTrainer(Trainer):
             self.optimizer = kind(some, **settings)
         return self.optimizer
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Adapters and shards only: a whole model was loaded from the checkpoint, under its own names."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or not self.whole:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return ordered(self.recipe, self.train_dataset if train_dataset is None else train_dataset)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate, and leave no trace in the random numbers that dropout draws."""
+        cuda = self.args.device.type == "cuda"
+        with torch.random.fork_rng([self.args.device] if cuda else []):
+            return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the seconds since the last log. Raises DivergedError where the loss is no number."""
