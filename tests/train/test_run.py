@@ -80,7 +80,7 @@ def test_the_folder_comes_back(card, model, tmp_path):
     first, head = AutoModelForImageTextToText.from_pretrained(model), "lm_head.weight"
     assert torch.equal(plain.state_dict()[head], back.state_dict()[head])
     assert not torch.equal(plain.state_dict()[head], first.state_dict()[head])
-    assert plain.config.use_cache or plain.config.text_config.use_cache
+    assert plain.config.text_config.use_cache
     assert AutoProcessor.from_pretrained(out).tokenizer.eos_token == "</s>"
     assert (out / "loss.png").stat().st_size > 5000
 

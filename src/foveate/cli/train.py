@@ -64,7 +64,7 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
 
     data = tasks.records(card) if card.data in tasks.TASKS else None
     if data is None and not Path(card.data).is_file():
-        raise Wrong(f"data={card.data}: no such file; {unknown('task', card.data, tasks.TASKS)}")
+        raise unknown("data file or task", card.data, tasks.TASKS)
     place = models.place(card.model) if card.vision is None else None
     try:
         with _progress(card) as advance:

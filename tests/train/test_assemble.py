@@ -1,0 +1,183 @@
+"""LLaVA's two stages from scratch, in small: a tower and a language model become a model that answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+import torch
+from PIL import Image
+from processors import image, square_of, tokenizer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    LlamaForCausalLM,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    set_seed,
+)
+
+import foveate
+from foveate.hosts.assemble import IMAGE, assemble
+from foveate.train import Collator, Record, Turn, run
+
+CLASSES = pytest.mark.parametrize("tower", ["clip", "siglip"])
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory):
+    """Folders of a whole CLIP, text and all, and of a SigLIP tower, which has no class token."""
+    clip, siglip = tmp_path_factory.mktemp("clip"), tmp_path_factory.mktemp("siglip")
+    seen = small.vision()
+    config = CLIPConfig(vision_config=seen.to_dict(), projection_dim=small.WIDTH)
+    config.text_config.num_hidden_layers = 1
+    torch.manual_seed(1)
+    CLIPModel(config).save_pretrained(clip)
+    CLIPImageProcessor(**square_of(32)).save_pretrained(clip)
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = {n: getattr(seen, n) for n in (*names, "image_size", "patch_size")}
+    SiglipVisionModel(SiglipVisionConfig(**sizes)).save_pretrained(siglip)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(siglip)
+    return {"clip": str(clip), "siglip": str(siglip)}
+
+
+@pytest.fixture(scope="session")
+def speaker(tmp_path_factory):
+    """A language model without an image token, whose embeddings are just enough for its words."""
+    folder = tmp_path_factory.mktemp("speaker")
+    words = tokenizer("<s>", "</s>", bos="<s>", eos="</s>")
+    torch.manual_seed(2)
+    LlamaForCausalLM(small.speaker(len(words), eos_token_id=words.eos_token_id)).save_pretrained(
+        folder
+    )
+    words.save_pretrained(folder)
+    return str(folder)
+
+
+@CLASSES
+def test_tokens_and_embeddings(towers, speaker, tower, tmp_path):
+    model, processor = assemble(towers[tower], speaker)
+    words, rows = processor.tokenizer, model.get_input_embeddings().num_embeddings
+    assert (
+        model.config.image_token_id
+        == words.convert_tokens_to_ids(IMAGE)
+        == processor.image_token_id
+    )
+    assert model.config.text_config.vocab_size == rows >= len(words)
+    assert rows % 64 == 0
+    assert model.get_output_embeddings().weight.shape[0] == rows
+    assert not any(p.is_meta for p in [*model.parameters(), *model.buffers()])
+    inputs = processor(images=image(0), text=f"{IMAGE}a red dog", return_tensors="pt")
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 16
+    assert inputs["input_ids"].max() < rows
+    model.eval()
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    assert logits.shape[-1] == rows and logits.isfinite().all()
+
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    back = AutoModelForImageTextToText.from_pretrained(tmp_path).eval()
+    again = AutoProcessor.from_pretrained(tmp_path)(
+        images=image(0), text=f"{IMAGE}a red dog", return_tensors="pt"
+    )
+    with torch.no_grad():
+        assert torch.equal(back(**again).logits, logits)
+
+
+def test_the_tower_is_the_tower(towers, speaker):
+    """Weights come over; what the projector reads is the last block but one, without the class token."""
+    model, _ = assemble(towers["clip"], speaker)
+    clip = CLIPModel.from_pretrained(towers["clip"]).eval()
+    model.eval()
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = clip.vision_model(pixels, output_hidden_states=True).hidden_states
+        want = model.model.multi_modal_projector(states[-2][:, 1:])
+        found = model.get_image_features(pixels)
+    found = getattr(found, "pooler_output", found)
+    torch.testing.assert_close(torch.cat(list(found)).view_as(want), want)
+
+
+def test_the_chat_template_teaches_answers(towers, speaker):
+    _, processor = assemble(towers["clip"], speaker)
+    turns = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "a red dog"))
+    batch = Collator(processor)([Record("a", (image(0),), turns, "here")])
+    taught = batch["input_ids"][0][batch["labels"][0] != -100]
+    assert processor.tokenizer.decode(taught).strip() == "a red dog</s>"
+    text = processor.tokenizer.decode(batch["input_ids"][0])
+    assert text.startswith("<s>A chat between") and text.count("<s>") == 1
+    assert "ASSISTANT: a red dog</s>" in text
+
+
+def captions(folder):
+    """Images and what they show, and nothing else."""
+    found = []
+    for n in range(8):
+        value = small.conversation(2 * n, images=True)
+        image(n).save(folder / value["image"])
+        found.append(value)
+    path = folder / "captions.json"
+    path.write_text(json.dumps(found))
+    return path
+
+
+def test_pretrain_then_tune(towers, speaker, data, tmp_path):
+    """Only the projector learns first; the second stage begins with it and pads images to squares."""
+    first = replace(
+        small.card(speaker, captions(tmp_path), vision=towers["clip"], template="plain"),
+        trains={"projector": 1e-2},
+        steps=4,
+    )
+    run(first, tmp_path / "first")
+    set_seed(first.seed)  # rows of the embeddings are new
+    before = assemble(towers["clip"], speaker)[0].state_dict()
+    after = AutoModelForImageTextToText.from_pretrained(tmp_path / "first").state_dict()
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert moved == {n for n in before if "projector" in n}
+
+    second = small.card(tmp_path / "first", data, square=True, order="grouped", method="llavolta")
+    run(replace(second, arguments={"schedule": "two_stage"}), tmp_path / "second")
+    model = foveate.from_pretrained(tmp_path / "second").eval()
+    processor = AutoProcessor.from_pretrained(tmp_path / "second")
+    assert processor.image_processor.do_pad
+    plain = AutoProcessor.from_pretrained(tmp_path / "first").image_processor
+    wide = Image.fromarray(np.full((10, 40, 3), 200, dtype=np.uint8))
+    mean = torch.tensor([int(255 * m) / 255 for m in processor.image_processor.image_mean])
+    padding = (mean - torch.tensor(plain.image_mean)) / torch.tensor(plain.image_std)
+    pixels = processor.image_processor(wide, return_tensors="pt")["pixel_values"][0]
+    torch.testing.assert_close(pixels[:, 0, 0], padding, atol=1e-2, rtol=0)
+    assert not torch.allclose(pixels[:, 16, 16], padding, atol=0.1)
+    assert torch.equal(
+        pixels, processor(images=wide, text=IMAGE, return_tensors="pt")["pixel_values"][0]
+    )
+    inputs = processor(images=wide, text=f"USER: {IMAGE}\nSay. ASSISTANT:", return_tensors="pt")
+    assert model.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
+
+
+@pytest.mark.slow
+def test_on_the_command_line(towers, speaker, data, tmp_path):
+    """The recipe of LLaVA-1.5's first stage with other names, its tuning from that, and a question."""
+    small_steps = ["batch=4", "micro_batch=4", "steps=2", "workers=0", "bf16=false", "fsdp=false"]
+    pairs = [f"model={speaker}", f"vision={towers['clip']}", f"data={captions(tmp_path)}"]
+    pairs += [f"images={tmp_path}", *small_steps]
+    first = ["llava_1_5_7b_pretrain", *(w for p in pairs for w in ("--set", p))]
+    done = small.foveate("train", *first, "--out", tmp_path / "first")
+    assert done.returncode == 0, done.stderr
+    assert f"model: {tmp_path / 'first'}" in done.stdout
+    pairs = [f"model={tmp_path / 'first'}", f"data={data}", f"images={data.parent}", *small_steps]
+    second = ["llavolta_two_stage_7b", *(w for p in pairs for w in ("--set", p))]
+    done = small.foveate("train", *second, "--out", tmp_path / "second")
+    assert done.returncode == 0, done.stderr
+    said = small.foveate(
+        "ask", data.parent / "1.png", "What is it?", "--model", tmp_path / "second", "--json"
+    )
+    assert said.returncode == 0, said.stderr
+    assert "answer" in json.loads(said.stdout)

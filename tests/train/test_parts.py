@@ -1,0 +1,131 @@
+"""What learns and how fast: by part, by pattern, and nothing else moves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import small
+import torch
+from families import FAMILIES
+
+import foveate
+from foveate import DepthwiseConv
+from foveate.train import parts, run
+from foveate.train.data import Collator, Records
+from foveate.train.model import load
+from foveate.train.trainer import VisualTrainer, arguments
+
+
+@pytest.fixture
+def loaded(card):
+    return load(card(method="depthwise", arguments={"keep": 0.25, "layer": 1}))[0]
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_every_parameter_has_a_part(name):
+    """On every family: a tower, a language model and what stands between them, nothing left over."""
+    model = FAMILIES[name].model("sdpa")
+    found = parts.parts_of(model)
+    assert found.keys() == {n for n, _ in model.named_parameters()}
+    assert set(found.values()) == {"vision", "projector", "language"}
+    assert all("layers" not in n for n, part in found.items() if part == "projector")
+    embeddings = next(n for n in found if "embed_tokens" in n)
+    assert found[embeddings] == "language"
+
+
+def test_the_last_entry_that_fits_counts(loaded):
+    trains = {"language": 1e-3, "*.layers.0.*": 5e-4, "*.layers.0.mlp.*": 1e-4, "compressor": 2e-3}
+    rates = parts.learning_rates(loaded, trains)
+    assert rates["model.language_model.layers.1.mlp.up_proj.weight"] == 1e-3
+    assert rates["model.language_model.layers.0.self_attn.q_proj.weight"] == 5e-4
+    assert rates["model.language_model.layers.0.mlp.up_proj.weight"] == 1e-4
+    assert rates["model.visual_compressor.gate"] == 2e-3
+    assert rates["lm_head.weight"] == 1e-3
+    assert not any("multi_modal_projector" in n for n in rates)
+    swapped = parts.learning_rates(loaded, {"*.layers.0.*": 5e-4, "language": 1e-3})
+    assert swapped["model.language_model.layers.0.mlp.up_proj.weight"] == 1e-3
+
+
+def test_unknown_parts_say_what_there_is(loaded):
+    with pytest.raises(
+        ValueError, match=r"'tower': no parameter fits; the parts are compressor, lang"
+    ):
+        parts.freeze(loaded, {"tower": 1e-3})
+    with pytest.raises(ValueError, match=r"names such as 'model\.vision_tower"):
+        parts.freeze(loaded, {"*.layers.77.*": 1e-3})
+
+
+def test_a_method_without_weights_has_no_part(card):
+    bare = load(card())[0]
+    assert "projector" in set(parts.parts_of(bare).values())
+    assert parts.freeze(bare, {"projector": 1e-3, "compressor": 1e-3})
+    with pytest.raises(ValueError, match="nothing would learn"):
+        parts.freeze(bare, {"compressor": 1e-3})
+
+
+def test_the_optimizer_has_these_rates(card, data, tmp_path):
+    """A group for each rate, with decay and without; every learning parameter is in exactly one."""
+    recipe = card(
+        method="depthwise",
+        arguments={"keep": 0.25, "layer": 1},
+        trains={"projector": 1e-3, "language": 2e-4, "*.layers.0.*": 5e-5, "compressor": 7e-3},
+        weight_decay=0.1,
+    )
+    model, processor = load(recipe)
+    rates = parts.freeze(model, recipe.trains)
+    settings = arguments(recipe, tmp_path, "cpu", 1, False, 4)
+    trainer = VisualTrainer(
+        recipe,
+        rates,
+        False,
+        model=model,
+        args=settings,
+        train_dataset=Records(data, data.parent),
+        data_collator=Collator(processor),
+    )
+    optimizer = trainer.create_optimizer()
+    found = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+    learning = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert learning.keys() == rates.keys()
+    assert len(found) == len(learning) == sum(len(g["params"]) for g in optimizer.param_groups)
+    for name, parameter in learning.items():
+        group = found[id(parameter)]
+        assert group["lr"] == rates[name], name
+        plain = "norm" in name or name.endswith("bias")
+        assert group["weight_decay"] == (0.0 if plain else 0.1), name
+
+
+def test_frozen_parts_do_not_move(card, model, tmp_path):
+    """And those that learn do: every one that a loss depends on."""
+    trains = {"compressor": 1e-2, "*.layers.2.*": 1e-2}
+    run(card(method="depthwise", arguments={"keep": 0.25, "layer": 1}, trains=trains), tmp_path)
+    before, after = small.weights(model), small.weights(tmp_path)
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert moved == {n for n in before if "language_model" in n and ".layers.2." in n}
+    assert after["model.visual_compressor.gate"].item() != 0
+
+
+def test_shrinking_leaves_the_rest(card):
+    """What learns becomes share × old + (1 − share) × fresh; the tower and the compressor stay."""
+    recipe = card(shrink=0.5)
+    whole, half = (
+        load(replace(recipe, method=DepthwiseConv(small.WIDTH, 4, 1)))[0] for _ in range(2)
+    )
+    half.model.visual_compressor.load_state_dict(whole.model.visual_compressor.state_dict())
+    rates = parts.freeze(half, recipe.trains)
+    torch.manual_seed(5)
+    parts.shrink(half, 0.5, rates)
+    before, after = whole.state_dict(), half.state_dict()
+    moved = {n for n in before if not torch.equal(before[n], after[n])}
+    assert not any("vision_tower" in n or "visual_compressor" in n for n in moved)
+    one = "model.language_model.layers.0.mlp.up_proj.weight"
+    assert one in moved and "model.multi_modal_projector.linear_1.weight" in moved
+    fresh = 2 * after[one] - before[one]
+    assert 0.01 < fresh.std() < 0.03  # transformers' own 0.02
+    norm = "model.language_model.norm.weight"
+    assert torch.equal(after[norm], before[norm])  # ones both
+
+
+def test_a_public_name():
+    assert foveate.ProgressCallback is foveate.train.ProgressCallback

@@ -1,0 +1,112 @@
+"""Recipes: cards that say no early, and build for the models they name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, replace
+
+import pytest
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+from foveate import Identity, Pool, embedded
+from foveate.methods.llavolta import SCHEDULES
+from foveate.train import RECIPES, Lora, Recipe
+from foveate.train.model import build
+
+
+def full_size() -> LlavaConfig:
+    """LLaVA-1.5-7B's, without a weight."""
+    tower = CLIPVisionConfig(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16)
+    return LlavaConfig(vision_config=tower, text_config=LlamaConfig(num_hidden_layers=32))
+
+
+CONFIGS = {"7b": full_size, "patchqa": lambda: AutoConfig.from_pretrained(embedded.PATH)}
+
+
+def config_of(name: str):
+    return CONFIGS["7b" if "7b" in name else "patchqa"]()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_a_card(name):
+    recipe = RECIPES[name]()
+    assert recipe.name == name
+    assert RECIPES[name].__doc__.endswith(".")
+    assert json.loads(json.dumps(recipe.as_dict()))["name"] == name
+    assert recipe == RECIPES[name]()
+    assert recipe.accumulate() * recipe.micro_batch == recipe.batch
+    with pytest.raises(FrozenInstanceError):
+        recipe.batch = 1
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_method_fits_its_model(name):
+    config = config_of(name)
+    method = build(RECIPES[name](), config)
+    deepest = max(part.site.layer for part in method.every())
+    assert deepest < config.get_text_config().num_hidden_layers
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_llavolta_at_full_size(schedule):
+    """The layers and strides of the paper, in order; stride 1 is no compression."""
+    method = build(RECIPES[f"llavolta_{schedule}_7b"](), full_size())
+    stages = getattr(method, "stages", [method])
+    found = [
+        (part.site.layer, part.stride) if isinstance(part, Pool) else (0, 1)
+        for stage in stages
+        for part in stage.parts()
+    ]
+    assert found == list(SCHEDULES[schedule])
+    assert all(isinstance(part, Pool | Identity) for part in method.every())
+    twin = RECIPES[f"llavolta_{schedule}_patchqa"]()
+    assert twin.arguments == RECIPES[f"llavolta_{schedule}_7b"]().arguments
+
+
+def test_every_schedule_has_a_recipe():
+    of_schedules = {name for name in RECIPES if name.startswith("llavolta_")}
+    assert of_schedules == {f"llavolta_{s}_{size}" for s in SCHEDULES for size in ("7b", "patchqa")}
+
+
+def test_a_compressor_of_ones_own():
+    recipe = replace(RECIPES["patchqa"](), method=Pool(stride=8, layer=2))
+    assert recipe.as_dict()["method"] == "Pool(stride=8, layer=2, dims=1)"
+    assert build(recipe, None) is recipe.method
+    assert json.dumps(recipe.as_dict())
+    with pytest.raises(ValueError, match="beside a compressor that has its own"):
+        replace(recipe, arguments={"keep": 0.5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch": 0}, "batch=0: want at least 1"),
+        ({"micro_batch": 0}, "micro_batch=0: want at least 1"),
+        ({"steps": 0}, "steps=0: want at least 1"),
+        ({"steps": -3}, "steps=-3: want at least 1"),
+        ({"epochs": 0.0}, "epochs=0.0: want more than 0"),
+        ({"max_length": 0}, "max_length=0: want at least 1"),
+        ({"save_every": 0}, "save_every=0: want at least 1"),
+        ({"keep_checkpoints": 0}, "keep_checkpoints=0: want at least 1"),
+        ({"evaluate_every": 0}, "evaluate_every=0: want at least 1"),
+        ({"order": "groupd"}, "order='groupd': want one of shuffled, grouped, sequential"),
+        ({"template": "chta"}, "template='chta': want one of chat, plain"),
+        ({"dtype": "float8"}, "dtype='float8': want one of float32, bfloat16"),
+        ({"shrink": 0.0}, "shrink=0.0: want a share in"),
+        ({"warmup": 1.0}, "warmup=1.0: want a share"),
+        ({"trains": {}}, "trains nothing"),
+        ({"trains": {"language": 0.0}}, "trains language at 0.0: want a learning rate > 0"),
+        ({"trains": {"lora": 1e-4}}, "trains lora, but lora=None"),
+        ({"lora": Lora(4)}, "without a learning rate"),
+    ],
+)
+def test_refusals(changes, says):
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+        Recipe(**{"name": "a", "model": "m", "data": "d", "trains": {"language": 1e-3}, **changes})
+
+
+def test_accumulation_is_whole():
+    recipe = replace(RECIPES["patchqa"](), batch=24, micro_batch=4)
+    assert [recipe.accumulate(world) for world in (1, 2, 3, 6)] == [6, 3, 2, 1]
+    with pytest.raises(ValueError, match="batch=24 is no multiple of micro_batch=4 × 4 devices"):
+        recipe.accumulate(4)

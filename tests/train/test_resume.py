@@ -1,0 +1,212 @@
+"""Killed with SIGKILL at any moment and resumed, a run is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+import small
+import torch
+
+from foveate.train import Lora, checkpoints, run
+
+STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}, "steps": 8}
+RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}, "steps": 4}
+LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 4}
+LORA = {
+    **LEARNED,
+    "lora": Lora(rank=4, alpha=8, dropout=0.05),
+    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
+}
+
+
+def die_at(last: int):
+    """Kills its own process when that step is done, before anything is saved of it."""
+
+    def advance(step: int, steps: int, now: str) -> None:
+        if step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return advance
+
+
+def die_once(path: Path):
+    """Kills its own process as soon as a file is there."""
+
+    def watch() -> None:
+        while not path.exists():
+            time.sleep(0.0002)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def killed(recipe, out: Path, last: int = -1, file: str | None = None, resume: bool = False):
+    """Train in a process that is killed when step `last` is done, or when a file of the run is there."""
+
+    def train() -> None:
+        if file is not None:
+            die_once(out / file)
+        run(recipe, out, resume=resume, advance=die_at(last))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # one thread trains, the others sleep
+        process = multiprocessing.get_context("fork").Process(target=train)
+        process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (out / "training.json").exists()
+
+
+@pytest.fixture(scope="session")
+def unbroken(model, data, tmp_path_factory):
+    """The folder of a run that nothing stopped, and its document; each recipe is run once."""
+    done = {}
+
+    def find(**changes):
+        key = json.dumps(changes, default=str)
+        if key not in done:
+            out = tmp_path_factory.mktemp("unbroken")
+            done[key] = out, run(small.card(model, data, **changes), out)
+        return done[key]
+
+    return find
+
+
+def known(document: dict) -> list[dict]:
+    """The history without what time it took."""
+    timed = ("seconds", "cpu_seconds", "train_runtime", "total_flos")
+    return [
+        {
+            k: v
+            for k, v in entry.items()
+            if k not in timed and "per_second" not in k and "runtime" not in k
+        }
+        for entry in document["history"]
+        if "loss" in entry or "eval_loss" in entry
+    ]
+
+
+def same(out: Path, document: dict, other: Path, unbroken: dict) -> None:
+    assert known(document) == known(unbroken)
+    mine, theirs = small.weights(out), small.weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
+@pytest.mark.parametrize("last", [1, 3, pytest.param(5, marks=pytest.mark.slow), 7])
+def test_in_any_stage(card, unbroken, tmp_path, last):
+    """Two steps to a stage; step 1 is before the first checkpoint."""
+    killed(card(**STAGED), tmp_path, last)
+    begun = checkpoints.last_whole(tmp_path)
+    assert begun == (tmp_path / f"checkpoint-{last - 1}" if last > 1 else None)
+    same(tmp_path, run(card(**STAGED), tmp_path, resume=True), *unbroken(**STAGED))
+
+
+@pytest.mark.parametrize(
+    "changes", [RANDOM, LEARNED, LORA], ids=["random", "depthwise", "adapters"]
+)
+def test_with_any_method(card, unbroken, tmp_path, changes):
+    killed(card(**changes), tmp_path, last=3)
+    same(tmp_path, run(card(**changes), tmp_path, resume=True), *unbroken(**changes))
+
+
+@pytest.mark.slow
+def test_again_and_again(card, data, unbroken, tmp_path):
+    """With evaluations in between, over the end of an epoch."""
+    changes = {**STAGED, "validation": str(data), "evaluate_every": 3, "order": "grouped"}
+    killed(card(**changes), tmp_path, last=3)
+    killed(card(**changes), tmp_path, last=6, resume=True)
+    killed(card(**changes), tmp_path, last=7, resume=True)
+    same(tmp_path, run(card(**changes), tmp_path, resume=True), *unbroken(**changes))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt"])
+def test_while_a_checkpoint_is_written(card, unbroken, tmp_path, file):
+    killed(card(**LEARNED), tmp_path, file=f"checkpoint-4/{file}")
+    assert (tmp_path / "checkpoint-4").exists()
+    assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
+    same(tmp_path, run(card(**LEARNED), tmp_path, resume=True), *unbroken(**LEARNED))
+
+
+@pytest.mark.parametrize("rest", ["", '{"global_step": 4, "log_hist', None])
+def test_a_half_written_state(card, unbroken, tmp_path, rest):
+    """Cut off, empty or missing: the checkpoint before counts."""
+    out, _ = unbroken(**LEARNED)
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "training.json").unlink()
+    state = tmp_path / "checkpoint-4" / "trainer_state.json"
+    state.unlink() if rest is None else state.write_text(rest)
+    assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
+    same(tmp_path, run(card(**LEARNED), tmp_path, resume=True), *unbroken(**LEARNED))
+
+
+def test_a_finished_run_is_done(card, unbroken):
+    out, document = unbroken(**LEARNED)
+    before = (out / "model.safetensors").stat().st_mtime_ns
+    start = time.perf_counter()
+    assert run(card(**LEARNED), out, resume=True) == json.loads(json.dumps(document))
+    assert time.perf_counter() - start < 0.2
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_used_folder_is_not_written_to(card, unbroken, tmp_path):
+    out, _ = unbroken(**LEARNED)
+    with pytest.raises(ValueError, match="holds a run: resume it"):
+        run(card(**LEARNED), out)
+    killed(card(**LEARNED), tmp_path, last=3)
+    with pytest.raises(ValueError, match="holds a run: resume it"):
+        run(card(**LEARNED), tmp_path)
+
+
+def test_another_recipe_says_what_differs(card, unbroken):
+    out, _ = unbroken(**LEARNED)
+    other = {**LEARNED, "steps": 9, "arguments": {"keep": 0.5, "layer": 1}}
+    with pytest.raises(ValueError) as caught:
+        run(card(**other), out, resume=True)
+    text = str(caught.value)
+    assert "steps: 4 then, 9 now" in text
+    assert "arguments: {'keep': 0.25, 'layer': 1} then, {'keep': 0.5, 'layer': 1} now" in text
+    assert "trains" not in text
+
+
+def test_how_a_batch_is_computed_may_change(card, unbroken, tmp_path):
+    """The same losses, but for rounding, with another micro-batch behind the checkpoint."""
+    killed(card(**LEARNED), tmp_path, last=3)
+    done = run(card(**LEARNED, micro_batch=4), tmp_path, resume=True)
+    assert small.losses(done) == pytest.approx(small.losses(unbroken(**LEARNED)[1]), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_on_the_command_line(card, unbroken, tmp_path):
+    """Killed from outside at no chosen moment, resumed, and a folder in use is refused in one line."""
+    recipe = card(**STAGED)
+    line = ("train", *small.words(recipe), "--out", str(tmp_path))
+    process = subprocess.Popen(
+        small.command(*line), env=small.quiet(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    while not (tmp_path / "checkpoint-2" / "trainer_state.json").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "training.json").exists()
+
+    refused = small.foveate(*line)
+    assert refused.returncode == 2
+    assert refused.stdout == ""
+    assert refused.stderr.count("\n") == 1 and "holds a run" in refused.stderr
+    done = small.foveate(*line, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 8
+    document = json.loads((tmp_path / "training.json").read_text())
+    same(tmp_path, document, *unbroken(**STAGED))
