@@ -162,7 +162,7 @@ def test_pretrain_then_tune(towers, speaker, data, tmp_path):
     assert model.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_on_the_command_line(towers, speaker, data, tmp_path):
     """The recipe of LLaVA-1.5's first stage with other names, its tuning from that, and a question."""
     small_steps = ["batch=4", "micro_batch=4", "steps=2", "workers=0", "bf16=false", "fsdp=false"]

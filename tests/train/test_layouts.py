@@ -43,7 +43,12 @@ def test_accumulation_changes_nothing(card, tmp_path, changes):
 
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not built in")
 @pytest.mark.parametrize(
-    "changes", [pytest.param(c.values[0], id=c.id, marks=pytest.mark.slow) for c in CASES[1:3]]
+    "changes",
+    [
+        pytest.param(STAGED, id="stages", marks=pytest.mark.full),
+        pytest.param({**RANDOM, "order": "shuffled"}, id="random", marks=pytest.mark.slow),
+        pytest.param({**LEARNED, "order": "grouped"}, id="depthwise", marks=pytest.mark.full),
+    ],
 )
 def test_two_ranks_are_one_process(card, tmp_path, changes):
     recipe = card(**changes, micro_batch=4, steps=4)
