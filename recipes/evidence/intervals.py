@@ -2,35 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
-from statistics import mean, stdev
+from statistics import fmean, stdev
+from typing import NamedTuple
 
 # Student's t, 95 % two-sided, by degrees of freedom.
-T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+T = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+Z = 1.960
+ENOUGH = 3  # seeds for an interval over seeds; of fewer, one over questions is told
+
+Right = Mapping[int, Sequence[float]]  # by seed: 1 or 0, or a difference of two, for every question
 
 
-def half(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the mean over seeds; NaN for a single seed."""
-    if len(values) < 2:
-        return float("nan")
-    return T[len(values) - 1] * stdev(values) / sqrt(len(values))
+class Estimate(NamedTuple):
+    """A share, or a difference of shares, with half of its 95 % interval."""
+
+    mean: float
+    half: float
+    over_seeds: bool
+
+    def __str__(self) -> str:
+        return self.text("")
+
+    @property
+    def side(self) -> int:
+        """1 or -1 where the whole interval is on that side of zero, else 0."""
+        return 0 if abs(self.mean) <= self.half else (1 if self.mean > 0 else -1)
+
+    def text(self, sign: str = "+") -> str:
+        """In per cent; a dagger says that the interval is over questions alone."""
+        mark = "" if self.over_seeds else "†"
+        return f"{100 * self.mean:{sign}.1f} ± {100 * self.half:.1f}{mark}"
 
 
-def percent(values: Sequence[float], signed: bool = False) -> str:
-    """The mean in per cent, with its interval where there are several seeds."""
-    if not values:
-        return "–"
-    sign = "+" if signed else ""
-    text = f"{100 * mean(values):{sign}.1f}"
-    return text if len(values) < 2 else f"{text} ± {100 * half(values):.1f}"
+def estimate(right: Right) -> Estimate | None:
+    """The mean over seeds; None without any. Intervals over questions take the seeds' mean of each."""
+    if not right:
+        return None
+    if len(right) >= ENOUGH:
+        means = [fmean(answers) for answers in right.values()]
+        return Estimate(fmean(means), T[len(means) - 1] * stdev(means) / sqrt(len(means)), True)
+    values = [fmean(answers) for answers in zip(*right.values(), strict=True)]
+    return Estimate(fmean(values), Z * stdev(values) / sqrt(len(values)), False)
 
 
-def verdict(differences: Sequence[float]) -> int:
-    """1 or -1 where the 95 % interval of a difference over seeds lies on one side of zero, else 0."""
-    if len(differences) < 2 or abs(mean(differences)) <= half(differences):
-        return 0
-    return 1 if mean(differences) > 0 else -1
+def against(a: Right, b: Right) -> Right:
+    """The difference of two, question by question, of the seeds that both have."""
+    both = sorted(a.keys() & b.keys())
+    return {s: [x - y for x, y in zip(a[s], b[s], strict=True)] for s in both}
+
+
+def shown(found: Estimate | None, sign: str = "") -> str:
+    """A cell of a table."""
+    return "–" if found is None else found.text(sign)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from statistics import mean
+from statistics import fmean
 from typing import Any
 
 import figures
-from intervals import percent, table, verdict
+from intervals import Estimate, Right, against, estimate, shown, table
 from protocol import OWN, ROOT, Ask, Run, circumstances, counted_7b, read
 
 from foveate.methods.llavolta import SCHEDULES
@@ -77,23 +77,24 @@ def seeds_of(name: str) -> dict[int, dict[str, Any]]:
     return {seed: result for seed, result in found.items() if result is not None}
 
 
-def own(results: dict[int, dict], group: str = "overall") -> dict[int, float]:
-    """Accuracy by seed, with the method a run was trained with."""
-    return {seed: found["answers"][0]["accuracy"][group] for seed, found in results.items()}
-
-
-def against(a: dict[int, float], b: dict[int, float]) -> list[float]:
-    """Differences of the seeds that both have."""
-    return [a[seed] - b[seed] for seed in a.keys() & b.keys()]
-
-
-def untrained(baseline: dict[int, dict], slug: str) -> dict[int, float]:
-    """Accuracy by seed of the uncompressed model, compressed for the test alone."""
+def right(results: dict[int, dict], method: str | None = None) -> Right:
+    """By seed, a 1 or 0 for every question: with a run's own method, or another for the test alone."""
     found = {}
-    for seed, result in baseline.items():
-        answers = {answer["method"]: answer for answer in result["answers"][1:]}
-        found[seed] = answers[slug]["accuracy"]["overall"]
+    for seed, result in results.items():
+        own, *others = result["answers"]
+        answer = own if method is None else next(a for a in others if a["method"] == method)
+        found[seed] = [int(c) for c in answer["right"]]
     return found
+
+
+def gain(baseline: dict[int, dict], slug: str) -> Estimate | None:
+    """What training with a method brings over the same method for the test alone."""
+    return estimate(against(right(seeds_of(slug)), right(baseline, slug)))
+
+
+def to(baseline: dict[int, dict], name: str) -> Estimate | None:
+    """A run's distance from the uncompressed baseline."""
+    return estimate(against(right(seeds_of(name)), right(baseline)))
 
 
 # The page
@@ -115,7 +116,7 @@ def page(bare: dict[str, Any], baseline: dict[int, dict]) -> str:
     """The page, all of it from the results."""
     recipe = next(iter(baseline.values()))["asked"]["recipe"]
     seen = recipe["steps"] * recipe["batch"]
-    start = percent(list(own(baseline).values()))
+    end = shown(estimate(right(baseline)))
     return f"""# LLaVolta on PatchQA
 
 <!-- written by `python recipes/evidence llavolta --page`; do not edit -->
@@ -125,11 +126,12 @@ twin is the embedded model (2.2 M parameters, 144 visual tokens, 6 decoder layer
 begin from one state: projector and language model shrunk to {recipe["shrink"]} of their weights, the rest
 fresh, after which the model guesses; then {recipe["steps"]} steps of {recipe["batch"]} scenes with one
 question each ({seen:,} in all, the same in the same order for every run of a seed), the vision tower
-frozen, {start} % right in the end without compression. Layers are the paper's, scaled from 32 to 6: its
+frozen, {end} % right in the end without compression. Layers are the paper's, scaled from 32 to 6: its
 layer 2 is layer 1 here, its 16 is 3. {recipe_count()} questions of the test split answer for every row.
-± is the 95 % interval of the mean over seeds (Student's t, {len(baseline)} seeds); a row without one has
-one seed. The twin is small and its images are crowded: 144 tokens hold what 576 do in the paper, so every
-pooled token costs more. It can show which shapes are real, not how large they are at 7B.
+± is half a 95 % interval: of the mean over seeds (Student's t) where three are there, else (†) over the
+questions, paired where it is of a difference. The twin is small and its images are crowded: 144 tokens
+hold what 576 do in the paper, so every pooled token costs more. It can show which shapes are real, not how
+large they are at 7B.
 
 {in_short(baseline)}
 
@@ -192,26 +194,29 @@ def curve_table(answers: list[dict[str, Any]]) -> str:
 def small_table(baseline: dict[int, dict]) -> str:
     rows = []
     for slug in SMALL:
-        trained, before = own(seeds_of(slug)), untrained(baseline, slug)
         low, high = PAPER_SMALL[slug]
         rows.append(
             [
                 slug,
-                percent(list(before.values())),
-                percent(list(trained.values())),
-                percent(against(trained, before), signed=True),
+                shown(estimate(right(baseline, slug))),
+                shown(estimate(right(seeds_of(slug)))),
+                shown(gain(baseline, slug), "+"),
                 f"{low} → {high}",
                 f"{high - low:+.1f}",
             ]
         )
-    rows.append(["none", "", percent(list(own(baseline).values())), "", "61.8", ""])
+    rows.append(["none", "", shown(estimate(right(baseline))), "", "61.8", ""])
     return table(["method", "test alone", "trained", "gain", "paper", "gain"], rows)
 
 
 def group_table(baseline: dict[int, dict]) -> str:
     groups = [g for g in next(iter(baseline.values()))["answers"][0]["accuracy"] if g != "overall"]
-    runs = {**{slug: seeds_of(slug) for slug in SMALL}, "none": baseline}
-    rows = [[n, *(percent(list(own(r, g).values())) for g in groups)] for n, r in runs.items()]
+    rows = []
+    for name, results in {**{slug: seeds_of(slug) for slug in SMALL}, "none": baseline}.items():
+        found = [r["answers"][0]["accuracy"] for r in results.values()]
+        rows.append(
+            [name, *(f"{100 * fmean(a[g] for a in found):.1f}" if found else "–" for g in groups)]
+        )
     return table(["method", *groups], rows)
 
 
@@ -236,11 +241,11 @@ def staged_table(baseline: dict[int, dict]) -> str:
                 name,
                 f"{100 * cost['compression']:.0f} % ({100 * seven['compression']:.0f} %)",
                 f"{1 - saved:.2f}",
-                f"{mean(seconds):.2f}" if seconds else "–",
+                f"{fmean(seconds):.2f}" if seconds else "–",
                 f"{seven['to_bare']:.2f}",
                 f"{answer['equivalent_tokens']:.0f}",
-                percent(list(own(results).values())),
-                "" if name == "baseline" else percent(against(own(results), own(baseline)), True),
+                shown(estimate(right(results))),
+                "" if name == "baseline" else shown(to(baseline, name), "+"),
                 f"{PAPER_STAGED[name]}" if name in PAPER_STAGED else "–",
             ]
         )
@@ -258,25 +263,23 @@ def in_short(baseline: dict[int, dict]) -> str:
 
 
 def gains(baseline: dict[int, dict]) -> str:
-    diffs = {m: against(own(seeds_of(m)), untrained(baseline, m)) for m in SMALL}
-    most = max(diffs, key=lambda m: mean(diffs[m]) if diffs[m] else -1)
-    holds = most == "pool" and verdict(diffs["pool"]) > 0
-    return (
-        f"Training helps average pooling {'most, as in the paper' if holds else 'less than ' + most}: "
-        f"{percent(diffs['pool'], True)} points; "
-        + ", ".join(f"{m} {percent(d, True)}" for m, d in diffs.items() if m != "pool")
-        + "."
-    )
+    found = {m: g for m in SMALL if (g := gain(baseline, m)) is not None}
+    most = max(found, key=lambda m: found[m].mean)
+    how = "helps it most, as in the paper" if most == "pool" else f"helps {most} more"
+    others = ", ".join(f"{m} {g.text()}" for m, g in found.items() if m != "pool")
+    return f"Training with pooling brings {found['pool'].text()} points and {how} ({others})."
 
 
 def winner() -> str:
-    pool = own(seeds_of("pool"))
-    words = []
+    pool, words = right(seeds_of("pool")), []
     for other in SMALL:
-        if other != "pool" and (diffs := against(pool, own(seeds_of(other)))):
-            how = {1: "beats", 0: "is not told apart from", -1: "loses to"}[verdict(diffs)]
-            words.append(f"{how} {other} ({percent(diffs, True)})")
-    return f"Trained at 24 tokens, average pooling {'; '.join(words)}. In the paper it beats all of them."
+        found = estimate(against(pool, right(seeds_of(other)))) if other != "pool" else None
+        if found is not None:
+            how = {1: "beats", 0: "is not told apart from", -1: "loses to"}[found.side]
+            words.append(f"{how} {other} ({found.text()})")
+    return (
+        f"Trained at 24 tokens, average pooling {', '.join(words)}. In the paper it beats them all."
+    )
 
 
 def late() -> str:
@@ -295,23 +298,21 @@ def late() -> str:
 
 
 def schedules(baseline: dict[int, dict]) -> list[str]:
-    base, lines = own(baseline), []
-    ends = [n for n in STAGED if n != "last_stage"]
-    diffs = {n: against(own(seeds_of(n)), base) for n in (*ends, "last_stage", "heavy", "light")}
-    same = [n for n in ends if diffs[n] and verdict(diffs[n]) >= 0]
-    worse = [n for n in ends if diffs[n] and verdict(diffs[n]) < 0]
-    pooled = [d for n in ends for d in diffs[n]]
-    lines.append(
-        f"Staged training that ends uncompressed: {len(same)} of {len(same) + len(worse)} schedules "
-        "end where the baseline does or above, as far as the seeds tell"
-        + (f" (below it: {', '.join(worse)})" if worse else "")
-        + f"; together {percent(pooled, True)} points over {len(pooled)} runs."
-    )
+    ends = {n: d for n in STAGED if n != "last_stage" and (d := to(baseline, n)) is not None}
+    lines = []
+    if ends:
+        low = ", ".join(n for n, d in ends.items() if d.side < 0)
+        mean = fmean(d.mean for d in ends.values())
+        lines.append(
+            f"Staged training that ends uncompressed stands {100 * mean:+.1f} points from the baseline, "
+            f"the mean of {len(ends)} schedules; "
+            + (f"below it stand {low}." if low else "none is told apart from it downwards.")
+        )
     for name, words in [
         ("last_stage", "Compressed to the end, last_stage"),
         ("heavy", "(2,8) throughout"),
         ("light", "(16,8) throughout"),
     ]:
-        if diffs[name]:
-            lines.append(f"{words} stands {percent(diffs[name], True)} points from the baseline.")
+        if (found := to(baseline, name)) is not None:
+            lines.append(f"{words} stands {found.text()} points from the baseline.")
     return lines
