@@ -7,11 +7,15 @@ from dataclasses import replace
 import pytest
 import small
 import torch
+from accelerate import FullyShardedDataParallelPlugin
+from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from families import FAMILIES
+from peft import get_peft_model_state_dict
 
 import foveate
-from foveate import DepthwiseConv
-from foveate.train import parts, run
+from foveate import DepthwiseConv, Stride, compress
+from foveate.hosts import traits
+from foveate.train import Lora, parts, run
 from foveate.train.data import Collator, Records
 from foveate.train.model import load
 from foveate.train.trainer import VisualTrainer, arguments
@@ -129,3 +133,46 @@ def test_shrinking_leaves_the_rest(card):
 
 def test_a_public_name():
     assert foveate.ProgressCallback is foveate.train.ProgressCallback
+
+
+def test_what_learns_is_kept_in_float32(card):
+    """In bfloat16 a step of 2e-5 would be rounded away from most weights."""
+    recipe = card(
+        method="depthwise",
+        arguments={"keep": 0.25, "layer": 1},
+        lora=Lora(rank=2, alpha=4),
+        trains={"lora": 1e-3, "projector": 1e-3, "compressor": 1e-3},
+        dtype="bfloat16",
+        bf16=True,
+    )
+    model = parts.adapted(load(recipe)[0], recipe.lora, recipe.trains)
+    rates = parts.freeze(model, recipe.trains)
+    kinds = {n: p.dtype for n, p in model.named_parameters()}
+    assert {kinds[n] for n in rates} == {torch.float32}
+    assert {kind for n, kind in kinds.items() if n not in rates} == {torch.bfloat16}
+
+
+def test_an_adapter_trains_what_it_saves():
+    """Newline embeddings, which no adapter holds, stay as they are."""
+    model = FAMILIES["llava_next"].model("sdpa")
+    trains = {"lora": 1e-3, "projector": 1e-3}
+    adapter = parts.adapted(compress(model, Stride(4)), Lora(rank=2, alpha=4), trains)
+    rates = parts.freeze(adapter, trains)
+    newline = [n for n, _ in adapter.named_parameters() if n.endswith("image_newline")]
+    assert newline and not set(newline) & set(rates)
+    saved = get_peft_model_state_dict(adapter)
+    assert len(saved) == len(rates)
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_shards_are_blocks_that_are_there(name):
+    """accelerate finds every class it is told to shard by, compressed or not."""
+    model = compress(FAMILIES[name].model("sdpa"), Stride(4))
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2,
+        auto_wrap_policy="transformer_based_wrap",
+        transformer_cls_names_to_wrap=parts.blocks_of(model),
+    )
+    wraps = fsdp2_prepare_auto_wrap_policy(plugin, model)
+    decoder = traits.decoder_of(traits.base_of(model))
+    assert all(wraps(layer) for layer in decoder.layers) and not wraps(decoder)

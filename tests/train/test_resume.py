@@ -210,3 +210,21 @@ def test_on_the_command_line(card, unbroken, tmp_path):
     assert json.loads(done.stdout)["steps"] == 8
     document = json.loads((tmp_path / "training.json").read_text())
     same(tmp_path, document, *unbroken(**STAGED))
+
+
+@pytest.mark.slow
+def test_two_ranks_in_the_second_epoch(card, tmp_path):
+    """The order of an epoch reaches every rank, however deep a resume has wrapped it."""
+    recipe = card(micro_batch=4, steps=7, save_every=6)  # four steps are an epoch
+    line = ["train", *small.words(recipe), "--out", tmp_path]
+    done = small.foveate(*line, ranks=2)
+    assert done.returncode == 0, done.stderr
+    whole, document = small.weights(tmp_path), json.loads((tmp_path / "training.json").read_text())
+    shutil.rmtree(tmp_path / "checkpoint-7")
+    for name in ("training.json", "model.safetensors"):
+        (tmp_path / name).unlink()
+    again = small.foveate(*line, "--resume", ranks=2)
+    assert again.returncode == 0, again.stderr
+    assert known(json.loads((tmp_path / "training.json").read_text())) == known(document)
+    theirs = small.weights(tmp_path)
+    assert all(torch.equal(whole[n], theirs[n]) for n in whole)

@@ -21,6 +21,8 @@ FREE = frozenset(
         "check",
         "images",
         "micro_batch",
+        "validation",
+        "evaluate_every",
     }
 )
 

@@ -60,15 +60,32 @@ def learning_rates(model: nn.Module, trains: Mapping[str, float]) -> dict[str, f
 
 
 def freeze(model: nn.Module, trains: Mapping[str, float]) -> dict[str, float]:
-    """Let only these parts learn; returns the learning rates by name. Raises ValueError if nothing would."""
+    """Let only these parts learn, in float32; returns the learning rates by name.
+
+    Half precision would round small steps away: what learns is kept whole, what is frozen stays as loaded.
+    Raises ValueError if nothing would learn.
+    """
     rates = learning_rates(model, trains)
+    if any("lora_" in name for name in rates):
+        # An adapter is saved with these modules and nothing else: newline embeddings stay as they are.
+        rates = {n: r for n, r in rates.items() if "lora_" in n or ".modules_to_save." in n}
     if not rates:
         raise ValueError(
             f"trains={dict(trains)}: this model has no such weights, nothing would learn"
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in rates)
+        if name in rates:
+            parameter.data = parameter.data.float()
     return rates
+
+
+def blocks_of(model: nn.Module) -> list[str]:
+    """The classes that are sharded one by one: decoder layers and the blocks of the vision towers."""
+    base = traits.base_of(model)
+    some = [traits.decoder_of(base).layers]
+    some += [traits.tower_blocks(base, tower) for tower in traits.towers_of(base)]
+    return sorted({type(block).__name__ for blocks in some for block in blocks})
 
 
 @torch.no_grad()

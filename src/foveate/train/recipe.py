@@ -127,6 +127,10 @@ class Recipe:
             raise ValueError(
                 f"lora={self.lora} without a learning rate: want trains={{'lora': 2e-4, …}}"
             )
+        if self.lora is not None and (self.fsdp or self.deepspeed):
+            raise ValueError(
+                "lora with fsdp or deepspeed: adapters train on devices that hold the whole model"
+            )
         if self.lora is not None and self.shrink < 1:
             raise ValueError(
                 f"shrink={self.shrink} with lora: adapters leave the weights as they are"

@@ -57,23 +57,38 @@ def run(
     data = Records(recipe.data, recipe.images) if data is None else data
     if validation is None and recipe.validation is not None:
         validation = Records(recipe.validation, recipe.images)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if recipe.fsdp and world > 1 and not device.startswith("cuda"):
-        raise ValueError(
-            f"fsdp=True on {world} processes of {device}: accelerate shards over GPUs only"
-        )
-    settings = arguments(recipe, out, device, world, validation is not None, steps_of(recipe, data))
+    steps = steps_of(recipe, data)
+    settings = _settings(recipe, out, device, validation is not None, steps)
     with settings.main_process_first(local=False):
         if settings.process_index == 0:
             checkpoints.open_folder(recipe.as_dict(), out, begun)
             if recipe.check:
-                _check(recipe, data, validation)
+                _check(
+                    recipe, lambda n: advance(0, steps, f"checked {n:,} records"), data, validation
+                )
     trainer = _trainer(recipe, settings, data, validation, begun, model)
     trainer.add_callback(Watch(advance))
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     return _finish(trainer, recipe, out)
+
+
+def _settings(recipe: Recipe, out: Path, device: str, evaluates: bool, steps: int) -> Any:
+    """What transformers' Trainer wants to know. Raises ValueError for devices that cannot be had so."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    world, kind = int(os.environ.get("WORLD_SIZE", "1")), torch.device(device)
+    if kind.type == "cuda" and kind.index:
+        raise ValueError(f"device={device!r}: want cuda, and say which with CUDA_VISIBLE_DEVICES")
+    if recipe.fsdp and world > 1 and kind.type != "cuda":
+        raise ValueError(
+            f"fsdp=True on {world} processes of {device}: accelerate shards over GPUs only"
+        )
+    settings = arguments(recipe, out, device, world, evaluates, steps)
+    if world == 1 and settings.n_gpu > 1:
+        settings._n_gpu = (
+            1  # one process is one device: nn.DataParallel's copies would lose the compressor
+        )
+    return settings
 
 
 def steps_of(recipe: Recipe, data: Any) -> int:
@@ -99,17 +114,21 @@ def _want_packages(recipe: Recipe) -> None:
             raise ImportError(f"{recipe.name} trains with {packages[0]}: pip install {source}")
 
 
-def _check(recipe: Recipe, *sets: Any) -> None:
-    """Raise DataError with a list of everything that is wrong with the files."""
-    files = [some for some in sets if isinstance(some, Records)]
-    problems = [problem for some in files for problem in check(some)]
+def _check(recipe: Recipe, advance: Callable[[int], None], *sets: Any) -> None:
+    """Raise DataError with a list of all that is wrong with the files; advance hears of records seen."""
+    files, seen = [some for some in sets if isinstance(some, Records)], 0
+
+    def counted(n: int) -> None:
+        nonlocal seen
+        seen += n
+        advance(seen)
+
+    problems = [problem for some in files for problem in check(some, counted)]
     if not problems and recipe.template == "plain":
         problems = [problem for some in files for problem in _no_captions(some)]
     if problems:
-        counted = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-        raise DataError(
-            f"{listed(problems)}\n{counted} in {' and '.join(str(f.path) for f in files)}"
-        )
+        many = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise DataError(f"{listed(problems)}\n{many} in {' and '.join(str(f.path) for f in files)}")
 
 
 def _no_captions(records: Records) -> Iterator[Problem]:
@@ -134,7 +153,7 @@ def _trainer(
     if recipe.shrink < 1 and begun is None:
         set_seed(0)  # the same beginning for every seed of a run
         shrink(model, recipe.shrink, rates)
-    model.config.use_cache = False
+    model.config.get_text_config().use_cache = False  # caches of whole batches, for nothing
     collator = Collator(processor, max_length=recipe.max_length, template=recipe.template)
     return VisualTrainer(
         recipe,
@@ -152,12 +171,11 @@ def _trainer(
 
 def _finish(trainer: VisualTrainer, recipe: Recipe, out: Path) -> dict[str, Any]:
     """Save what was learnt; training.json comes last, so that it stands for all the rest."""
-    model = trainer.model
-    if recipe.lora is not None and not (recipe.fsdp or recipe.deepspeed):
+    trainer.model.config.get_text_config().use_cache = True
+    if recipe.lora is not None:
         if trainer.is_world_process_zero():
-            model.save_pretrained(out / "adapter")
-        trainer.model = model.merge_and_unload()
-    trainer.model.config.use_cache = True
+            trainer.model.save_pretrained(out / "adapter")
+        trainer.model = trainer.model.merge_and_unload()
     trainer.save_model(str(out))
     history = trainer.state.log_history
     losses = [entry for entry in history if "loss" in entry]

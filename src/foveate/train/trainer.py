@@ -13,7 +13,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from foveate.train.data import Grouped, Shuffled
-from foveate.train.parts import groups
+from foveate.train.parts import blocks_of, groups
 from foveate.train.recipe import Recipe
 
 
@@ -53,8 +53,8 @@ def arguments(
         accelerator_config={"dispatch_batches": False, "split_batches": False},
         dataloader_pin_memory=cuda,
         ddp_find_unused_parameters=True,  # a batch of text alone leaves the projector out
-        fsdp=True if recipe.fsdp else None,
-        fsdp_config={"version": 2} if recipe.fsdp else None,
+        ddp_timeout=24 * 3600,  # the others wait while the first checks the data
+        **({"fsdp": True, "fsdp_config": {"version": 2}} if recipe.fsdp and world > 1 else {}),
         deepspeed=recipe.deepspeed,
         use_cpu=not cuda,
         seed=recipe.seed,
@@ -77,9 +77,13 @@ class VisualTrainer(Trainer):
 
     def __init__(self, recipe: Recipe, rates: Mapping[str, float], whole: bool, **kwargs: Any):
         self.recipe, self.rates, self.whole = recipe, rates, whole
-        self.clock = Clock()
+        self.clock, self.order = Clock(), None
         super().__init__(**kwargs)
+        if self.is_fsdp_enabled:
+            # Said by name: of what the model's class would say, some is in no model (CLIP's text layers).
+            self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = blocks_of(self.model)
         self.add_callback(self.clock)
+        self.add_callback(Epochs(self))
         self.remove_callback(PrinterCallback)  # stdout is for answers
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -98,7 +102,9 @@ class VisualTrainer(Trainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return ordered(self.recipe, self.train_dataset if train_dataset is None else train_dataset)
+        data = self.train_dataset if train_dataset is None else train_dataset
+        self.order = ordered(self.recipe, data)
+        return self.order
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate, and leave no trace in the random numbers that dropout draws."""
@@ -134,8 +140,20 @@ def ordered(recipe: Recipe, data: Any) -> Grouped | Shuffled | None:
     return Grouped(data.has_images, recipe.batch, recipe.seed)
 
 
+class Epochs(TrainerCallback):
+    """Tells the order which epoch begins: a resume on several ranks wraps it too deep to be reached."""
+
+    def __init__(self, trainer: VisualTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any):
+        """Epochs count from 0; a resume may begin in the middle of one."""
+        if self.trainer.order is not None:
+            self.trainer.order.set_epoch(int(state.epoch or 0))
+
+
 class Clock(TrainerCallback):
-    """Seconds spent in optimizer steps: evaluations, checkpoints and interruptions apart."""
+    """Seconds spent in optimizer steps: data loading, evaluations, checkpoints and interruptions apart."""
 
     def __init__(self):
         self.wall = self.cpu = 0.0
