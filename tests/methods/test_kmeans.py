@@ -98,3 +98,17 @@ def test_soft_means_do_not_keep_all_as_it_is():
     for wrong in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="temperature="):
             KMeans(temperature=wrong)
+
+
+@pytest.mark.parametrize("lengths", [[20, 1], [20, 6]])
+def test_padding_far_from_tokens_alike(lengths):
+    """Tokens without a distance between them: padding is infinitely far in their units."""
+    torch.manual_seed(2)
+    x = torch.randn(2, 20, 4)
+    x[1, : lengths[1]] = 1.0
+    x.requires_grad_()
+    valid = torch.arange(20) < torch.tensor(lengths)[:, None]
+    out = KMeans(3, soft=True)(VisualTokens.of(x, valid=valid), Context())
+    out.x[out.valid].sum().backward()
+    assert torch.isfinite(out.x).all() and torch.isfinite(x.grad).all()
+    torch.testing.assert_close(out.x[1][out.valid[1]], torch.ones(int(out.counts[1]), 4))

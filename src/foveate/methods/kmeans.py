@@ -66,7 +66,9 @@ class KMeans(Compressor):
         pairs = (tokens.valid[..., None] & real[:, None]).to(far.dtype)
         typical = (far * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
         unit = (typical * self.temperature).clamp(min=torch.finfo(far.dtype).tiny)
-        likely = (-far / unit[:, None, None]).masked_fill(~real[:, None], -torch.inf)
+        # Padding may be so far away that its logits are all -inf; it is left out below, unless NaN.
+        near = (-far / unit[:, None, None]).masked_fill(~tokens.valid[..., None], 0)
+        likely = near.masked_fill(~real[:, None], -torch.inf)
         weight = likely.softmax(-1).masked_fill(~real[:, None], 0) * pairs * tokens.size[..., None]
         total = weight.sum(1)[..., None].clamp(min=torch.finfo(far.dtype).tiny)
         return (weight.mT @ x / total).to(tokens.x.dtype)
