@@ -24,6 +24,8 @@ SMALL = {
     "fastv": {"keep": 24, "layer": 1},
     "vccattention": {"keep": 24, "block": 16, "layer": 1},
 }
+# Is it the length of training? One schedule and the baseline again, with twice the steps.
+BEST, LONG = "four_stage_wider_deeper", 240
 LAYERS, STRIDES = (0, 1, 2, 3, 4), (2, 4, 8, 16)
 CURVE = tuple(Ask("pool", {"stride": s, "layer": k}) for k in LAYERS for s in STRIDES)
 # Chen et al. 2024, arXiv:2406.20092, as METHODS quotes it: the mean of 13 benchmarks.
@@ -61,8 +63,15 @@ def _runs() -> list[Run]:
             for name in (STAGED if seed else SCHEDULES)
         ]
     first, *others = SEEDS
+    long = [
+        Run(f"{name}-long-seed{first}", replace(card, steps=LONG, seed=first))
+        for name, card in [
+            ("baseline", _recipe(first)),
+            (BEST, RECIPES[f"llavolta_{BEST}_patchqa"]()),
+        ]
+    ]
     rest = [run for kind in (small, staged) for seed in others for run in kind[seed]]
-    return [Run("embedded", None, (OWN, *CURVE)), *small[first], *staged[first], *rest]
+    return [Run("embedded", None, (OWN, *CURVE)), *small[first], *staged[first], *long, *rest]
 
 
 RUNS = _runs()
@@ -315,4 +324,8 @@ def schedules(baseline: dict[int, dict]) -> list[str]:
     ]:
         if (found := to(baseline, name)) is not None:
             lines.append(f"{words} stands {found.text()} points from the baseline.")
+    if (found := to(seeds_of("baseline-long"), f"{BEST}-long")) is not None:
+        lines.append(
+            f"With {LONG} steps instead, {BEST} stands {found.text()} points from a baseline as long."
+        )
     return lines
