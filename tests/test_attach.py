@@ -187,6 +187,10 @@ def test_weights_of_a_compressor_are_saved_under_its_own_name(model, family, inp
     with pytest.raises(ValueError, match=r"Ragged.*pass it as method="):
         foveate.from_pretrained(tmp_path)
     assert torch.equal(logits(foveate.from_pretrained(tmp_path, method=Ragged()), inputs), want)
+    other = Ragged()
+    other.gate = torch.nn.Linear(3, 5)
+    with pytest.raises(ValueError, match=r"has gate\.weight \(.*, the compressor wants \(5, 3\)"):
+        foveate.from_pretrained(tmp_path, method=other)
     foveate.restore(model)
     model.save_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match="no visual_compression"):

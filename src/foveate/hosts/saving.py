@@ -83,7 +83,8 @@ def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
     """The bare model, for training to begin with or go on: `method` need not be the one it was saved with.
 
     The method's weights are filled in where the checkpoint has them, and stay new where it has none of
-    any compressor. Raises ValueError where it has others.
+    any compressor; a method without weights leaves the checkpoint's behind. Raises ValueError where it
+    has others, by name or by shape.
     """
     model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
     if getattr(model.config, "visual_compression", None) is not None:
@@ -96,7 +97,7 @@ def _load(method: nn.Module, path: str, hub: dict[str, Any], fresh: bool = False
 
     fresh: they may also all be missing.
     """
-    wanted = set(method.state_dict())
+    wanted = {name: tuple(value.shape) for name, value in method.state_dict().items()}
     if not wanted:
         return
     state = {}
@@ -107,8 +108,15 @@ def _load(method: nn.Module, path: str, hub: dict[str, Any], fresh: bool = False
                     state[key.removeprefix(PREFIX)] = stored.get_tensor(key)
     if fresh and not state:
         return
-    if missing := sorted(wanted - state.keys()):
+    if missing := sorted(wanted.keys() - state.keys()):
         raise ValueError(f"{path} lacks weights of the compressor: {', '.join(missing[:3])} …")
+    if other := sorted(state.keys() - wanted.keys()):
+        raise ValueError(f"{path} has weights of another compressor: {', '.join(other[:3])} …")
+    for name, shape in wanted.items():
+        if tuple(state[name].shape) != shape:
+            raise ValueError(
+                f"{path} has {name} {tuple(state[name].shape)}, the compressor wants {shape}"
+            )
     method.load_state_dict(state)
 
 
