@@ -14,6 +14,7 @@ from processors import image, square_of, tokenizer
 from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
+    AutoTokenizer,
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
@@ -27,6 +28,7 @@ from transformers import (
 import foveate
 from foveate.hosts.assemble import IMAGE, assemble
 from foveate.train import Collator, Record, Turn, run
+from foveate.train.model import load
 
 CLASSES = pytest.mark.parametrize("tower", ["clip", "siglip"])
 
@@ -166,6 +168,7 @@ def test_pretrain_then_tune(towers, speaker, data, tmp_path):
 def test_on_the_command_line(towers, speaker, data, tmp_path):
     """The recipe of LLaVA-1.5's first stage with other names, its tuning from that, and a question."""
     small_steps = ["batch=4", "micro_batch=4", "steps=2", "workers=0", "bf16=false", "fsdp=false"]
+    small_steps.append("dtype=float32")
     pairs = [f"model={speaker}", f"vision={towers['clip']}", f"data={captions(tmp_path)}"]
     pairs += [f"images={tmp_path}", *small_steps]
     first = ["llava_1_5_7b_pretrain", *(w for p in pairs for w in ("--set", p))]
@@ -181,3 +184,34 @@ def test_on_the_command_line(towers, speaker, data, tmp_path):
     )
     assert said.returncode == 0, said.stderr
     assert "answer" in json.loads(said.stdout)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_as_asked(towers, speaker, data, attention):
+    """In every part, in a model that a recipe assembles."""
+    card = small.card(speaker, data, vision=towers["clip"], attention=attention)
+    model, _ = load(card)
+    configs = [model.config, model.config.text_config, model.config.vision_config]
+    configs += [model.model.vision_tower.config, model.model.language_model.config]
+    assert {config._attn_implementation for config in configs} == {attention}
+
+
+def test_a_system_message_in_parts(towers, speaker):
+    _, processor = assemble(towers["clip"], speaker)
+    user = {"role": "user", "content": [{"type": "text", "text": "What?"}]}
+    said = [
+        processor.apply_chat_template([{"role": "system", "content": content}, user])
+        for content in ("Be brief.", [{"type": "text", "text": "Be brief."}])
+    ]
+    assert said[0] == said[1] == "<s>Be brief. USER: What?"
+
+
+def test_special_tokens_of_the_language_model_stay(towers, speaker, tmp_path):
+    words = AutoTokenizer.from_pretrained(speaker)
+    words.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+    model = LlamaForCausalLM(small.speaker(len(words), eos_token_id=words.eos_token_id))
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    _, processor = assemble(towers["clip"], str(tmp_path))
+    assert {"<tool>", IMAGE} <= set(processor.tokenizer.all_special_tokens)
+    assert {"<tool>", IMAGE} <= set(processor.tokenizer.extra_special_tokens)

@@ -26,9 +26,11 @@ SYSTEM = (
 # Vicuna's conversation: turns apart by a space, every answer closed by the end token.
 CHAT = (
     "{{ bos_token }}"
-    "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
+    "{% if messages[0]['role'] != 'system' %}"
     + SYSTEM
-    + "{% endif %}"
+    + "{% elif messages[0]['content'] is string %}"
+    "{{ messages[0]['content'] }}{% else %}"
+    "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
     "{% for message in messages if message['role'] != 'system' %}"
     "{{ ' ASSISTANT: ' if message['role'] == 'assistant' else ' USER: ' }}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -47,8 +49,8 @@ def assemble(
     """A LlavaForConditionalGeneration of two checkpoints, and its processor.
 
     vision is a CLIP or SigLIP checkpoint, language a causal language model; both are folders or Hub ids.
-    Other keywords, such as dtype, go to from_pretrained of both. Features are hidden state
-    `feature_layer` without the class token. The tokenizer learns an image token and, where it has none,
+    Other keywords, such as dtype and attn_implementation, go to from_pretrained of both. Features are
+    hidden state `feature_layer` without the class token. The tokenizer learns an image token and, where it has none,
     a padding token; the embeddings grow to a multiple of 64.
     """
     seen = AutoConfig.from_pretrained(vision)
@@ -69,6 +71,7 @@ def assemble(
         vision_feature_select_strategy=processor.vision_feature_select_strategy,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=speaker.config.tie_word_embeddings,
+        attn_implementation=speaker.config._attn_implementation,
     )
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
@@ -84,7 +87,9 @@ def assemble(
 
 def _processor(vision: str, language: str, seen: Any) -> LlavaProcessor:
     tokenizer = AutoTokenizer.from_pretrained(language)
-    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False
+    )
     if tokenizer.pad_token is None:
         tokenizer.add_special_tokens({"pad_token": PAD})
     has_class = "clip" in seen.model_type

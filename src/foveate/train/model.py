@@ -27,8 +27,12 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
     else they are new. Raises ValueError for unknown methods, and as METHODS and compress do.
     """
     if recipe.vision is not None and place is None:
-        dtype = getattr(torch, recipe.dtype)
-        model, processor = assemble.assemble(recipe.vision, recipe.model, dtype=dtype)
+        model, processor = assemble.assemble(
+            recipe.vision,
+            recipe.model,
+            dtype=getattr(torch, recipe.dtype),
+            attn_implementation=recipe.attention,
+        )
         method = build(recipe, model.config)
     else:
         path = str(place or recipe.model)
