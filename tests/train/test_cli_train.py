@@ -18,6 +18,7 @@ from foveate.cli.tasks import TASKS, Questions
 from foveate.cli.wrong import Wrong
 from foveate.train import RECIPES, Lora, Record
 
+MODULE = sys.modules["foveate.cli.train"]  # its name in the package is the command
 EXTRA = ("accelerate", "peft", "datasets", "trl")
 
 
@@ -163,6 +164,21 @@ def test_a_task_is_trained_on(capsys, tmp_path):
     assert "steps: 2 then, 3 now" in refused(capsys, *words, "--set", "steps=3", "--resume")
     assert run(["train", *words, "--resume"]) == 0
     assert f"model: {tmp_path}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("rank", "lines"), [("0", 1), ("1", 0)])
+def test_several_processes_print_one_document(capsys, monkeypatch, rank, lines):
+    """What a process prints once it has trained, of several that trained together."""
+    done = {"steps": 3, "seconds": 1.0, "history": []}
+    monkeypatch.setattr(MODULE, "_trained", lambda *_: done)
+    monkeypatch.setenv("RANK", rank)
+    assert run(["train", "patchqa", "--json"]) == 0
+    assert capsys.readouterr().out.count('"steps"') == lines
+
+
+def test_no_loss_was_logged(capsys, tmp_path):
+    MODULE._print({"steps": 3, "seconds": 1.0, "history": [{"step": 3}]}, tmp_path)
+    assert capsys.readouterr().out.splitlines()[0] == "3 steps in 1 s"
 
 
 def test_a_loss_that_is_no_number_is_told(capsys, model, data, tmp_path):

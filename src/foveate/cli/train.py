@@ -47,7 +47,7 @@ def train(
     with output.answering() as emit:
         output.hush()
         document = _trained(card, out, resume, device)
-        if json:
+        if json and main_process():
             emit({k: v for k, v in document.items() if k != "history"} | {"out": str(out)})
     if not json and main_process():
         _print(document, out)
@@ -130,10 +130,9 @@ def _show(card: Any, json: bool) -> None:
 def _print(document: dict[str, Any], out: Path) -> None:
     losses = [entry["loss"] for entry in document["history"] if "loss" in entry]
     screen = output.screen()
-    tail = losses[-max(1, len(losses) // 20) :]
-    screen.print(
-        f"{document['steps']} steps in {document['seconds']:.0f} s, loss {losses[0]:.3f} → "
-        f"{sum(tail) / len(tail):.3f}",
-        markup=False,
-    )
+    line = f"{document['steps']} steps in {document['seconds']:.0f} s"
+    if losses:  # none is logged in fewer steps than log_every
+        tail = losses[-max(1, len(losses) // 20) :]
+        line += f", loss {losses[0]:.3f} → {sum(tail) / len(tail):.3f}"
+    screen.print(line, markup=False)
     screen.print(f"model: {out}\nloss curve: {out / 'loss.png'}", markup=False, soft_wrap=True)
