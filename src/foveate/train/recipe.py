@@ -12,6 +12,24 @@ from foveate.compressor import Compressor
 ORDERS = ("shuffled", "grouped", "sequential")
 TEMPLATES = ("chat", "plain")
 DTYPES = ("float32", "bfloat16")
+POSITIONS = ("original", "renumbered")
+# Those of transformers that need no settings of their own.
+SCHEDULERS = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+CHOICES = {
+    "order": ORDERS,
+    "template": TEMPLATES,
+    "dtype": DTYPES,
+    "positions": POSITIONS,
+    "scheduler": SCHEDULERS,
+}
 COUNTS = (
     "batch",
     "micro_batch",
@@ -103,20 +121,38 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        for name in COUNTS:
-            if (given := getattr(self, name)) is not None and given < 1:
-                raise ValueError(f"{name}={given}: want at least 1")
+        self._check_numbers()
+        self._check_choices()
+        self._check_learning()
+
+    def _check_numbers(self) -> None:
+        for name in (*COUNTS, "workers"):
+            given, least = getattr(self, name), 0 if name == "workers" else 1
+            if given is not None and not isinstance(given, int):
+                raise ValueError(f"{name}={given!r}: want a whole number")
+            if given is not None and given < least:
+                raise ValueError(f"{name}={given}: want at least {least}")
+        for name in ("weight_decay", "clip"):
+            if not (given := getattr(self, name)) >= 0:
+                raise ValueError(f"{name}={given}: want at least 0")
         if not self.epochs > 0:
             raise ValueError(f"epochs={self.epochs}: want more than 0")
-        for name, allowed in [("order", ORDERS), ("template", TEMPLATES), ("dtype", DTYPES)]:
-            if getattr(self, name) not in allowed:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r}: want one of {', '.join(allowed)}"
-                )
         if not 0 < self.shrink <= 1:
             raise ValueError(f"shrink={self.shrink}: want a share in (0, 1]")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup}: want a share of the steps in [0, 1)")
+
+    def _check_choices(self) -> None:
+        for name, allowed in CHOICES.items():
+            if (given := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name}={given!r}: want one of {', '.join(allowed)}")
+        if self.dtype == "bfloat16" and not self.bf16:
+            raise ValueError(
+                "weights in bfloat16 without bf16=True, which keeps in float32 what learns: "
+                "small updates would round away"
+            )
+
+    def _check_learning(self) -> None:
         if not self.trains:
             raise ValueError("trains nothing: want parts and their learning rates")
         if bad := [k for k, rate in self.trains.items() if not rate > 0]:
