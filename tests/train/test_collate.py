@@ -186,11 +186,20 @@ def test_a_long_answer_is_cut_and_an_image_is_not():
     n = whole["labels"].shape[1]
     first = int((whole["labels"][0] != -100).nonzero()[0])
     placeholders = int((whole["input_ids"][0] == made.image_token_id).nonzero()[-1])
-    for length in (n + 5, n, n - 1, first + 1, first, placeholders + 1):
+    for length in (n + 5, n, n - 1, first + 1):
         short = Collator(made, max_length=length)([rec])
         for name in ("input_ids", "labels", "attention_mask", "instruction_mask"):
             assert torch.equal(short[name], whole[name][:, :length])
-    assert (Collator(made, max_length=first)([rec])["labels"] == -100).all()
+    for length in (first, placeholders + 1):
+        tight = Collator(made, max_length=length)
+        with pytest.warns(
+            UserWarning, match=rf"line 7: .* column {first + 1}, behind max_length={length}"
+        ):
+            bare = tight([rec])
+        assert (bare["labels"] == -100).all()
+        assert torch.equal(bare["input_ids"], whole["input_ids"][:, :length])
+        tight([rec, rec])  # warnings are errors: told once
+        assert tight.unanswered == 3
     with pytest.raises(
         ValueError,
         match=rf"line 7: images stand up to column {placeholders + 1} of {n}, max_length={placeholders}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,8 @@ class Collator:
 
     Beside the processor's own inputs, `labels` (B, S) hold the answers and what ends them, -100
     elsewhere, and `instruction_mask` (B, S) is True where the user asks: never an answer, a system
-    prompt or a placeholder. max_length cuts answers from their end, images never.
+    prompt or a placeholder. max_length cuts answers from their end, images never; a row that loses all
+    of its answers stays without a loss, is counted in `unanswered`, and the first is warned of.
 
     Where a token stands is counted in characters: the processor says which characters it put in the
     place of each image, so that images may stand anywhere in a conversation.
@@ -51,6 +53,7 @@ class Collator:
             )
         self.processor, self.max_length = processor, max_length
         self.template, self.padding = TEMPLATES[template](processor), padding
+        self.unanswered = 0  # rows so far that max_length left nothing to learn of
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Tensor]:
         """One padded batch; text (B, S), images as the processor shapes them."""
@@ -65,6 +68,7 @@ class Collator:
             row = {name: torch.tensor(batch[name][i]) for name in names}
             row |= supervised(row["input_ids"], said[i], moves[i], offsets[i])
             end = self.length(record, moves[i], offsets[i])
+            self.noted(record, row["labels"], end)
             rows.append({name: value[:end] for name, value in row.items()})
         return {n: v for n, v in batch.items() if n not in names} | self.padded(rows)
 
@@ -115,6 +119,19 @@ class Collator:
                 f"max_length={self.max_length} would cut them"
             )
         return self.max_length
+
+    def noted(self, record: Record, labels: Tensor, end: int) -> None:
+        """Count a row whose answers are all behind column `end`; warn of the first. labels (S,)."""
+        taught = (labels != IGNORED).nonzero()
+        if not len(taught) or int(taught.min()) < end:
+            return
+        self.unanswered += 1
+        if self.unanswered == 1:
+            warnings.warn(
+                f"{record.where}: the first answer begins at column {int(taught.min()) + 1}, behind "
+                f"max_length={self.max_length}: nothing is learnt of it (told once, of the first such row)",
+                stacklevel=3,
+            )
 
     def padded(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Rows of several lengths as one batch. (B, S)."""
