@@ -50,8 +50,8 @@ def assemble(
 
     vision is a CLIP or SigLIP checkpoint, language a causal language model; both are folders or Hub ids.
     Other keywords, such as dtype and attn_implementation, go to from_pretrained of both. Features are
-    hidden state `feature_layer` without the class token. The tokenizer learns an image token and, where it has none,
-    a padding token; the embeddings grow to a multiple of 64.
+    hidden state `feature_layer` without the class token. The tokenizer learns an image token and, where
+    it has none, a padding token; the embeddings grow to a multiple of 64.
     """
     seen = AutoConfig.from_pretrained(vision)
     seen = getattr(seen, "vision_config", seen)
