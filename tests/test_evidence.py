@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoConfig
 
 ROOT = Path(__file__).parents[1]
@@ -16,7 +17,8 @@ import intervals  # noqa: E402
 import llavolta  # noqa: E402
 import protocol  # noqa: E402
 
-from foveate.embedded import PATH  # noqa: E402
+from foveate import METHODS, compress, sized  # noqa: E402
+from foveate.embedded import PATH, load  # noqa: E402
 from foveate.train.model import build  # noqa: E402
 
 
@@ -74,3 +76,42 @@ def test_intervals():
     assert intervals.Estimate(0.02, 0.01, True).side == 1
     assert intervals.Estimate(-0.02, 0.01, True).side == -1
     assert intervals.Estimate(-0.02, 0.03, True).side == 0
+
+
+def test_what_a_run_was_trained_with_comes_back(tmp_path):
+    """With its weights, and by the name that its answers are kept under."""
+    model, _ = load()
+    method = sized(METHODS["depthwise"], model)
+    with torch.no_grad():
+        for weight in method.parameters():
+            weight.normal_()
+    compress(model, method).save_pretrained(tmp_path)
+    back = protocol.own_method(tmp_path)
+    assert repr(back) == repr(method)
+    want, found = method.state_dict(), back.state_dict()
+    assert want and want.keys() == found.keys()
+    assert all(torch.equal(want[name], found[name]) for name in want)
+
+
+@pytest.mark.parametrize("name", ["baseline-seed0", *(f"{s}-seed0" for s in llavolta.SCHEDULES)])
+def test_a_run_is_named_the_same_once_it_is_saved(name, tmp_path):
+    run = next(run for run in llavolta.RUNS if run.name == name)
+    model, _ = load()
+    method = build(run.recipe, model.config)
+    compress(model, method).save_pretrained(tmp_path)
+    assert repr(protocol.own_method(tmp_path)) == repr(method)
+
+
+def test_words_do_not_say_more_than_intervals():
+    def gain(mean, seeds=3):
+        return intervals.Estimate(mean, 0.02, seeds > 2, seeds)
+
+    say = llavolta.compared
+    assert (
+        say({"pool": gain(0.01), "fastv": gain(0.02)}, "fastv") == "helps it about as much as fastv"
+    )
+    assert say({"pool": gain(0.01), "fastv": gain(0.06)}, "fastv") == "helps fastv more"
+    assert say({"pool": gain(0.06), "fastv": gain(0.01)}, "pool").endswith("as in the paper")
+    assert say({"pool": gain(0.03), "fastv": gain(0.01)}, "pool").endswith("as much as fastv")
+    begins = [llavolta.seen_on(gain(0.1, seeds)) for seeds in (1, 2, 3)]
+    assert begins == ["On one seed, t", "On two seeds, t", "T"]

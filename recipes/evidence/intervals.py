@@ -21,6 +21,7 @@ class Estimate(NamedTuple):
     mean: float
     half: float
     over_seeds: bool
+    seeds: int = ENOUGH
 
     def __str__(self) -> str:
         return self.text("")
@@ -29,6 +30,10 @@ class Estimate(NamedTuple):
     def side(self) -> int:
         """1 or -1 where the whole interval is on that side of zero, else 0."""
         return 0 if abs(self.mean) <= self.half else (1 if self.mean > 0 else -1)
+
+    def apart(self, other: Estimate) -> bool:
+        """Whether the two intervals have nothing in common."""
+        return abs(self.mean - other.mean) > self.half + other.half
 
     def text(self, sign: str = "+") -> str:
         """In per cent; a dagger says that the interval is over questions alone."""
@@ -42,9 +47,11 @@ def estimate(right: Right) -> Estimate | None:
         return None
     if len(right) >= ENOUGH:
         means = [fmean(answers) for answers in right.values()]
-        return Estimate(fmean(means), T[len(means) - 1] * stdev(means) / sqrt(len(means)), True)
+        return Estimate(
+            fmean(means), T[len(means) - 1] * stdev(means) / sqrt(len(means)), True, len(right)
+        )
     values = [fmean(answers) for answers in zip(*right.values(), strict=True)]
-    return Estimate(fmean(values), Z * stdev(values) / sqrt(len(values)), False)
+    return Estimate(fmean(values), Z * stdev(values) / sqrt(len(values)), False, len(right))
 
 
 def against(a: Right, b: Right) -> Right:

@@ -274,20 +274,40 @@ def in_short(baseline: dict[int, dict]) -> str:
 def gains(baseline: dict[int, dict]) -> str:
     found = {m: g for m in SMALL if (g := gain(baseline, m)) is not None}
     most = max(found, key=lambda m: found[m].mean)
-    how = "helps it most, as in the paper" if most == "pool" else f"helps {most} more"
     others = ", ".join(f"{m} {g.text()}" for m, g in found.items() if m != "pool")
-    return f"Training with pooling brings {found['pool'].text()} points and {how} ({others})."
+    return (
+        f"{seen_on(found['pool'])}raining with pooling brings {found['pool'].text()} points and "
+        f"{compared(found, most)} ({others})."
+    )
+
+
+def compared(found: dict[str, Estimate], most: str) -> str:
+    """Whom training helps most, as far as the intervals are apart."""
+    pool, best = found["pool"], found[most]
+    if most == "pool":
+        close = [m for m, g in found.items() if m != "pool" and not pool.apart(g)]
+        like = f", though about as much as {' and '.join(close)}" if close else ""
+        return f"helps it most, as in the paper{like}"
+    return f"helps {most} more" if best.apart(pool) else f"helps it about as much as {most}"
+
+
+def seen_on(found: Estimate) -> str:
+    """How a sentence on training begins: with the seeds, where they are too few for an interval."""
+    return {1: "On one seed, t", 2: "On two seeds, t"}.get(found.seeds, "T")
 
 
 def winner() -> str:
-    pool, words = right(seeds_of("pool")), []
+    pool, words, first = right(seeds_of("pool")), [], None
     for other in SMALL:
         found = estimate(against(pool, right(seeds_of(other)))) if other != "pool" else None
         if found is not None:
             how = {1: "beats", 0: "is not told apart from", -1: "loses to"}[found.side]
             words.append(f"{how} {other} ({found.text()})")
+            first = first if first and first.seeds <= found.seeds else found
+    begin = seen_on(first) if first else "T"
     return (
-        f"Trained at 24 tokens, average pooling {', '.join(words)}. In the paper it beats them all."
+        f"{begin}rained at 24 tokens, average pooling {', '.join(words)}. "
+        "In the paper it beats them all."
     )
 
 

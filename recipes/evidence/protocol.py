@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from foveate import METHODS, restore, sized
+from foveate import METHODS, Compressor, from_pretrained, restore, sized
 from foveate.bench import CONFIGS, training_cost
 from foveate.bench.count import Paper
 from foveate.bench.table import Subject
@@ -141,6 +141,14 @@ def circumstances(page: str, runs: Sequence[Run]) -> str:
     )
 
 
+def own_method(out: Path) -> Compressor:
+    """What a run was trained with, with the weights it was trained to."""
+    model = from_pretrained(out)
+    method = model.model.visual_compressor
+    restore(model)
+    return method.eval()
+
+
 def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
     """Accuracy under each of the methods a run is asked with; right is a 1 or 0 for every question."""
     place = PATH if run_.recipe is None else out
@@ -153,7 +161,9 @@ def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
         own = ask == OWN
         slug = (run_.recipe.method if run_.recipe else "identity") if own else ask.method
         arguments = run_.recipe.arguments if own and run_.recipe else ask.arguments
-        method = sized(METHODS[slug], model, **arguments)
+        method = (
+            own_method(out) if own and run_.recipe else sized(METHODS[slug], model, **arguments)
+        )
         job = Job(
             model=run_.name,
             fingerprint=weights,
