@@ -19,6 +19,7 @@ def llava_1_5_7b_pretrain() -> Recipe:
         batch=256,
         micro_batch=32,
         template="plain",
+        dtype="bfloat16",
         bf16=True,
         checkpointing=True,
         workers=4,
