@@ -282,7 +282,7 @@ def test_wrong_arguments_say_what_is_allowed(wrong):
     assert str(*wrong.values()) in str(caught.value)
 
 
-@pytest.mark.parametrize("name", MAKERS.keys() - {"qwen2_5_vl"})
+@pytest.mark.parametrize("name", sorted(MAKERS.keys() - {"qwen2_5_vl"}))
 def test_it_travels_to_workers(name):
     again = pickle.loads(pickle.dumps(collator(name)))
     want, found = collator(name)(MIXED), again(MIXED)
