@@ -15,6 +15,8 @@ sys.path.insert(0, str(ROOT / "recipes" / "evidence"))
 
 import intervals  # noqa: E402
 import llavolta  # noqa: E402
+import llavolta_page  # noqa: E402
+import llavolta_words  # noqa: E402
 import protocol  # noqa: E402
 
 from foveate import METHODS, compress, sized  # noqa: E402
@@ -24,12 +26,12 @@ from foveate.train.model import build  # noqa: E402
 
 def test_the_page_is_what_the_results_make_of_it(tmp_path, monkeypatch):
     bare, baseline = protocol.read("llavolta", llavolta.RUNS[0]), llavolta.seeds_of("baseline")
-    page = llavolta.page(bare, baseline)
+    page = llavolta_page.page(bare, baseline)
     assert (ROOT / "docs" / "llavolta.md").read_text(encoding="utf-8") == page
     other = json.loads(json.dumps(baseline))
     answer = other["0"]["answers"][0]
     answer["right"] = "0" * len(answer["right"])
-    assert llavolta.page(bare, {int(seed): found for seed, found in other.items()}) != page
+    assert llavolta_page.page(bare, {int(seed): found for seed, found in other.items()}) != page
 
 
 def test_every_result_is_of_a_run_and_of_its_recipe():
@@ -106,12 +108,12 @@ def test_words_do_not_say_more_than_intervals():
     def gain(mean, seeds=3):
         return intervals.Estimate(mean, 0.02, seeds > 2, seeds)
 
-    say = llavolta.compared
+    say = llavolta_words.compared
     assert (
         say({"pool": gain(0.01), "fastv": gain(0.02)}, "fastv") == "helps it about as much as fastv"
     )
     assert say({"pool": gain(0.01), "fastv": gain(0.06)}, "fastv") == "helps fastv more"
     assert say({"pool": gain(0.06), "fastv": gain(0.01)}, "pool").endswith("as in the paper")
     assert say({"pool": gain(0.03), "fastv": gain(0.01)}, "pool").endswith("as much as fastv")
-    begins = [llavolta.seen_on(gain(0.1, seeds)) for seeds in (1, 2, 3)]
+    begins = [llavolta_words.seen_on(gain(0.1, seeds)) for seeds in (1, 2, 3)]
     assert begins == ["On one seed, t", "On two seeds, t", "T"]

@@ -17,10 +17,11 @@ import sys
 from pathlib import Path
 
 import llavolta
+import llavolta_page
 import protocol
 
 HERE = Path(__file__).parent
-PAGES = {"llavolta": llavolta}
+PAGES = {"llavolta": (llavolta.RUNS, llavolta_page.write)}
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {
     "OMP_NUM_THREADS": "1",
@@ -41,8 +42,8 @@ def main() -> None:
     )
     parser.add_argument("--run", help="make this one run, in this process")
     given = parser.parse_args()
-    page = PAGES[given.page]
-    runs = {run.name: run for run in page.RUNS}
+    all_runs, write_page = PAGES[given.page]
+    runs = {run.name: run for run in all_runs}
     if given.run:
         protocol.make(given.page, runs[given.run])
     elif given.list:
@@ -52,7 +53,7 @@ def main() -> None:
         if not given.only_page:
             missing = [n for n, run in runs.items() if not protocol.done(given.page, run)]
             all_of(given.page, missing, given.jobs)
-        print(page.write())
+        print(write_page())
 
 
 def all_of(page: str, names: list[str], jobs: int) -> None:

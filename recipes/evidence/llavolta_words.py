@@ -1,0 +1,95 @@
+"""What the results say of LLaVolta's claims: sentences that follow from the numbers."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+from intervals import Estimate, against, estimate
+from llavolta import BEST, LAYERS, LONG, PAGE, RUNS, SMALL, STAGED, gain, right, seeds_of, to
+from protocol import read
+
+
+def in_short(baseline: dict[int, dict]) -> str:
+    """The claims and whether they hold, in words that follow from the numbers."""
+    lines = [gains(baseline), winner(), late(), *schedules(baseline)]
+    return "**In short.**\n\n" + "\n".join(f"- {line}" for line in lines if line)
+
+
+def gains(baseline: dict[int, dict]) -> str:
+    found = {m: g for m in SMALL if (g := gain(baseline, m)) is not None}
+    most = max(found, key=lambda m: found[m].mean)
+    others = ", ".join(f"{m} {g.text()}" for m, g in found.items() if m != "pool")
+    return (
+        f"{seen_on(found['pool'])}raining with pooling brings {found['pool'].text()} points and "
+        f"{compared(found, most)} ({others})."
+    )
+
+
+def compared(found: dict[str, Estimate], most: str) -> str:
+    """Whom training helps most, as far as the intervals are apart."""
+    pool, best = found["pool"], found[most]
+    if most == "pool":
+        close = [m for m, g in found.items() if m != "pool" and not pool.apart(g)]
+        like = f", though about as much as {' and '.join(close)}" if close else ""
+        return f"helps it most, as in the paper{like}"
+    return f"helps {most} more" if best.apart(pool) else f"helps it about as much as {most}"
+
+
+def seen_on(found: Estimate) -> str:
+    """How a sentence on training begins: with the seeds, where they are too few for an interval."""
+    return {1: "On one seed, t", 2: "On two seeds, t"}.get(found.seeds, "T")
+
+
+def winner() -> str:
+    pool, words, first = right(seeds_of("pool")), [], None
+    for other in SMALL:
+        found = estimate(against(pool, right(seeds_of(other)))) if other != "pool" else None
+        if found is not None:
+            how = {1: "beats", 0: "is not told apart from", -1: "loses to"}[found.side]
+            words.append(f"{how} {other} ({found.text()})")
+            first = first if first and first.seeds <= found.seeds else found
+    begin = seen_on(first) if first else "T"
+    return (
+        f"{begin}rained at 24 tokens, average pooling {', '.join(words)}. "
+        "In the paper it beats them all."
+    )
+
+
+def late() -> str:
+    answers = {a["compressor"]: a for a in read(PAGE, RUNS[0])["answers"]}
+    early, deep = (
+        answers[f"Pool(stride=8, layer={k}, dims=1)"]["accuracy"]["overall"]
+        for k in (1, LAYERS[-1])
+    )
+    return (
+        f"Without training, the deeper the pooling the less it costs: stride 8 leaves {100 * early:.1f} % at "
+        f"layer 1 and {100 * deep:.1f} % at layer {LAYERS[-1]}, where the question has read the image. The "
+        "paper's 70 % fewer tokens for 3 % are not reached at its own depth (layer 1)."
+        if early < 0.9
+        else ""
+    )
+
+
+def schedules(baseline: dict[int, dict]) -> list[str]:
+    ends = {n: d for n in STAGED if n != "last_stage" and (d := to(baseline, n)) is not None}
+    lines = []
+    if ends:
+        low = ", ".join(n for n, d in ends.items() if d.side < 0)
+        mean = fmean(d.mean for d in ends.values())
+        lines.append(
+            f"Staged training that ends uncompressed stands {100 * mean:+.1f} points from the baseline, "
+            f"the mean of {len(ends)} schedules; "
+            + (f"below it stand {low}." if low else "none is told apart from it downwards.")
+        )
+    for name, words in [
+        ("last_stage", "Compressed to the end, last_stage"),
+        ("heavy", "(2,8) throughout"),
+        ("light", "(16,8) throughout"),
+    ]:
+        if (found := to(baseline, name)) is not None:
+            lines.append(f"{words} stands {found.text()} points from the baseline.")
+    if (found := to(seeds_of("baseline-long"), f"{BEST}-long")) is not None:
+        lines.append(
+            f"With {LONG} steps instead, {BEST} stands {found.text()} points from a baseline as long."
+        )
+    return lines
