@@ -59,9 +59,10 @@ question each ({seen:,} in all, the same in the same order for every run of a se
 frozen, {end} % right in the end without compression. Layers are the paper's, scaled from 32 to 6: its
 layer 2 is layer 1 here, its 16 is 3. {recipe_count()} questions of the test split answer for every row.
 ± is half a 95 % interval: of the mean over seeds (Student's t) where three are there, else (†) over the
-questions, paired where it is of a difference. The twin is small and its images are crowded: 144 tokens
-hold what 576 do in the paper, so every pooled token costs more. It can show which shapes are real, not how
-large they are at 7B.
+questions alone, paired where it is of a difference; intervals are not corrected for their number. The
+learning rate was chosen on training without compression and with pooling, and is the same for all. One
+small model and one synthetic task: what holds here is a sign, and no measure, of what holds at 7B.
+{progress()}
 
 {in_short(baseline)}
 
@@ -103,6 +104,12 @@ counted on its config.
 `python recipes/evidence llavolta` makes every run and this page; results/llavolta/ has a file a run, with
 the recipe, the loss of every step and a 1 or 0 for every question. {circumstances(PAGE, RUNS)}
 """
+
+
+def progress() -> str:
+    """Which runs are still to be made, said where the page begins."""
+    missing = [run.name for run in RUNS if read(PAGE, run) is None]
+    return f"\nStill to be run: {', '.join(missing)}." if missing else ""
 
 
 def recipe_count() -> str:

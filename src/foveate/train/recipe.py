@@ -161,7 +161,7 @@ class Recipe:
             raise ValueError("trains lora, but lora=None: say its rank, or leave it out")
         if self.lora is not None and "lora" not in self.trains:
             raise ValueError(
-                f"lora={self.lora} without a learning rate: want trains={{'lora': 2e-4, …}}"
+                f"lora={self.lora} without a learning rate: want one for lora in trains, such as 2e-4"
             )
         if self.lora is not None and (self.fsdp or self.deepspeed):
             raise ValueError(
