@@ -17,7 +17,6 @@ from foveate.cli.ask import AsJson, Device
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
-LAUNCH = "several devices: torchrun --nproc-per-node N -m foveate train …, or accelerate launch"
 
 
 def train(
@@ -35,7 +34,10 @@ def train(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Train a model with a method attached; killed at any moment, --resume goes on to the same result."""
+    """Train a model with a method attached; killed at any moment, --resume goes on to the same result.
+
+    On several devices: torchrun --nproc-per-node N -m foveate train …, or accelerate launch.
+    """
     if list_:
         return _list(json)
     if recipe is None:
