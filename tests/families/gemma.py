@@ -20,6 +20,7 @@ class Gemma3(Family):
     name = "gemma3"
     model_class = Gemma3ForConditionalGeneration
     around = ([NEWLINE, START], [END, NEWLINE])
+    projected = 32
     merged = 2
     window = 128  # no prompt of the tests is longer
 

@@ -14,6 +14,7 @@ positions  which columns stay, and what that does to positions, masks and shapes
 flow       what one forward pass, and one generation, know of their visual tokens
 support    whether a compressor can act on a model, and what is different there
 versions   which transformers this is
+connectors what stands between tower and language model, taken apart
 traits     what differs between model families, found by attribute
 saving     what a checkpoint says of its compressor
 trace      what became of each image, to look at

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.hosts import connectors
+
 MODALITIES = ("image", "video")
 TOWERS = ("vision_tower", "image_tower", "vision_model", "visual")
 CONNECTORS = ("multi_modal_projector", "connector")
@@ -158,41 +160,33 @@ def connector_of(base: nn.Module) -> nn.Module | None:
     return next((c for c in found if c is not None), None)
 
 
-def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
     """The projector that maps tokens one by one, and what the model does to features right before it.
 
-    Raises NotImplementedError, with the way out, where tokens cannot pass it one by one.
+    The latter takes what the model gives its connector. The projector is a module whose linear layers
+    are found among its modules. Raises NotImplementedError, with the way out, where tokens cannot pass
+    it one by one.
     """
-    name, connector = type(base).__name__, connector_of(base)
-    way_out = "compress behind it, at language 0"
+    connector = connector_of(base)
     if connector is None:
-        where = "inside the vision tower" if merger_of(base) is not None else "that foveate knows"
-        raise NotImplementedError(f"{name} has no projector of single tokens {where}; {way_out}")
-    if resamples(connector):
-        raise NotImplementedError(
-            f"{name}: the connector draws its tokens from all others; {way_out}"
-        )
-    if hasattr(connector, "avg_pool") or hasattr(connector, "patch_merger"):
-        raise NotImplementedError(f"{name}: the connector pools windows of tokens; {way_out}")
-    if not hasattr(connector, "pixel_shuffle"):
-        return connector, lambda x: x
-    if not hasattr(connector, "modality_projection"):
-        raise NotImplementedError(f"{name}: the connector shuffles windows of tokens; {way_out}")
-    return connector.modality_projection, lambda x: connector.pixel_shuffle(
-        x, connector.scale_factor
+        inside = "the vision tower itself merges windows of tokens and projects them"
+        mixes = "it has no connector that foveate knows" if merger_of(base) is None else inside
+    else:
+        mixes = connectors.mixes(connector)
+    if mixes is None:
+        return connectors.apart(connector)
+    raise NotImplementedError(
+        f"{type(base).__name__}: {mixes}, so nothing can stand before the projector or in its place; "
+        "methods that act behind it, at language 0, work"
     )
-
-
-def resamples(connector: nn.Module) -> bool:
-    """Whether a connector asks all tokens with queries of its own, so that none stands for a place."""
-    names = (name for name, _ in connector.named_modules())
-    return hasattr(connector, "query") or any("resampl" in n or "perceiver" in n for n in names)
 
 
 def refuse_unordered(base: nn.Module) -> None:
     """Raise NotImplementedError where nothing says which of the tower's tokens a visual token is made of."""
     connector = connector_of(base)
-    if (connector is None and merger_of(base) is None) or (connector and resamples(connector)):
+    if (connector is None and merger_of(base) is None) or (
+        connector and connectors.resamples(connector)
+    ):
         raise NotImplementedError(
             f"{type(base).__name__}: nothing says which tokens of the vision tower a visual token is made of"
         )
