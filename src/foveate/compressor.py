@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple, Self
@@ -57,7 +57,7 @@ class Context:
     last_attention      (B, N)  what the last prompt row looks at in layer K-1, head-mean probability
     prompt_attention    (B, N)  the mean of that over the instruction's rows
     keys                (B, N, d)  head-mean keys of the block that gives cls_attention
-    features            tuple of (B, N, D)  tower hidden states, class token removed
+    features            {i: (B, N, D)}  the tower's hidden states i that it reads, class token removed
     grid                (B, P, 3)  view, row and column of each patch; −1 for padding
     generator           one torch.Generator per row, seeded alike at inference
     """
@@ -68,7 +68,7 @@ class Context:
     last_attention: Tensor | None = None
     prompt_attention: Tensor | None = None
     keys: Tensor | None = None
-    features: tuple[Tensor, ...] | None = None
+    features: Mapping[int, Tensor] | None = None
     grid: Tensor | None = None
     generator: tuple[torch.Generator, ...] | None = None
 
@@ -76,15 +76,17 @@ class Context:
 class Compressor(nn.Module):
     """Turns visual tokens into fewer visual tokens at one site. Abstract: methods are final subclasses.
 
-    site     where it acts
-    needs    the Context fields it reads; only these are computed
-    selects  True if keeping everything is the identity
-    behind   the argument that sets it behind the projector, for methods that may stand before it
-    seed     of the generators it is given
+    site           where it acts
+    needs          the Context fields it reads; only these are computed
+    vision_layers  of features, the tower's hidden states that it reads, by index
+    selects        True if keeping everything is the identity
+    behind         the argument that sets it behind the projector, for methods that may stand before it
+    seed           of the generators it is given
     """
 
     site: Site = Site(Tower.language, 0)
     needs: frozenset[str] = frozenset()
+    vision_layers: tuple[int, ...] = ()
     selects: bool = False
     behind: str | None = None
     seed: int = 0
@@ -101,6 +103,10 @@ class Compressor(nn.Module):
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments that rebuild this compressor; JSON-ready."""
         raise NotImplementedError
+
+    def warm_start(self, projector: nn.Module) -> None:
+        """Begin as what it stands in for, given the model's projector. Raises ValueError if it cannot."""
+        raise ValueError(f"{type(self).__name__} has no warm start")
 
     def parts(self) -> list[Compressor]:
         """The compressors that act, in flow order: itself, or the links of a chain."""

@@ -79,6 +79,22 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return unit(a.float(), dim=-1) @ unit(b.float(), dim=-1).mT
 
 
+def windows(cell: Tensor, side: int, valid: Tensor) -> tuple[Tensor, int]:
+    """The window of `side` × `side` cells that each token stands in, and how many there may be.
+
+    cell (B, N, 3) view, row and column of each token; valid (B, N). → (B, N) numbers in reading order, view
+    by view. Tokens that stand outside of the grid, at row and column -1, have one of their own.
+    """
+    view, row, column = torch.where(valid[..., None], cell, 0).unbind(-1)
+    row, column = (
+        row.div(side, rounding_mode="floor") + 1,
+        column.div(side, rounding_mode="floor") + 1,
+    )
+    rows, columns = (int(n.max()) + 1 if n.numel() else 1 for n in (row, column))
+    window = (view * rows + row) * columns + column
+    return window, int(window.max()) + 1 if window.numel() else 0
+
+
 def square_side(tokens: int) -> int | None:
     """Side of a square grid of that many tokens; None if it is not a square."""
     side = math.isqrt(tokens)

@@ -8,28 +8,26 @@ from typing import Any, TypeVar
 
 Made = TypeVar("Made")
 
-# name → whose config says it, and under which names (the first that is there).
-SIZES = {
-    "width": ("language model", ("hidden_size",)),
-    "layers": ("language model", ("num_hidden_layers",)),
-    "tower_width": ("vision tower", ("embed_dim", "hidden_size")),
-    "tower_layers": ("vision tower", ("num_hidden_layers", "depth")),
-}
-
 
 def sized(make: Callable[..., Made], model: Any, **arguments: Any) -> Made:
     """`make(**arguments)`, with those sizes of the model that it asks for by name and is not given.
 
-    width         of the language model's hidden states, and so of the projector's output
-    layers        decoder layers of the language model
-    tower_width   of one hidden state of the vision tower
-    tower_layers  blocks of the vision tower
+    width          of the language model's hidden states, and so of the projector's output
+    layers         decoder layers of the language model
+    tower_width    of one hidden state of the vision tower
+    tower_layers   blocks of the vision tower
+    feature_width  of what the projector reads: hidden states may be joined, windows folded into channels
+    feature_layer  the hidden state of the tower that is the feature, the deepest where several are
 
     make: an entry of METHODS, a compressor's class, any callable. model: a model or its config.
     Raises TypeError for what has no config, ValueError where the config does not say a size.
     """
     asked = [n for n in SIZES if n in inspect.signature(make).parameters and n not in arguments]
     config = getattr(model, "config", model)
+    if asked and not hasattr(config, "get_text_config"):
+        raise TypeError(
+            f"{asked[0]} comes from a model or its config, got a {type(config).__name__}"
+        )
     return make(**{name: _size(config, name) for name in asked}, **arguments)
 
 
@@ -45,14 +43,63 @@ def scaled(layer: int, layers: int, of: int = 32) -> int:
 
 
 def _size(config: Any, name: str) -> int:
-    if not hasattr(config, "get_text_config"):
-        raise TypeError(f"{name} comes from a model or its config, got a {type(config).__name__}")
-    owner, keys = SIZES[name]
-    own = config.get_text_config() if owner == "language model" else config
-    own = getattr(own, "vision_config", None) if owner == "vision tower" else own
+    try:
+        return SIZES[name](config)
+    except ValueError as missing:
+        raise ValueError(
+            f"{type(config).__name__} does not say {missing}: give {name}=…"
+        ) from missing
+
+
+def _said(config: Any, owner: str, *keys: str) -> int:
+    """The first of these keys that a part's config has. Raises ValueError with what is missing."""
+    own = (
+        config.get_text_config()
+        if owner == "language model"
+        else getattr(config, "vision_config", None)
+    )
     found = next((v for key in keys if isinstance(v := getattr(own, key, None), int)), None)
     if found is None:
-        raise ValueError(
-            f"{type(config).__name__} does not say {' or '.join(keys)} of a {owner}: give {name}=…"
-        )
+        raise ValueError(f"{' or '.join(keys)} of a {owner}")
     return found
+
+
+def _width(config: Any) -> int:
+    return _said(config, "language model", "hidden_size")
+
+
+def _layers(config: Any) -> int:
+    return _said(config, "language model", "num_hidden_layers")
+
+
+def _tower_width(config: Any) -> int:
+    return _said(config, "vision tower", "embed_dim", "hidden_size")
+
+
+def _tower_layers(config: Any) -> int:
+    return _said(config, "vision tower", "num_hidden_layers", "depth")
+
+
+def _feature_width(config: Any) -> int:
+    """Joined hidden states lie side by side; so do the tokens of a window that is shuffled into channels."""
+    joined = getattr(config, "vision_feature_layer", None)
+    width = _tower_width(config) * (len(joined) if isinstance(joined, list | tuple) else 1)
+    ratio = getattr(config, "downsample_ratio", None)  # of a side; scale_factor is its inverse
+    side = round(1 / ratio) if isinstance(ratio, float) else getattr(config, "scale_factor", 1)
+    return width * side * side
+
+
+def _feature_layer(config: Any) -> int:
+    layer, depth = getattr(config, "vision_feature_layer", -1), _tower_layers(config)
+    joined = [layer] if isinstance(layer, int) else list(layer)
+    return max(i if i >= 0 else depth + 1 + i for i in joined)
+
+
+SIZES: dict[str, Callable[[Any], int]] = {
+    "width": _width,
+    "layers": _layers,
+    "tower_width": _tower_width,
+    "tower_layers": _tower_layers,
+    "feature_width": _feature_width,
+    "feature_layer": _feature_layer,
+}

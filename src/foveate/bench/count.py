@@ -91,7 +91,7 @@ class Paper:
         if context.text is not None:
             wide["text"] = context.text.repeat(1, 1, language)
         if context.features is not None:
-            wide["features"] = tuple(x.repeat(1, 1, tower) for x in context.features)
+            wide["features"] = {i: x.repeat(1, 1, tower) for i, x in context.features.items()}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             part(tokens, replace(context, **wide))
         return counter.get_total_flops() // 2

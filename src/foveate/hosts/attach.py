@@ -86,6 +86,19 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     return model
 
 
+def warm_start(model: Model) -> Model:
+    """Let the attached compressor begin as what it stands in for: average pooling and the old projector.
+
+    For methods that say so, such as LLaVASTF. Raises ValueError for others, and for projectors that the
+    method cannot be made equal to; NotImplementedError where the model has no projector of single tokens.
+    """
+    _attachment(model)
+    base = traits.base_of(model)
+    for part in base.visual_compressor.every():
+        part.warm_start(traits.projector_of(base)[0])
+    return model
+
+
 def restore(model: Model) -> Model:
     """Exactly the model it was, whatever happened in between. Does nothing to a bare model."""
     base = traits.base_of(model)
@@ -267,10 +280,19 @@ def _refuse_shards(base: nn.Module) -> None:
         )
 
 
+def _check_layers(base: nn.Module, part: Compressor) -> None:
+    states = min(len(traits.tower_blocks(base, tower)) for tower in traits.towers_of(base)) + 1
+    if far := [i for i in part.vision_layers if not 0 <= i < states]:
+        raise ValueError(
+            f"vision_layers has {far[0]}: the tower has hidden states 0 to {states - 1}"
+        )
+
+
 def _glanced(base: nn.Module, part: Compressor) -> dict[nn.Module, bool]:
     found = {}
-    if part.needs & encode.FROM_TOWER:
+    if encode.of_tower([part]):
         traits.refuse_unordered(base)
+        _check_layers(base, part)
     if part.needs & {"cls_attention", "keys"}:
         blocks = traits.selected_blocks(base)
         for tower, block in zip(traits.towers_of(base), blocks, strict=True):

@@ -72,7 +72,7 @@ def _samples(seen: rows.Rows, pixels: dict[str, Tensor]) -> list[int]:
 
 
 def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) -> None:
-    needs = frozenset().union(*(part.needs for part in parts)) & encode.FROM_TOWER
+    needs = encode.of_tower(parts)
     early = any(part.site.tower < Tower.language for part in parts)
     for modality, one in encoded.items():
         if needs - one.needs or one.projected == early:

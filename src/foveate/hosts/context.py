@@ -81,6 +81,8 @@ def apply(
     """
     if missing := part.needs - known.keys() - {"generator"}:
         raise NotImplementedError(f"{type(part).__name__} at {part.site} needs {sorted(missing)}")
+    if "features" in part.needs:
+        known = known | {"features": {i: known["features"][i] for i in part.vision_layers}}
     fields = {name: _carried(tokens, name, known[name]) for name in part.needs - {"generator"}}
     if "generator" in part.needs:
         fields["generator"] = flow.generators(part.seed)
@@ -93,7 +95,7 @@ def apply(
 def _carried(tokens: VisualTokens, name: str, value: Any) -> Any:
     """A field of patches, for tokens that may carry several: attention is summed, vectors averaged."""
     if name == "features":
-        return tuple(_carried(tokens, "state", state) for state in value)
+        return {i: _carried(tokens, "state", state) for i, state in value.items()}
     if name not in ("cls_attention", "keys", "state") or not _moved(tokens):
         return value
     return tokens.total(value) if name == "cls_attention" else tokens.mean(value)

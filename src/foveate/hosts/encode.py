@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import glance, grids, traits
 
-FROM_TOWER = frozenset({"cls_attention", "keys", "features"})
+FROM_TOWER = frozenset({"cls_attention", "keys"})
 KEY = "visual_tokens"  # under which an Encoded rides on a feature function's output
 
 
@@ -67,11 +67,11 @@ def encode(
     """
     if kwargs.get("return_dict") is False:
         return own(base, *args, **kwargs)
-    needs = frozenset().union(*(part.needs for part in parts)) & FROM_TOWER
+    needs = of_tower(parts)
     early = any(part.site.tower < Tower.language for part in parts)
     _refuse_other_features(base, kwargs, needs)
     given = inspect.signature(own).bind_partial(base, *args, **kwargs).arguments
-    if "features" in needs:
+    if needs - FROM_TOWER:
         kwargs["output_hidden_states"] = True
     merger = traits.merger_of(base)
     look = glance.TowerGlance(needs, ordered=merger is not None and bool(needs))
@@ -89,6 +89,13 @@ def encode(
             _refuse_mixing(seen, units, look)
     output[KEY] = _encoded(base, modality, given, output, units, fields, not early, needs)
     return output
+
+
+def of_tower(parts: list[Compressor]) -> frozenset[str]:
+    """What compressors ask of the tower, each hidden state by a name of its own: "features 3"."""
+    asked = frozenset().union(*(part.needs for part in parts)) & FROM_TOWER
+    read = (part.vision_layers for part in parts if "features" in part.needs)
+    return asked.union(f"features {i}" for layers in read for i in layers)
 
 
 def _encoded(

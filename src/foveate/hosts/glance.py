@@ -42,7 +42,7 @@ def looking(look: TowerGlance) -> Iterator[None]:
 class TowerGlance:
     """What a vision tower was asked to show, and showed; letters as in grids.py.
 
-    wants    the Context fields asked for
+    wants    the Context fields asked for, hidden states by a name each: "features 3"
     ordered  whether a connector inside the tower must say where its outputs go
     shown    by field, what each call of the tapped attention showed: (U, S, …)
     widths   channels behind the connector, by name; taken: what they held, unit by unit
@@ -97,11 +97,11 @@ class TowerGlance:
             value = value[..., None] if name == "cls_attention" else value
             how = "sum" if name == "cls_attention" else "mean"
             found[name] = grids.merged(_without_class(value, features), patches, sizes, how)
-        if "features" in self.wants:
-            for i, state in enumerate(tower.hidden_states):
-                state = state[None] if state.dim() == 2 else state
-                state = _without_class(state, features)
-                found[f"features {i}"] = grids.merged(state, patches, sizes, "mean")
+        for name in sorted(self.wants - found.keys()):
+            state = tower.hidden_states[int(name.removeprefix("features "))]
+            state = state[None] if state.dim() == 2 else state
+            state = _without_class(state, features)
+            found[name] = grids.merged(state, patches, sizes, "mean")
         return found
 
 

@@ -111,8 +111,9 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
 
 def _fields(padded: dict[str, Tensor], tokens: VisualTokens) -> dict[str, Any]:
     fields: dict[str, Any] = {n: padded[n] for n in ("cls_attention", "keys") if n in padded}
-    states = [v.to(tokens.x.dtype) for n, v in padded.items() if n.startswith("features ")]
-    return fields | ({"features": tuple(states)} if states else {})
+    read = {n.removeprefix("features "): v for n, v in padded.items() if n.startswith("features ")}
+    states = {int(i): v.to(tokens.x.dtype) for i, v in read.items()}
+    return fields | ({"features": states} if states else {})
 
 
 def _padded(images: list[dict[str, Any]], name: str) -> Tensor:

@@ -14,6 +14,7 @@ from foveate.methods.fastv import FastV
 from foveate.methods.identity import Identity
 from foveate.methods.kmeans import KMeans
 from foveate.methods.layerwise import layerwise
+from foveate.methods.llava_stf import LLaVASTF, MultiBlockFusion, SpatialFusion, llava_stf
 from foveate.methods.llavolta import llavolta
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
@@ -36,6 +37,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "depthwise": DepthwiseConv.keeping,
     "layerwise": layerwise,
     "llavolta": llavolta,
+    "llava_stf": llava_stf,
 }
 
 __all__ = [
@@ -45,11 +47,15 @@ __all__ = [
     "FastV",
     "Identity",
     "KMeans",
+    "LLaVASTF",
+    "MultiBlockFusion",
     "Pool",
     "Random",
+    "SpatialFusion",
     "Stride",
     "VCCAttention",
     "VisionZip",
     "layerwise",
+    "llava_stf",
     "llavolta",
 ]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, stride_of
+from foveate.ops import Keep, stride_of, windows
 from foveate.tokens import VisualTokens
 
 
@@ -55,15 +54,9 @@ class Pool(Compressor):
         if self.dims == 1:
             into = torch.arange(N, device=tokens.x.device).expand(B, N) // self.stride
             return tokens.merge(into, -(-N // self.stride))
-        return tokens.merge(self._window(tokens, context.grid), context.grid.shape[1])
-
-    def _window(self, tokens: VisualTokens, grid: Tensor) -> Tensor:
-        """(B, N) the window of each token, named by the first patch in it."""
-        P = grid.shape[1]
-        cell = torch.cat([grid[..., :1], grid[..., 1:] // self.stride], dim=-1)
-        same = (cell[:, :, None] == cell[:, None, :]).all(-1)
-        first = same.to(torch.uint8).argmax(-1)
-        return first.gather(1, tokens.anchor.clamp(max=P - 1))
+        patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
+        cell = context.grid.gather(1, patch[..., None].expand(-1, -1, 3))
+        return tokens.merge(*windows(cell, self.stride, tokens.valid))
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

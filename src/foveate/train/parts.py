@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText
 from foveate.hosts import traits
 from foveate.train.recipe import Lora
 
+EMPTY: Mapping[str, torch.Tensor] = {}
 PARTS = ("vision", "projector", "language", "compressor", "lora")
 
 
@@ -88,14 +89,26 @@ def blocks_of(model: nn.Module) -> list[str]:
     return sorted({type(block).__name__ for blocks in some for block in blocks})
 
 
+def parameters_of(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
+    """The parameters of a part, by name."""
+    parts = parts_of(model)
+    return {n: p for n, p in model.named_parameters() if parts.get(n) == part}
+
+
 @torch.no_grad()
-def shrink(model: nn.Module, share: float, names: Iterable[str]) -> None:
+def shrink(
+    model: nn.Module, share: float, names: Iterable[str], fresh: Mapping[str, torch.Tensor] = EMPTY
+) -> None:
     """Shrink these parameters and make up for it with those of a freshly initialised model, in place.
 
-    Shrink and perturb, Ash and Adams 2020, arXiv:1910.08475. Compressors are left alone: they are fresh.
+    Shrink and perturb, Ash and Adams 2020, arXiv:1910.08475. fresh: of the compressor, what it was before
+    its warm start; one that is fresh itself is left alone.
     """
     bare = traits.unwrapped(model)
-    fresh = dict(AutoModelForImageTextToText.from_config(bare.config).named_parameters())
+    fresh = {
+        **dict(AutoModelForImageTextToText.from_config(bare.config).named_parameters()),
+        **fresh,
+    }
     held = dict(model.named_parameters())
     for name in names:
         if name in fresh:

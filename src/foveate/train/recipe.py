@@ -68,6 +68,7 @@ class Recipe:
                  parameter counts; what none fits is frozen
     shrink       below 1, what learns begins at this share of its weights and the rest of fresh ones, so that
                  there is something to learn: shrink and perturb, Ash and Adams 2020, arXiv:1910.08475
+    warm_start   the compressor begins as what it stands in for, where it can: see foveate.warm_start
     batch        prompts per optimizer step, over all devices
     micro_batch  prompts per device and forward; the rest is gradient accumulation
     steps        optimizer steps; None goes by `epochs`
@@ -92,6 +93,7 @@ class Recipe:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     positions: str = "original"
     shrink: float = 1.0
+    warm_start: bool = False
     lora: Lora | None = None
     batch: int = 128
     micro_batch: int = 16

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
+from foveate.hosts.attach import warm_start
 from foveate.provenance import dumps, record, write
 from foveate.train import checkpoints
 from foveate.train.curve import curve
 from foveate.train.data import Collator, Problem, Records, check, listed
 from foveate.train.model import load
-from foveate.train.parts import adapted, freeze, shrink
+from foveate.train.parts import adapted, freeze, parameters_of, shrink
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered
@@ -150,9 +151,8 @@ def _trainer(
     if recipe.lora is not None:
         model = adapted(model, recipe.lora, recipe.trains)
     rates = freeze(model, recipe.trains)
-    if recipe.shrink < 1 and begun is None:
-        set_seed(0)  # the same beginning for every seed of a run
-        shrink(model, recipe.shrink, rates)
+    if begun is None:
+        _beginning(model, recipe, rates)
     model.config.get_text_config().use_cache = False  # caches of whole batches, for nothing
     collator = Collator(processor, max_length=recipe.max_length, template=recipe.template)
     return VisualTrainer(
@@ -167,6 +167,18 @@ def _trainer(
         processing_class=processor,
         callbacks=[ProgressCallback()],
     )
+
+
+def _beginning(model: Any, recipe: Recipe, rates: dict[str, float]) -> None:
+    """The weights that training begins with, the same for every seed of a run where they are shrunk."""
+    fresh = {}
+    if recipe.warm_start:
+        compressor = parameters_of(model, "compressor")
+        fresh = {name: value.detach().clone() for name, value in compressor.items()}
+        warm_start(model)
+    if recipe.shrink < 1:
+        set_seed(0)
+        shrink(model, recipe.shrink, rates, fresh)
 
 
 def _finish(trainer: VisualTrainer, recipe: Recipe, out: Path) -> dict[str, Any]:
