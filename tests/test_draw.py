@@ -86,6 +86,14 @@ def test_any_grid():
     assert picture.size == (60, 40)
 
 
+def test_a_view_may_begin_behind_a_border():
+    """Joined tiles whose upper border was cut off count on from it."""
+    cut = grid(2, 3) + torch.tensor([0, 1, 3])
+    image, owner = Image.new("L", (90, 60)), [[0, 1, -1, -1, 2, -1]]
+    pictures = [panel(image, step(owner, where), side=60) for where in (grid(2, 3), cut)]
+    assert pictures[0].tobytes() == pictures[1].tobytes()
+
+
 def test_a_row_per_view_each_with_its_own_picture_and_grid():
     red, blue = Image.new("RGB", (9, 9), "red"), Image.new("RGB", (9, 9), "blue")
     one = step([[0, -1, -1, 1, -1, -1, -1, -1, 2, *[-1] * 7]], views((2, 2), (3, 4)))

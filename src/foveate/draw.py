@@ -111,8 +111,9 @@ def _views(step: Step, i: int, scores: bool) -> list[View]:
     values, views = np.stack([owner, merged, rank], axis=1), []
     for view in np.unique(grid[placed, 0]):
         here = placed & (grid[:, 0] == view)
-        laid = np.full((*grid[here, 1:].max(0) + 1, 3), (-2, 0, np.nan))
-        laid[tuple(grid[here, 1:].T)] = values[here]
+        cells = grid[here, 1:] - grid[here, 1:].min(0)  # joined tiles begin behind a border
+        laid = np.full((*cells.max(0) + 1, 3), (-2, 0, np.nan))
+        laid[tuple(cells.T)] = values[here]
         tokens, shared, ranks = np.moveaxis(laid, -1, 0)
         views.append(View(tokens.astype(int), shared > 0, ranks if scores else None))
     return views

@@ -94,7 +94,10 @@ class LlavaNext(Family):
             y, x = row + border[0], column + border[1]
             tile = 1 + y // 4 * tiles[1] + x // 4
             where.append(tile * (16 + skip) + skip + y % 4 * 4 + x % 4)
-        grid = cells(1, 4, 4) + cells(1, *joined, first=1)
+        inside = [(1, row + border[0], column + border[1]) for _, row, column in cells(1, *joined)]
+        grid = (
+            cells(1, 4, 4) + inside
+        )  # rows and columns of the tiles, so that tiles begin at fours
         return Sight(grid, picks(where, views * (16 + skip)))
 
     def lines(self, rows: int, columns: int) -> tuple[range, ...]:

@@ -12,6 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llava_next.modeling_llava_next import (
+    get_anyres_image_grid_shape,
+    unpad_image,
+)
 
 from foveate.hosts import traits
 
@@ -34,11 +38,13 @@ def of_units(
     if grid_thw is not None:
         merge = traits.merge_size(base)
         return [_box(t, h // merge, w // merge) for t, h, w in grid_thw.tolist()]
+    sized = given.get("image_sizes")
     pixels = given.get("pixel_values_videos" if modality == "video" else "pixel_values")
     if newlines is not None:
         frames = pixels.shape[1] if modality == "video" else None
-        return [_with_newlines(base, mask, frames) for mask in newlines]
-    sized = given.get("image_sizes")
+        known = [None] * len(newlines) if sized is None else torch.as_tensor(sized).tolist()
+        packed = zip(newlines, known, strict=True)
+        return [_with_newlines(base, mask, frames, size) for mask, size in packed]
     if sized is not None:
         step = traits.patch_size(base) * traits.merge_size(base)
         return [_box(1, int(h) // step, int(w) // step) for h, w in torch.as_tensor(sized).tolist()]
@@ -72,13 +78,14 @@ def _tiles(n: int, tile: int | None) -> Tensor | None:
     return torch.cat(views) if views else torch.zeros(0, 3, dtype=torch.long)
 
 
-def _with_newlines(base: nn.Module, newline: Tensor, frames: int | None) -> Tensor | None:
+def _with_newlines(
+    base: nn.Module, newline: Tensor, frames: int | None, size: list[int] | None
+) -> Tensor | None:
     """LLaVA-NeXT's order: the whole image, then its high-resolution tiles, joined, row by row.
 
     The joined tiles are one view. A video is its frames and a single newline. Newlines stand outside.
     """
-    n = len(newline)
-    grid = torch.full((n, 3), OUTSIDE)
+    grid = torch.full((len(newline), 3), OUTSIDE)
     patches = int((~newline).sum())
     if frames is not None:
         cells = _tiles(patches, patches // frames)
@@ -86,16 +93,33 @@ def _with_newlines(base: nn.Module, newline: Tensor, frames: int | None) -> Tens
         first = min(traits.tokens_of_view(base), patches)
         cells = _square(first)
         if cells is not None and patches > first:
-            ended = (newline.long().cumsum(0) - newline.long())[first:]
-            place = torch.arange(first, n)
-            begin = torch.where(newline, torch.arange(n) + 1, 0).cummax(0).values[first:]
-            begin = begin.clamp(min=first)
-            joined = torch.stack([torch.ones_like(ended), ended, place - begin], dim=-1)
-            cells = torch.cat([cells, joined[~newline[first:]]])
+            cells = torch.cat([cells, _joined(base, newline[first:], size)])
     if cells is None:
         return None
     grid[~newline] = cells
     return grid
+
+
+def _joined(base: nn.Module, newline: Tensor, size: list[int] | None) -> Tensor:
+    """(n, 3) where the patches of joined tiles stand, n of them without newlines; they are view 1.
+
+    Counted from the corner of the first tile, so that tiles begin at multiples of their side, though the
+    borders are cut off that an image of this size does not fill. Where the model makes an image smaller,
+    no patch is of one tile any more: counted from 0. size: height, width.
+    """
+    if size is not None:
+        tile = base.config.vision_config.image_size
+        tiles = get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, tile)
+        side = math.isqrt(traits.tokens_of_view(base))
+        rows, columns = (n * side for n in tiles)
+        whole = _box(1, rows, columns).reshape(rows, columns, 3).movedim(-1, 0)
+        cells = unpad_image(whole, size).flatten(1).T + torch.tensor([1, 0, 0])
+        if len(cells) == int((~newline).sum()):
+            return cells
+    row = newline.long().cumsum(0) - newline.long()
+    place = torch.arange(len(newline))
+    begin = torch.where(newline, place + 1, 0).cummax(0).values
+    return torch.stack([torch.ones_like(row), row, place - begin], dim=-1)[~newline]
 
 
 def closing_newline(base: nn.Module, modality: str, newline: Tensor) -> Tensor:
