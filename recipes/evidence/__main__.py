@@ -16,12 +16,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import llavolta
+import found
 import llavolta_page
-import protocol
+import make
+from llavolta import PAGE as LLAVOLTA
 
 HERE = Path(__file__).parent
-PAGES = {"llavolta": (llavolta.RUNS, llavolta_page.write)}
+PAGES = {"llavolta": (LLAVOLTA, llavolta_page.write)}
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {
     "OMP_NUM_THREADS": "1",
@@ -42,17 +43,16 @@ def main() -> None:
     )
     parser.add_argument("--run", help="make this one run, in this process")
     given = parser.parse_args()
-    all_runs, write_page = PAGES[given.page]
-    runs = {run.name: run for run in all_runs}
+    page, write_page = PAGES[given.page]
+    runs, missing = {run.name: run for run in page.runs}, found.missing(page)
     if given.run:
-        protocol.make(given.page, runs[given.run])
+        make.make(page, runs[given.run])
     elif given.list:
         for name in runs:
-            print("done " if protocol.done(given.page, runs[name]) else "     ", name)
+            print("     " if name in missing else "done ", name)
     else:
         if not given.only_page:
-            missing = [n for n, run in runs.items() if not protocol.done(given.page, run)]
-            all_of(given.page, missing, given.jobs)
+            all_of(page.name, missing, given.jobs)
         print(write_page())
 
 

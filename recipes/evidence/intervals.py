@@ -65,6 +65,11 @@ def shown(found: Estimate | None, sign: str = "") -> str:
     return "–" if found is None else found.text(sign)
 
 
+def seen_on(found: Estimate) -> str:
+    """How a sentence on training begins: with the seeds, where they are too few for an interval."""
+    return {1: "On one seed, t", 2: "On two seeds, t"}.get(found.seeds, "T")
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table, the first column on the left and numbers on the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]

@@ -1,17 +1,14 @@
-"""LLaVolta's claims on PatchQA: what is run, and what was found."""
+"""LLaVolta's claims on PatchQA: what is run."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from intervals import Estimate, Right, against, estimate
-from protocol import OWN, Ask, Run, read
+from protocol import OWN, Ask, Page, Run
 
 from foveate.methods.llavolta import SCHEDULES
 from foveate.train import RECIPES, Recipe
 
-PAGE = "llavolta"
 SEEDS = (0, 1, 2)
 STAGED = tuple(name for name in SCHEDULES if name not in ("heavy", "light"))
 # One small budget, 24 of 144 visual tokens from layer 1 of 6 on: the paper's layer 2 of 32, scaled.
@@ -57,33 +54,4 @@ def _runs() -> list[Run]:
     return [Run("embedded", None, (OWN, *CURVE)), *small[first], *staged[first], *long, *rest]
 
 
-RUNS = _runs()
-
-
-# What was found
-
-
-def seeds_of(name: str) -> dict[int, dict[str, Any]]:
-    """The results of a run by seed, of those that are there."""
-    found = {s: read(PAGE, Run(f"{name}-seed{s}", None)) for s in SEEDS}
-    return {seed: result for seed, result in found.items() if result is not None}
-
-
-def right(results: dict[int, dict], method: str | None = None) -> Right:
-    """By seed, a 1 or 0 for every question: with a run's own method, or another for the test alone."""
-    found = {}
-    for seed, result in results.items():
-        own, *others = result["answers"]
-        answer = own if method is None else next(a for a in others if a["method"] == method)
-        found[seed] = [int(c) for c in answer["right"]]
-    return found
-
-
-def gain(baseline: dict[int, dict], slug: str) -> Estimate | None:
-    """What training with a method brings over the same method for the test alone."""
-    return estimate(against(right(seeds_of(slug)), right(baseline, slug)))
-
-
-def to(baseline: dict[int, dict], name: str) -> Estimate | None:
-    """A run's distance from the uncompressed baseline."""
-    return estimate(against(right(seeds_of(name)), right(baseline)))
+PAGE = Page("llavolta", tuple(_runs()))

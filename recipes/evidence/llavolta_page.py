@@ -6,10 +6,12 @@ from statistics import fmean
 from typing import Any
 
 import figures
+from costs import counted_7b
+from found import Results, circumstances, gain, progress, read, right, seeds_of, to
 from intervals import estimate, shown, table
-from llavolta import LAYERS, PAGE, RUNS, SMALL, STRIDES, gain, right, seeds_of, to
+from llavolta import LAYERS, PAGE, SMALL, STRIDES
 from llavolta_words import in_short
-from protocol import ROOT, circumstances, counted_7b, read
+from protocol import QUESTIONS, ROOT
 
 from foveate.methods.llavolta import SCHEDULES
 
@@ -32,8 +34,8 @@ PAPER_STAGED = {
 
 def write() -> str:
     """Write docs/llavolta.md and its pictures from the results; returns its path."""
-    bare = read(PAGE, RUNS[0])
-    baseline = seeds_of("baseline")
+    bare = read(PAGE, PAGE.runs[0])
+    baseline = seeds_of(PAGE, "baseline")
     if bare is None or not baseline:
         raise SystemExit("no results yet: run `python recipes/evidence llavolta`")
     figures.curve(bare["answers"], ROOT / "docs" / "llavolta-curve.svg")
@@ -42,7 +44,7 @@ def write() -> str:
     return str(path.relative_to(ROOT))
 
 
-def page(bare: dict[str, Any], baseline: dict[int, dict]) -> str:
+def page(bare: dict[str, Any], baseline: Results) -> str:
     """The page, all of it from the results."""
     recipe = next(iter(baseline.values()))["asked"]["recipe"]
     seen = recipe["steps"] * recipe["batch"]
@@ -57,12 +59,12 @@ begin from one state: projector and language model shrunk to {recipe["shrink"]} 
 fresh, after which the model guesses; then {recipe["steps"]} steps of {recipe["batch"]} scenes with one
 question each ({seen:,} in all, the same in the same order for every run of a seed), the vision tower
 frozen, {end} % right in the end without compression. Layers are the paper's, scaled from 32 to 6: its
-layer 2 is layer 1 here, its 16 is 3. {recipe_count()} questions of the test split answer for every row.
+layer 2 is layer 1 here, its 16 is 3. {QUESTIONS} questions of the test split answer for every row.
 ± is half a 95 % interval: of the mean over seeds (Student's t) where three are there, else (†) over the
 questions alone, paired where it is of a difference; intervals are not corrected for their number. The
 learning rate was chosen on training without compression and with pooling, and is the same for all. One
 small model and one synthetic task: what holds here is a sign, and no measure, of what holds at 7B.
-{progress()}
+{progress(PAGE)}
 
 {in_short(baseline)}
 
@@ -102,18 +104,8 @@ counted on its config.
 ## Where the numbers come from
 
 `python recipes/evidence llavolta` makes every run and this page; results/llavolta/ has a file a run, with
-the recipe, the loss of every step and a 1 or 0 for every question. {circumstances(PAGE, RUNS)}
+the recipe, the loss of every step and a 1 or 0 for every question. {circumstances(PAGE)}
 """
-
-
-def progress() -> str:
-    """Which runs are still to be made, said where the page begins."""
-    missing = [run.name for run in RUNS if read(PAGE, run) is None]
-    return f"\nStill to be run: {', '.join(missing)}." if missing else ""
-
-
-def recipe_count() -> str:
-    return str(read(PAGE, RUNS[0])["answers"][0]["n"])
 
 
 def curve_table(answers: list[dict[str, Any]]) -> str:
@@ -128,7 +120,7 @@ def curve_table(answers: list[dict[str, Any]]) -> str:
     return table(["", *(f"S = {s}" for s in STRIDES)], rows)
 
 
-def small_table(baseline: dict[int, dict]) -> str:
+def small_table(baseline: Results) -> str:
     rows = []
     for slug in SMALL:
         low, high = PAPER_SMALL[slug]
@@ -136,8 +128,8 @@ def small_table(baseline: dict[int, dict]) -> str:
             [
                 slug,
                 shown(estimate(right(baseline, slug))),
-                shown(estimate(right(seeds_of(slug)))),
-                shown(gain(baseline, slug), "+"),
+                shown(estimate(right(seeds_of(PAGE, slug)))),
+                shown(gain(PAGE, baseline, slug), "+"),
                 f"{low} → {high}",
                 f"{high - low:+.1f}",
             ]
@@ -146,10 +138,13 @@ def small_table(baseline: dict[int, dict]) -> str:
     return table(["method", "test alone", "trained", "gain", "paper", "gain"], rows)
 
 
-def group_table(baseline: dict[int, dict]) -> str:
+def group_table(baseline: Results) -> str:
     groups = [g for g in next(iter(baseline.values()))["answers"][0]["accuracy"] if g != "overall"]
     rows = []
-    for name, results in {**{slug: seeds_of(slug) for slug in SMALL}, "none": baseline}.items():
+    for name, results in {
+        **{slug: seeds_of(PAGE, slug) for slug in SMALL},
+        "none": baseline,
+    }.items():
         found = [r["answers"][0]["accuracy"] for r in results.values()]
         rows.append(
             [name, *(f"{100 * fmean(a[g] for a in found):.1f}" if found else "–" for g in groups)]
@@ -157,11 +152,11 @@ def group_table(baseline: dict[int, dict]) -> str:
     return table(["method", *groups], rows)
 
 
-def staged_table(baseline: dict[int, dict]) -> str:
+def staged_table(baseline: Results) -> str:
     large, rows = counted_7b(PAGE, SCHEDULES), []
     bare = next(iter(baseline.values()))
     for name in ("baseline", *SCHEDULES):
-        results = baseline if name == "baseline" else seeds_of(name)
+        results = baseline if name == "baseline" else seeds_of(PAGE, name)
         if not results:
             continue
         cost = next(iter(results.values()))["training"]["cost"]
@@ -182,7 +177,7 @@ def staged_table(baseline: dict[int, dict]) -> str:
                 f"{seven['to_bare']:.2f}",
                 f"{answer['equivalent_tokens']:.0f}",
                 shown(estimate(right(results))),
-                "" if name == "baseline" else shown(to(baseline, name), "+"),
+                "" if name == "baseline" else shown(to(PAGE, baseline, name), "+"),
                 f"{PAPER_STAGED[name]}" if name in PAPER_STAGED else "–",
             ]
         )

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from intervals import Estimate, against, estimate
-from llavolta import BEST, LAYERS, LONG, PAGE, RUNS, SMALL, STAGED, gain, right, seeds_of, to
-from protocol import read
+from found import Results, gain, read, right, seeds_of, to
+from intervals import Estimate, against, estimate, seen_on
+from llavolta import BEST, LAYERS, LONG, PAGE, SMALL, STAGED
 
 # Distances from the baseline in the paper's table, where it has the row.
 PAPER_FAR = {"last_stage": "; in the paper +0.3", "heavy": "; in the paper -1.5"}
 
 
-def in_short(baseline: dict[int, dict]) -> str:
+def in_short(baseline: Results) -> str:
     """The claims and whether they hold, in words that follow from the numbers."""
     lines = [gains(baseline), winner(), late(), *schedules(baseline)]
     return "**In short.**\n\n" + "\n".join(f"- {line}" for line in lines if line)
 
 
-def gains(baseline: dict[int, dict]) -> str:
-    found = {m: g for m in SMALL if (g := gain(baseline, m)) is not None}
+def gains(baseline: Results) -> str:
+    found = {m: g for m in SMALL if (g := gain(PAGE, baseline, m)) is not None}
     most = max(found, key=lambda m: found[m].mean)
     others = ", ".join(f"{m} {g.text()}" for m, g in found.items() if m != "pool")
     return (
@@ -26,7 +26,7 @@ def gains(baseline: dict[int, dict]) -> str:
     )
 
 
-def beginning(baseline: dict[int, dict]) -> str:
+def beginning(baseline: Results) -> str:
     """Where pooling stands for the test alone: in the paper above random dropping."""
     start = {m: estimate(right(baseline, m)).mean for m in SMALL}
     lowest = min(start, key=start.get)
@@ -49,15 +49,10 @@ def compared(found: dict[str, Estimate], most: str) -> str:
     return f"helps {most} more" if best.apart(pool) else f"helps it about as much as {most}"
 
 
-def seen_on(found: Estimate) -> str:
-    """How a sentence on training begins: with the seeds, where they are too few for an interval."""
-    return {1: "On one seed, t", 2: "On two seeds, t"}.get(found.seeds, "T")
-
-
 def winner() -> str:
-    pool, words, first = right(seeds_of("pool")), [], None
+    pool, words, first = right(seeds_of(PAGE, "pool")), [], None
     for other in SMALL:
-        found = estimate(against(pool, right(seeds_of(other)))) if other != "pool" else None
+        found = estimate(against(pool, right(seeds_of(PAGE, other)))) if other != "pool" else None
         if found is not None:
             how = {1: "beats", 0: "is not told apart from", -1: "loses to"}[found.side]
             words.append(f"{how} {other} ({found.text()})")
@@ -70,7 +65,7 @@ def winner() -> str:
 
 
 def late() -> str:
-    answers = {a["compressor"]: a for a in read(PAGE, RUNS[0])["answers"]}
+    answers = {a["compressor"]: a for a in read(PAGE, PAGE.runs[0])["answers"]}
     early, deep = (
         answers[f"Pool(stride=8, layer={k}, dims=1)"]["accuracy"]["overall"]
         for k in (1, LAYERS[-1])
@@ -84,9 +79,9 @@ def late() -> str:
     )
 
 
-def schedules(baseline: dict[int, dict]) -> list[str]:
+def schedules(baseline: Results) -> list[str]:
     """The claim that staged training ends where the baseline does, and the rest of the schedules."""
-    ends = {n: d for n in STAGED if n != "last_stage" and (d := to(baseline, n)) is not None}
+    ends = {n: d for n in STAGED if n != "last_stage" and (d := to(PAGE, baseline, n)) is not None}
     lines = []
     if ends:
         low = [n for n, d in ends.items() if d.side < 0]
@@ -97,8 +92,8 @@ def schedules(baseline: dict[int, dict]) -> list[str]:
             f"{len(ends)} schedules stand {100 * min(means):+.1f} to {100 * max(means):+.1f} points from the "
             + (f"baseline, below it for certain {', '.join(low)}." if low else "baseline.")
         )
-    if (found := to(seeds_of("baseline-long"), f"{BEST}-long")) is not None:
-        own, base = (estimate(right(seeds_of(f"{n}-long"))).mean for n in (BEST, "baseline"))
+    if (found := to(PAGE, seeds_of(PAGE, "baseline-long"), f"{BEST}-long")) is not None:
+        own, base = (estimate(right(seeds_of(PAGE, f"{n}-long"))).mean for n in (BEST, "baseline"))
         lines.append(
             f"With {LONG} steps {BEST} ends at {100 * own:.1f} % and the baseline at {100 * base:.1f} "
             f"({found.text()}). One schedule on one seed, run after the rows below were seen: a hint that "
@@ -109,7 +104,7 @@ def schedules(baseline: dict[int, dict]) -> list[str]:
         ("heavy", "(2,8) throughout"),
         ("light", "(16,8) throughout"),
     ]:
-        if (found := to(baseline, name)) is not None:
+        if (found := to(PAGE, baseline, name)) is not None:
             paper = PAPER_FAR.get(name, "")
             lines.append(f"{words} stands {found.text()} points from the baseline{paper}.")
     return lines

@@ -1,0 +1,136 @@
+"""Make one run of the evidence: train it, ask it, and write down what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from costs import schedule_cost
+from found import file
+from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Page, Run, asked
+from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+
+from foveate import METHODS, Compressor, from_pretrained, restore, sized
+from foveate.cli.tasks import records
+from foveate.embedded import PATH, load
+from foveate.evaluate import Job, digest, fingerprint
+from foveate.evaluate import run as answer
+from foveate.patchqa import PatchQA
+from foveate.provenance import dumps, record, write
+from foveate.train import Recipe, run
+from foveate.train.parts import learning_rates, shrink
+
+BATCH = 40
+ELSEWHERE = 1000  # added to the seed of a first stage's scenes: they are others
+
+
+def make(page: Page, run_: Run) -> None:
+    """Train and ask; the result is written at the end, a killed run goes on from its last checkpoint."""
+    out = ROOT / "out" / "evidence" / page.name / run_.name
+    stages = [_spent(card, done) for card, done in train(run_, out)]
+    *before, last = stages or [None]
+    document = {
+        "asked": asked(run_),
+        **({"before": before[0]} if before else {}),
+        "training": last,
+        "answers": answers(run_, out),
+        "circumstances": record(run_.recipe.seed if run_.recipe else 0),
+    }
+    write(file(page.name, run_.name), dumps(document))
+
+
+def train(run_: Run, out: Path) -> list[tuple[Recipe, dict[str, Any]]]:
+    """Train a run's recipes, each from where the one before ended; what training found of each."""
+    if run_.recipe is None:
+        return []
+    recipe, before = run_.recipe, run_.before
+    stages = [(recipe, out, PATH, records(recipe))]
+    if before is not None:
+        begin = shared(recipe, before, out / "beginning")
+        other = records(replace(before, seed=before.seed + ELSEWHERE))
+        # The state was shrunk, and the connector warmed, before the first stage.
+        last = replace(recipe, shrink=1.0, warm_start=False)
+        stages = [(before, out / "before", begin, other), (last, out, out / "before", stages[0][3])]
+    return [
+        (card, run(card, to, data, resume=True, device="cpu", model=str(place)))
+        for card, to, place, data in stages
+    ]
+
+
+def shared(recipe: Recipe, before: Recipe, folder: Path) -> Path:
+    """Save the embedded model with that shrunk which `recipe` trains and `before` does not.
+
+    What `before` trains it shrinks itself; so both together begin from the state that `recipe` alone
+    begins from. Returns the folder. Raises ValueError if they shrink to different shares.
+    """
+    if before.shrink != recipe.shrink:
+        raise ValueError(f"before shrinks to {before.shrink}, and the recipe to {recipe.shrink}")
+    model, processor = load()
+    rates, first = (learning_rates(model, card.trains) for card in (recipe, before))
+    set_seed(0)  # as `foveate.train.run` does
+    shrink(model, recipe.shrink, [name for name in rates if name not in first])
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _spent(recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any]:
+    return {
+        **{k: trained[k] for k in ("steps", "seconds", "cpu_seconds")},
+        "losses": [round(h["loss"], 4) for h in trained["history"] if "loss" in h],
+        "cost": schedule_cost(recipe),
+    }
+
+
+def own_method(out: Path) -> Compressor:
+    """What a run was trained with, with the weights it was trained to."""
+    model = from_pretrained(out)
+    method = model.model.visual_compressor
+    restore(model)
+    return method.eval()
+
+
+def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
+    """Accuracy under each of the methods a run is asked with; right is a 1 or 0 for every question."""
+    place = PATH if run_.recipe is None else out
+    model = AutoModelForImageTextToText.from_pretrained(place).eval()
+    processor = AutoProcessor.from_pretrained(place)
+    weights = fingerprint(model)
+    examples = PatchQA("test", seed=TEST_SEED).examples(QUESTIONS)
+    found = []
+    for ask in run_.asks:
+        own = ask == OWN
+        slug = (run_.recipe.method if run_.recipe else "identity") if own else ask.method
+        arguments = run_.recipe.arguments if own and run_.recipe else ask.arguments
+        method = (
+            own_method(out) if own and run_.recipe else sized(METHODS[slug], model, **arguments)
+        )
+        job = Job(
+            model=run_.name,
+            fingerprint=weights,
+            task="patchqa",
+            examples=digest(examples),
+            n=QUESTIONS,
+            seed=TEST_SEED,
+            method=slug,
+            keep=None,
+            compressor=repr(method),
+            batch_size=BATCH,
+            positions=run_.recipe.positions if own and run_.recipe else "original",
+        )
+        document = answer(model, processor, examples, job, method, out / "answers")
+        restore(model)
+        right = [document["answers"][e.key]["right"] for e in examples]
+        found.append(
+            {
+                "method": slug,
+                "compressor": repr(method),
+                "own": own,
+                **{k: document[k] for k in ("tokens", "accuracy", "interval", "n")},
+                "equivalent_tokens": document["cost"]["equivalent_tokens"],
+                "language_macs": document["cost"]["language"],
+                "right": "".join(str(int(r)) for r in right),
+            }
+        )
+    return found
