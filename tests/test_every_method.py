@@ -24,8 +24,20 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
     "vccattention in short blocks": ("vccattention", {"keep": 0.5, "block": 5}),
     "vccattention without a budget": ("vccattention", {"keep": None, "fine": 1, "block": 4}),
     "llavolta from end to end": ("llavolta", {"keep": 0.125, "schedule": "heavy"}),
+    "llava_stf, windows alone": ("llava_stf", {"only": "stf"}),
+    "llava_stf, blocks alone": ("llava_stf", {"only": "mbtf", "keep": 1.0}),
+    "llava_stf in windows of three": ("llava_stf", {"keep": None, "window": 3, "blocks": 2}),
 }
-SMALL = {"width": 8, "layers": 32, "tower_width": 8, "tower_layers": 2}
+# Connectors: with all tokens too, they are functions of their own.
+CONNECTORS = {"llava_stf"}
+SMALL = {
+    "width": 8,
+    "layers": 32,
+    "tower_width": 8,
+    "tower_layers": 4,
+    "feature_width": 8,
+    "feature_layer": 3,
+}
 KNOWN = {c.__name__: c for c in vars(foveate.methods).values() if isinstance(c, type)}
 
 
@@ -51,7 +63,7 @@ def everything(lengths, seed=0, D=8):
         "last_attention": attention,
         "prompt_attention": attention.flip(0),
         "keys": torch.randn(B, P, D, generator=draw),
-        "features": (x, x * 2),
+        "features": {i: x.roll(i, -1) for i in range(5)},
         "grid": cells.masked_fill(~valid[..., None], -1),
         "generator": None,
     }
@@ -76,8 +88,16 @@ def run(method, tokens, context):
 
 
 def rows(context, index):
-    pick = lambda v: tuple(f[index] for f in v) if isinstance(v, tuple) else v[index]  # noqa: E731
-    return {k: None if v is None else pick(v) for k, v in context.items()}
+    return each(context, lambda name, value: value[index])
+
+
+def each(context, change):
+    """The context with every tensor of it changed, by name."""
+    changed = {}
+    for name, value in context.items():
+        inner = {i: change(name, v) for i, v in value.items()} if isinstance(value, dict) else None
+        changed[name] = None if value is None else inner or change(name, value)
+    return changed
 
 
 @pytest.fixture(params=sorted(METHODS))
@@ -115,6 +135,7 @@ def test_keep_keeps_exactly(slug):
     assert run(share, tokens, context).counts.tolist() == [int(16 * SHARE[slug])] * 2
 
 
+@pytest.mark.parametrize("slug", sorted(METHODS.keys() - CONNECTORS))
 def test_keeping_all_is_the_identity(slug):
     tokens, context = everything([16, 9, 4])
     method = build(slug, keep=1.0, **ALL.get(slug, {}))
@@ -139,16 +160,8 @@ def test_a_padded_row_is_the_row_alone(method):
     for row, n in enumerate(lengths):
         one = slice(row, row + 1)
         alone = VisualTokens(tokens.x[one, :n], tokens.owner[one, :n], tokens.valid[one, :n])
-        cut = {
-            k: v
-            if v is None
-            else tuple(f[:, :n] for f in v)
-            if isinstance(v, tuple)
-            else v
-            if "text" in k
-            else v[:, :n]
-            for k, v in rows(context, one).items()
-        }
+        short = lambda name, value: value if "text" in name else value[:, :n]  # noqa: B023, E731
+        cut = each(rows(context, one), short)
         out = run(method, alone, cut)
         M = int(out.counts[0])
         assert int(together.counts[row]) == M

@@ -16,9 +16,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "foveate"
 
 FLOORS = {
-    **dict.fromkeys(("tokens", "compressor", "sizes", "spec", "ops", "provenance"), 0),
+    **dict.fromkeys(("tokens", "compressor", "sizes", "spec", "warm", "ops", "provenance"), 0),
     **dict.fromkeys(("methods", "hosts"), 1),
-    **dict.fromkeys(("draw", "bench", "loading", "patchqa", "embedded", "evaluate", "train"), 2),
+    **dict.fromkeys(
+        ("draw", "bench", "convert", "loading", "patchqa", "embedded", "evaluate", "train"), 2
+    ),
     "cli": 3,
     "__main__": 4,
 }

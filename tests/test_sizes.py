@@ -9,8 +9,8 @@ from foveate.hosts import traits
 from foveate.sizes import scaled
 
 
-def everything(width, layers, tower_width, tower_layers, more=0):
-    return width, layers, tower_width, tower_layers, more
+def everything(width, layers, tower_width, tower_layers, feature_layer, more=0):
+    return width, layers, tower_width, tower_layers, feature_layer, more
 
 
 def test_they_are_those_of_every_family(family):
@@ -19,7 +19,22 @@ def test_they_are_those_of_every_family(family):
     layers = len(traits.decoder_of(model.model).layers)
     blocks = traits.tower_blocks(model.model)
     got = sized(everything, model, more=1)
-    assert got == sized(everything, model.config, more=1) == (width, layers, 32, len(blocks), 1)
+    want = width, layers, 32, len(blocks), traits.selected_layer(model.model), 1
+    assert got == sized(everything, model.config, more=1) == want
+
+
+def test_what_the_projector_reads(family):
+    """Of families whose projector takes tokens one by one: what its first layer reads."""
+    if family.projected is None:
+        pytest.skip("no projector of single tokens")
+    assert sized(lambda feature_width: feature_width, family.model()) == family.projected
+
+
+def test_joined_hidden_states_lie_side_by_side():
+    config = Llava().config()
+    config.vision_feature_layer = [1, -2]
+    got = sized(lambda feature_width, feature_layer: (feature_width, feature_layer), config)
+    assert got == (64, config.vision_config.num_hidden_layers - 1)
 
 
 def test_only_what_is_asked_for_and_not_given():

@@ -24,7 +24,7 @@ def as_mean(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
     """Begin as the projector on the mean of `places` tokens, whose channels lie (channel, place).
 
     The projector is one linear layer, or two with a GELU between. Raises ValueError for others and where
-    the hidden units are too few, and leaves the weights as they were.
+    the hidden units are too few.
     """
     width = mlp[0].in_features // places
     linear = [m for m in projector.modules() if isinstance(m, nn.Linear)]
@@ -40,7 +40,6 @@ def as_mean(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
         first, bias, second = torch.cat([first, -first]), None, torch.cat([one, -one], 1)
     else:
         bias, second = linear[0].bias, out.weight
-    before = {name: value.clone() for name, value in mlp.state_dict().items()}
     zeros = first.new_zeros
     _begin(
         mlp,
@@ -52,7 +51,6 @@ def as_mean(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
     x = torch.randn(1, 8, width, generator=torch.Generator().manual_seed(0)).to(first)
     want, got = projector(x), mlp(x.repeat_interleave(places, dim=-1))
     if (got - want).abs().max() > 0.02 * want.abs().max():  # half precision is that coarse
-        mlp.load_state_dict(before)
         raise ValueError(
             "no warm start: the projector is no linear layer, and no two with a GELU between them"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,12 +91,18 @@ def warm_start(model: Model) -> Model:
     """Let the attached compressor begin as what it stands in for: average pooling and the old projector.
 
     For methods that say so, such as LLaVASTF. Raises ValueError for others, and for projectors that the
-    method cannot be made equal to; NotImplementedError where the model has no projector of single tokens.
+    method cannot be made equal to; its weights are then what they were.
     """
     _attachment(model)
     base = traits.base_of(model)
-    for part in base.visual_compressor.every():
-        part.warm_start(traits.projector_of(base)[0])
+    method = base.visual_compressor
+    before = copy.deepcopy(method.state_dict())
+    try:
+        for part in method.every():
+            part.warm_start(traits.projector_of(base)[0])
+    except ValueError:
+        method.load_state_dict(before)
+        raise
     return model
 
 

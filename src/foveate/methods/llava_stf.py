@@ -56,8 +56,9 @@ class MultiBlockFusion(Compressor):
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """The same tokens, fused. tokens.x (B, N, feature_width)."""
         _check_width(tokens.x, self.feature_width)
-        blocks = [context.features[layer] for layer in self.vision_layers]
-        return tokens.carry(self.mlp(torch.cat([tokens.x, *blocks], dim=-1)))
+        blocks = [context.features[layer].to(tokens.x.dtype) for layer in self.vision_layers]
+        fused = self.mlp(torch.cat([tokens.x, *blocks], dim=-1))
+        return tokens.carry(fused.masked_fill(~tokens.valid[..., None], 0))
 
     def warm_start(self, projector: nn.Module) -> None:
         """Begin as the identity on the selected feature."""
@@ -203,9 +204,9 @@ def llava_stf(
     block_hidden: int | None = None,
     final_activation: bool = False,
 ) -> Compressor:
-    """LLaVA-STF that keeps this share, 1/window² (2 unless told), or a part of it. arXiv:2506.07138.
+    """LLaVA-STF, or a part of it, that keeps this share. Tang and Shen 2025, arXiv:2506.07138.
 
-    only: "stf" for `SpatialFusion`, "mbtf" for `MultiBlockFusion`, which keeps all tokens; None for both,
+    keep: 1/window², a quarter unless told. only: "stf" for `SpatialFusion`, "mbtf" for `MultiBlockFusion`, which keeps all tokens; None for both,
     `LLaVASTF`. Raises ValueError for other shares, and for arguments that mean nothing together.
     """
     if only not in (None, "stf", "mbtf"):

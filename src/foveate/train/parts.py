@@ -13,7 +13,6 @@ from transformers import AutoModelForImageTextToText
 from foveate.hosts import traits
 from foveate.train.recipe import Lora
 
-EMPTY: Mapping[str, torch.Tensor] = {}
 PARTS = ("vision", "projector", "language", "compressor", "lora")
 
 
@@ -89,28 +88,21 @@ def blocks_of(model: nn.Module) -> list[str]:
     return sorted({type(block).__name__ for blocks in some for block in blocks})
 
 
-def parameters_of(model: nn.Module, part: str) -> dict[str, nn.Parameter]:
-    """The parameters of a part, by name."""
-    parts = parts_of(model)
-    return {n: p for n, p in model.named_parameters() if parts.get(n) == part}
+def named(model: nn.Module, part: str) -> list[str]:
+    """The names of a part's parameters."""
+    return [name for name, own in parts_of(model).items() if own == part]
 
 
 @torch.no_grad()
-def shrink(
-    model: nn.Module, share: float, names: Iterable[str], fresh: Mapping[str, torch.Tensor] = EMPTY
-) -> None:
+def shrink(model: nn.Module, share: float, names: Iterable[str]) -> None:
     """Shrink these parameters and make up for it with those of a freshly initialised model, in place.
 
-    Shrink and perturb, Ash and Adams 2020, arXiv:1910.08475. fresh: of the compressor, what it was before
-    its warm start; one that is fresh itself is left alone.
+    Shrink and perturb, Ash and Adams 2020, arXiv:1910.08475. Compressors are left alone: they are fresh.
     """
     bare = traits.unwrapped(model)
-    fresh = {
-        **dict(AutoModelForImageTextToText.from_config(bare.config).named_parameters()),
-        **fresh,
-    }
+    fresh = dict(AutoModelForImageTextToText.from_config(bare.config).named_parameters())
     held = dict(model.named_parameters())
-    for name in names:
+    for name in dict.fromkeys(names):
         if name in fresh:
             held[name].mul_(share).add_(fresh[name].to(held[name]), alpha=1 - share)
 

@@ -17,7 +17,7 @@ from foveate.train import checkpoints
 from foveate.train.curve import curve
 from foveate.train.data import Collator, Problem, Records, check, listed
 from foveate.train.model import load
-from foveate.train.parts import adapted, freeze, parameters_of, shrink
+from foveate.train.parts import adapted, freeze, named, shrink
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered
@@ -170,15 +170,16 @@ def _trainer(
 
 
 def _beginning(model: Any, recipe: Recipe, rates: dict[str, float]) -> None:
-    """The weights that training begins with, the same for every seed of a run where they are shrunk."""
-    fresh = {}
-    if recipe.warm_start:
-        compressor = parameters_of(model, "compressor")
-        fresh = {name: value.detach().clone() for name, value in compressor.items()}
-        warm_start(model)
+    """The weights that training begins with.
+
+    A compressor that begins as the projector begins as one that is shrunk, as it would be without it.
+    """
     if recipe.shrink < 1:
-        set_seed(0)
-        shrink(model, recipe.shrink, rates, fresh)
+        projector = named(model, "projector") if recipe.warm_start else ()
+        set_seed(0)  # the same beginning for every seed of a run
+        shrink(model, recipe.shrink, [*rates, *projector])
+    if recipe.warm_start:
+        warm_start(model)
 
 
 def _finish(trainer: VisualTrainer, recipe: Recipe, out: Path) -> dict[str, Any]:
