@@ -5,12 +5,14 @@ Grows by itself: families from families.FAMILIES, methods from METHODS and the p
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import transformers
 from families import LAYERS, ONE, SHORT, TEXT, TOUCHING, TWO, VIDEO, VIDEO_AND_IMAGE
 from oracle import plans, reference, seen_columns
-from probes import SELECT, Asked, PromptRows, Ragged, Replay, opened
+from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened
 
 import foveate
 from foveate import (
@@ -19,8 +21,11 @@ from foveate import (
     DivPrune,
     FastV,
     KMeans,
+    LLaVASTF,
+    MultiBlockFusion,
     Pool,
     Random,
+    SpatialFusion,
     Stride,
     VCCAttention,
     VisionZip,
@@ -50,6 +55,15 @@ FOLLOWED = {
     "three cuts": lambda: Chain(Stride(12), FastV(0.5, layer=1), Pool(2, layer=3)),
     "two at one site": lambda: Chain(Stride(10, layer=2), FastV(0.5, layer=2)),
 }
+# In the projector's place, or right before it. No mask says what a fused token is; windows of 3 leave edges.
+FUSED = {
+    "llava_stf": partial(LLaVASTF, blocks=3),
+    "spatial fusion": partial(SpatialFusion, window=3),
+    "multi-block fusion": partial(MultiBlockFusion, vision_layers=[0, 2]),
+    "zipped and fused": lambda width, feature_width: Chain(
+        VisionZip(8), SpatialFusion(width, feature_width), FastV(0.5, layer=2)
+    ),
+}
 EVERY = FOLLOWED | {
     "visionzip": lambda: VisionZip(6),
     "kmeans soft": lambda: KMeans(0.3, layer=1, soft=True),
@@ -58,12 +72,17 @@ EVERY = FOLLOWED | {
     "ragged inside": lambda: Ragged(layer=2),
     "asked": lambda: Asked(),
     "early and inside": lambda: Chain(VisionZip(8), Pool(2, layer=3)),
+    **FUSED,
 }
 
 
 def every(name, family):
     """A method by name; what stands before the projector stands behind it where that merges tokens."""
     width = family.projected
+    if name in FUSED:
+        if width is None:
+            pytest.skip(f"{family.name}: nothing stands in the projector's place")
+        return drawn(sized(FUSED[name], family.config()))
     if name in ("visionzip", "early and inside") and width is None:
         zipped = VisionZip(6 if name == "visionzip" else 8, projected=True)
         return zipped if name == "visionzip" else Chain(zipped, Pool(2, layer=3))
@@ -189,7 +208,7 @@ def test_sixteen_ragged_prompts_are_each_alone(model, family):
             close(together[i], generated(model, family.single(inputs, prompts, i), 3)[0], 2e-5)
 
 
-@pytest.mark.parametrize("name", ["stride", "pool", "visionzip", "ragged", "divprune"])
+@pytest.mark.parametrize("name", ["stride", "pool", "visionzip", "ragged", "divprune", "llava_stf"])
 def test_before_the_language_model_is_a_shorter_prompt(model, family, name):
     """Renumbered, what is left is a prompt like any other, with the kept features in it."""
     for prompts in [(ONE,)] + [(VIDEO,)] * family.takes_video:
@@ -236,7 +255,9 @@ def test_static_cache(model, family, name, positions):
     close(got, want, 2e-5)
 
 
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "visionzip", "asked"])
+@pytest.mark.parametrize(
+    "name", ["stride", "fastv", "three cuts", "ragged", "visionzip", "asked", "llava_stf"]
+)
 def test_beams_and_samples(model, family, name):
     """Three equal beams of one prompt start as that prompt; a beam's text is that of greedy steps."""
     prompts = filmed(family, (ONE, TWO))
@@ -272,7 +293,7 @@ def test_beams_and_samples(model, family, name):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged"])
+@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "llava_stf"])
 @pytest.mark.parametrize("prompts", [(ONE,), (ONE, SHORT)])
 def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts):
     """Whole conversation or only what is new: both are the conversation recomputed."""
