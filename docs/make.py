@@ -102,10 +102,12 @@ def compared(path: Path, result: Mapping[str, Any]) -> str:
     groups = [g for g in result["groups"] if g != "overall"]
     rows = []
     for run in result["runs"]:
+        # A run of another model is of one that was trained with its method.
+        other = run.get("model", result["model"]) != result["model"]
         low, high = run["interval"]["overall"]
         rows.append(
             (
-                f"`{run['method']}`",
+                f"`{run['model']}`, trained" if other else f"`{run['method']}`",
                 budget(run["keep"]),
                 f"{run['tokens']:.4g}",
                 f"**{percent(run['accuracy']['overall'])}** ({percent(low)}–{percent(high)})",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,12 +10,14 @@ import pytest
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from foveate import Stride, compress
-from foveate.cli import arguments, output, run
+import foveate
+from foveate import Stride, compress, sized
+from foveate.cli import arguments, models, output, run
 from foveate.cli.methods import describe
-from foveate.cli.work import plan
+from foveate.cli.saved import as_saved, beside, trained
+from foveate.cli.work import Work, plan
 from foveate.cli.wrong import Wrong
-from foveate.embedded import PATH
+from foveate.embedded import MODELS, PATH
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
 
@@ -95,7 +98,8 @@ def test_bad_images(capsys, files, name, says):
         (["--keep", "0.5"], "--method"),
         (["--picture", "kept.docx"], ".png"),
         (["--picture", "/no/such/folder/kept.png"], "no directory"),
-        (["--model", "/no/such/model"], "want 'embedded'"),
+        (["--model", "/no/such/model"], "want 'embedded', 'embedded-llava_stf', a directory"),
+        (["--model", "embeded-llava_stf"], "nearest: embedded-llava_stf; want"),
         (["--max-new-tokens", "0"], "max-new-tokens"),
         (["--kep", "1"], "--kep"),
     ],
@@ -381,6 +385,100 @@ def test_compare_tells_arguments_apart(capsys, tiny, tmp_path):
     assert "pool(stride=9)" in table
     assert "…" not in table  # a name too long for its column goes on in the next line
     assert "None" not in table + page
+
+
+@pytest.fixture(scope="session")
+def saved(tiny, tmp_path_factory):
+    """A model with the tiny one's shape and other weights, saved with a compressor that has weights."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tiny))
+    method = sized(METHODS["depthwise"], model, keep=0.25)
+    compress(model, method, positions="renumbered").save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_compare_has_rows_of_trained_models(capsys, tiny, saved, tmp_path):
+    command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "11"]
+    command += [
+        "--methods",
+        "depthwise",
+        "--keeps",
+        "0.25",
+        "--scenes",
+        "1",
+        "--max-new-tokens",
+        "1",
+    ]
+    command += ["--trained", str(saved)]
+    assert run([*command, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    bare, mine, theirs = document["runs"]
+    assert document["model"] == bare["model"] == mine["model"] != theirs["model"] == saved.name
+    assert [r["method"] for r in document["runs"]] == ["identity", "depthwise", "depthwise"]
+    assert theirs["tokens"] == P // 4
+    assert theirs["prefill"]["pairs"] == mine["prefill"]["pairs"] > 0
+    (file,) = (tmp_path / "runs").glob(f"patchqa-{saved.name}-depthwise-*.json")
+    answered = json.loads(file.read_text())
+    assert answered["job"]["positions"] == "renumbered"
+    assert (
+        run(["eval", "--model", str(saved), "--limit", "11", "--max-new-tokens", "1", "--json"])
+        == 0
+    )
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["answers"] == answered["answers"]
+    page = (tmp_path / "report.html").read_text()
+    assert page.count(f'<td class="name">{saved.name} (trained)</td>') == 3  # in every table
+    assert page.count(f"<b>{saved.name} (trained)</b>") == 1  # under its picture
+    written = file.stat().st_mtime_ns
+    assert run(command) == 0  # again: nothing is repeated
+    assert file.stat().st_mtime_ns == written
+    assert "(trained)" in capsys.readouterr().out
+
+
+def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
+    loaded = models.load(str(saved), "cpu")
+    plan_ = as_saved(loaded)
+    work = Work(loaded, "patchqa", 1, 0, 1, 1, False, None)
+    before = work._job(plan_, "")
+    next(plan_.compressor.parameters()).data.add_(1)
+    assert work._job(plan_, "").name != before.name
+
+
+def test_trained_models_are_told_apart_from_what_they_began_as(tiny, saved):
+    compared = models.load(str(saved), "cpu")
+    examples = PatchQA("test").examples(2)
+    (one,) = trained(str(saved), compared, examples, "cpu")
+    assert one.trained.name == str(saved) != compared.name == saved.name
+    assert not foveate.is_compressed(one.trained.model)
+    assert trained("", compared, examples, "cpu") == trained(None, compared, examples, "cpu") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (None, "saved without a compressor"),
+        (("USER", "Q"), "asks differently than that of"),
+        (("<image>", ""), "0 <image> tokens"),
+    ],
+)
+def test_what_is_no_trained_row(capsys, tiny, saved, tmp_path, change, says):
+    other = tiny
+    if change is not None:
+        other = shutil.copytree(saved, tmp_path / "other")
+        processor = AutoProcessor.from_pretrained(other)
+        assert change[0] in processor.chat_template
+        processor.chat_template = processor.chat_template.replace(*change)
+        processor.save_pretrained(other)
+    words = ("compare", "--model", tiny, "--limit", 1, "--out", tmp_path / "out")
+    assert says in refused(capsys, *words, "--trained", other)
+
+
+def test_what_comes_beside_the_embedded_model():
+    carried = [n for n, path in MODELS.items() if (path / "config.json").exists()]
+    assert beside("embedded") == [n for n in carried if n != "embedded"]
+    assert beside("elsewhere") == []
 
 
 @pytest.mark.slow

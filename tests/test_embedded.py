@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from foveate import embedded
+import foveate
+from foveate import Pool, embedded
 from foveate.patchqa import GROUPS, PatchQA, vocabulary
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "embedded"
@@ -41,6 +42,42 @@ def test_plain_from_pretrained_gives_a_float32_llava():
     assert isinstance(model, LlavaForConditionalGeneration)
     assert model.dtype == torch.float32
     assert sum(file.stat().st_size for file in embedded.PATH.iterdir()) < 12e6
+
+
+CARRIED = [name for name, path in embedded.MODELS.items() if (path / "config.json").exists()]
+
+
+def test_every_model_is_small_and_says_what_it_is():
+    assert embedded.MODELS["embedded"] == embedded.PATH
+    assert "embedded" in CARRIED
+    for name in CARRIED:
+        files = list(embedded.MODELS[name].iterdir())
+        assert sum(file.stat().st_size for file in files) < 12e6
+        assert "README.md" in {file.name for file in files}
+    with pytest.raises(ValueError, match="want one of embedded, embedded-llava_stf"):
+        embedded.load(name="embeded")
+
+
+@pytest.mark.parametrize("name", CARRIED[1:])
+def test_what_was_trained_with_a_compressor_sees_with_it(name):
+    model, processor = embedded.load(name=name)
+    assert foveate.is_compressed(model)
+    examples = PatchQA("test", seed=3).examples(220)
+    prompts = [f"USER: <image>\n{example.question} ASSISTANT:" for example in examples]
+    said = ask((model, processor), [example.images[0] for example in examples], prompts)
+    assert foveate.last_counts(model) == [36] * len(examples)
+    assert sum(a == e.answer for a, e in zip(said, examples, strict=True)) / len(said) > 0.9
+
+
+def test_a_model_saved_compressed_comes_back_so(loaded, tmp_path, monkeypatch):
+    model = foveate.compress(embedded.load()[0], Pool(stride=2, dims=2), "renumbered")
+    model.save_pretrained(tmp_path)
+    loaded[1].save_pretrained(tmp_path)
+    monkeypatch.setitem(embedded.MODELS, "embedded-pool", tmp_path)
+    again, _ = embedded.load(torch.bfloat16, "embedded-pool")
+    assert repr(again.model.visual_compressor) == repr(model.model.visual_compressor)
+    assert again.config.visual_compression == model.config.visual_compression
+    assert again.dtype == torch.bfloat16 and not again.training
 
 
 def test_it_sees(loaded):

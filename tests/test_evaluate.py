@@ -13,6 +13,7 @@ from foveate import evaluate, is_compressed
 from foveate.embedded import PATH
 from foveate.evaluate import results
 from foveate.evaluate import runs as room
+from foveate.evaluate.curves import curves
 from foveate.evaluate.report import Panel, Scene, report
 from foveate.methods import FastV, Stride
 from foveate.patchqa import PatchQA
@@ -177,6 +178,22 @@ def test_a_run_wants_a_bare_model(model, processor, examples):
 
     with foveate.compressed(model, Stride(0.5)), pytest.raises(ValueError, match="restore"):
         evaluate.run(model, processor, examples, JOB)
+
+
+def test_a_trained_model_is_a_star_and_no_line(model, processor, examples):
+    bare = replace(JOB, method="identity", keep=1.0)
+    runs = [evaluate.run(model, processor, examples, job) for job in (bare, JOB)]
+    retrained = evaluate.run(model, processor, examples, replace(bare, model="other"))
+    before = evaluate.comparison(runs)
+    after = evaluate.comparison([*runs, retrained])
+    assert [run["model"] for run in after["runs"]] == ["tiny", "tiny", "other"]
+    assert "#882255" not in curves(before)
+    assert "#882255" in curves(after)
+    page = report(after)
+    assert page.count('<td class="name">uncompressed</td>') == 2  # one model is bare, in two tables
+    assert page.count('<td class="name">other (trained)</td>') == 3
+    assert "Star: a model trained with its method, other." in page
+    assert "Star:" not in report(before)
 
 
 def test_the_report_needs_nothing_else(model, processor, examples):

@@ -27,10 +27,17 @@ JUDGED = {
 
 
 def prefill_ratio(
-    model: nn.Module, inputs: Mapping[str, Any], method: Compressor, pairs: int = 10
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    method: Compressor,
+    pairs: int = 10,
+    trained: nn.Module | None = None,
 ) -> Ratio:
-    """Prefill with a method against the uncompressed model, in the same run; the model stays bare."""
-    small = compress(twin(bare(model)), method)
+    """Prefill with a method against the uncompressed model, in the same run; the model stays bare.
+
+    trained: the model that the method acts on, where it was trained with one of its own.
+    """
+    small = compress(twin(bare(trained or model)), method)
     calls = {"method": prefill(small, inputs), "bare": prefill(model, inputs)}
     timings = interleaved(calls, pairs)
     return ratio(timings["method"], timings["bare"])

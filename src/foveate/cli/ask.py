@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Option(
-        help="'embedded', a directory with a saved model, or a Hub id such as owner/name."
+        help="'embedded', 'embedded-llava_stf', a directory with a saved model, or a Hub id such as "
+        "owner/name."
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto takes the GPU if there is one.")]

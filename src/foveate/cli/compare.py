@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from foveate.cli import arguments, models, output, tasks
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_method
+from foveate.cli.saved import saved_or
+from foveate.cli.saved import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import table
-from foveate.cli.work import BARE, Plan, Work, described, fitting, folder, plan
+from foveate.cli.work import Plan, Work, described, fitting, folder, plan
 from foveate.cli.wrong import Wrong
-
-if TYPE_CHECKING:
-    from foveate.spec import Spec
 
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
@@ -34,6 +33,14 @@ def compare(
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
     ] = KEEPS,
+    trained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME_OR_PATH",
+            help="Models with commas that were saved with their compressor: rows of their own, as saved. "
+            "Beside the embedded model, if not given, those that were trained from it; '' for none.",
+        ),
+    ] = None,
     limit: Limit = 440,
     out: Annotated[Path, typer.Option(help="Folder for result files and report.html.")] = Path(
         "out"
@@ -46,7 +53,7 @@ def compare(
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
-    """Compare methods and budgets: accuracy, tokens, time and cost of each."""
+    """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
     from foveate.spec import named
 
     tasks.check(task)
@@ -60,6 +67,7 @@ def compare(
         for skip in skipped:
             output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        plans += those_trained(trained, loaded, work.examples, device)
         document, page = _compared(work, plans, skipped, scenes)
         if json:
             emit({**document, "report": str(page)})
@@ -124,19 +132,3 @@ def evaluate_one(
             emit(runs[0])
     if not json:
         output.screen().print(table(evaluate.comparison(runs)))
-
-
-def saved_or(loaded: models.Loaded, spec: Spec | None) -> Plan:
-    """What was asked for; else the compressor the checkpoint brought, else the bare model."""
-    import foveate
-
-    if spec is not None and spec.slug != BARE:
-        keep = getattr(spec.build(), "keep", None) if spec.keep is None else spec.keep
-        return Plan(str(spec), keep, spec)
-    if spec is None and foveate.is_compressed(loaded.model):
-        saved = loaded.model.config.visual_compression
-        compressor = loaded.model.model.visual_compressor
-        method = saved.get("method", saved["compressor"].lower())
-        if method != BARE:
-            return Plan(method, getattr(compressor, "keep", None), None, compressor)
-    return Plan(BARE, 1.0)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from foveate.cli import arguments, output
 
 FIRST_LINE = re.compile(
-    r"(?P<line>.+?)\.\s+(?P<paper>[^.]*? et al\. \d{4}), arXiv:(?P<arxiv>\d{4}\.\d{4,5})"
+    r"(?P<line>.+?)\.\s+(?P<paper>[^.]*? (et al\.|and \w+) \d{4}), arXiv:(?P<arxiv>\d{4}\.\d{4,5})"
 )
 
 

@@ -1,4 +1,4 @@
-"""The model a person named: the embedded one, a directory, or a Hub id."""
+"""The model a person named: one that comes with foveate, a directory, or a Hub id."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foveate.cli.wrong import Failed, Wrong, unknown
+from foveate.cli.wrong import Failed, Wrong, nearest, unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 EMBEDDED = "embedded"
@@ -29,6 +29,8 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
     """
     import torch
 
+    from foveate.embedded import MODELS
+
     path = place(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -38,8 +40,8 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
         model = model.to(target).eval()
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
         raise Failed(f"cannot load {name}: {_first_line(error)}") from error
-    label = name if name == EMBEDDED or not Path(name).is_dir() else Path(name).resolve().name
-    return Loaded(model, processor, label)
+    as_typed = name in MODELS or not Path(name).is_dir()
+    return Loaded(model, processor, name if as_typed else Path(name).resolve().name)
 
 
 def skeleton(name: str = EMBEDDED) -> Any:
@@ -47,12 +49,13 @@ def skeleton(name: str = EMBEDDED) -> Any:
     from transformers import AutoConfig
 
     from foveate.bench import CONFIGS
+    from foveate.embedded import MODELS
     from foveate.hosts import cost
 
     if name in CONFIGS:
         return cost.skeleton(CONFIGS[name].config())
-    if name != EMBEDDED and "/" not in name and not Path(name).exists():
-        raise unknown("model", name, [EMBEDDED, *CONFIGS])
+    if name not in MODELS and "/" not in name and not Path(name).exists():
+        raise unknown("model", name, [*MODELS, *CONFIGS])
     try:
         return cost.skeleton(AutoConfig.from_pretrained(place(name)))
     except (OSError, ValueError, ImportError) as error:
@@ -61,23 +64,20 @@ def skeleton(name: str = EMBEDDED) -> Any:
 
 def place(name: str) -> str:
     """Where to load a model from. Raises Wrong for what is neither a model's directory nor a Hub id."""
-    if name == EMBEDDED:
-        from foveate.embedded import PATH
+    from foveate.embedded import MODELS
 
-        path = Path(PATH)
-        if not (path / "config.json").exists():
-            raise Failed("this copy of foveate carries no embedded model: name one with --model")
-        return str(path)
-    path = Path(name)
+    path = MODELS.get(name, Path(name))
+    if name in MODELS and not (path / "config.json").exists():
+        raise Failed(f"this copy of foveate carries no model {name!r}: name another")
     if path.is_dir():
         if not (path / "config.json").exists():
-            raise Wrong(
-                f"--model {name}: this directory has no config.json, so it is no saved model"
-            )
+            raise Wrong(f"model {name}: this directory has no config.json, so it is no saved model")
         return str(path)
     if path.exists() or not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
+        carried = ", ".join(map(repr, MODELS))
         raise Wrong(
-            f"--model {name}: want {EMBEDDED!r}, a directory with a saved model, or owner/name"
+            f"model {name}: {nearest(name, MODELS)}want {carried}, a directory with a saved model, or "
+            "owner/name"
         )
     return name
 

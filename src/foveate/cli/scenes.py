@@ -13,7 +13,7 @@ def shown_budget(plans: Sequence[Plan]) -> int | float | None:
     """The budget whose pictures are shown: the middle one of those that most methods have."""
     counts: dict[int | float, int] = {}
     for one in plans:
-        if one.method != BARE and one.keep is not None:
+        if one.trained is None and one.method != BARE and one.keep is not None:
             counts[one.keep] = counts.get(one.keep, 0) + 1
     most = [keep for keep, n in counts.items() if n == max(counts.values())]
     return sorted(most, key=float)[len(most) // 2] if most else None
@@ -47,7 +47,7 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
         return []
     panels: list[list[Any]] = [[] for _ in examples]
     for one, run in zip(plans, runs, strict=True):
-        if one.method == BARE or one.keep in (budget, None):
+        if one.method == BARE or one.trained is not None or one.keep in (budget, None):
             for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
                 row.append(panel)
     return [
@@ -57,14 +57,16 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
 
 def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
     """One method's picture and answer for each scene."""
+    from foveate.evaluate.comparison import called
     from foveate.evaluate.report import Panel
 
     found, first = [], 0
-    step = _seen(work, one.compressor, examples) if one.compressor is not None else None
+    step = _seen(work, one, examples) if one.compressor is not None else None
+    name = called(one.method, work.of(one).name, work.loaded.name)
     for example in examples:
         answer = run["answers"][example.key]
         shown = _shown(work, example, step, first) if step else _plain(example.images[0])
-        name, left = ("uncompressed" if step is None else one.method), round(answer["after"])
+        left = round(answer["after"])
         found.append(Panel(name, left, shown, answer["prediction"], answer["right"]))
         first += len(example.images)
     return found
@@ -79,15 +81,15 @@ def _shown(work: Work, example: Any, step: Any, i: int) -> Any:
     return panel(pictures.of_views(example.images[0], views, pixels), step, i, 240)
 
 
-def _seen(work: Work, compressor: Any, examples: Sequence[Any]) -> Any:
+def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> Any:
     """The last step of one batch's prefill."""
     import torch
 
     import foveate
 
-    model = work.loaded.model
+    model = work.of(one).model
     with (
-        foveate.compressed(model, compressor),
+        foveate.compressed(model, one.compressor, one.positions),
         foveate.trace(model) as seen,
         torch.inference_mode(),
     ):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from foveate.cli.work import BARE
-
 
 def table(document: Mapping[str, Any]) -> Any:
-    """Method × budget → tokens, accuracy by group with a 95 % interval, time, MACs, cache."""
+    """Method × budget, or trained model → tokens, accuracy with 95 % intervals, time, MACs, cache."""
     from rich import box
     from rich.table import Table
 
-    from foveate.evaluate.report import interval, percent, si, tokens
+    from foveate.evaluate.comparison import called, tokens
+    from foveate.evaluate.report import interval, percent, si
 
     title = f"{document['model']} on {document['task']}, {document['n']} questions, 95 % intervals"
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
@@ -31,15 +30,15 @@ def table(document: Mapping[str, Any]) -> Any:
         made.add_column(head, justify="right")
     last = None
     for run in document["runs"]:
-        if last not in (None, run["method"]):
+        name = called(run["method"], run["model"], document["model"])
+        if last not in (None, name):
             made.add_section()
         shares = [
             f"{percent(run['accuracy'][g])} [dim]{interval(run['interval'][g])}[/dim]"
             for g in document["groups"]
         ]
-        name = "uncompressed" if run["method"] == BARE else run["method"]
         made.add_row(
-            name if run["method"] != last else "",
+            name if name != last else "",
             "–" if run["keep"] is None else str(run["keep"]),
             f"{run['tokens']:.4g}",
             f"{tokens(run):.4g}",
@@ -48,5 +47,5 @@ def table(document: Mapping[str, Any]) -> Any:
             si(run["cost"]["total"]),
             f"{si(run['cost']['kv_bytes'])}B",
         )
-        last = run["method"]
+        last = name
     return made

@@ -22,14 +22,20 @@ class Plan(NamedTuple):
 
     spec        the method, to be built for the model; None for a compressor that is there already
     compressor  None is the bare model
+    positions   as `compress` takes them
+    trained     the model the compressor was trained with, bare; None is the model that is compared
     """
 
     method: str
     keep: int | float | None
     spec: Spec | None = None
     compressor: Any = None
+    positions: str = "original"
+    trained: models.Loaded | None = None
 
     def __str__(self) -> str:
+        if self.trained is not None:
+            return self.trained.name
         return self.method if self.keep is None else f"{self.method} {self.keep}"
 
 
@@ -104,16 +110,14 @@ class Work:
         """The documents of all runs, in order; finished ones are read instead of repeated."""
         from foveate import evaluate
 
-        model = self.loaded.model
-        weights, questions = evaluate.fingerprint(model), evaluate.digest(self.examples)
-        found = []
+        questions, found = evaluate.digest(self.examples), []
         with output.progress(self.limit * len(plans), "questions") as advance:
             for one in plans:
-                job = self._job(one, weights, questions)
+                job = self._job(one, questions)
                 advance(0, str(one))
                 found.append(
                     evaluate.run(
-                        model,
+                        self.of(one).model,
                         self.loaded.processor,
                         self.examples,
                         job,
@@ -125,12 +129,18 @@ class Work:
                 )
         return found
 
-    def _job(self, one: Plan, weights: str, questions: str) -> Any:
+    def of(self, one: Plan) -> models.Loaded:
+        """The model a run asks."""
+        return one.trained or self.loaded
+
+    def _job(self, one: Plan, questions: str) -> Any:
         from foveate import evaluate
 
+        own = self.of(one)
         return evaluate.Job(
-            model=self.loaded.name,
-            fingerprint=weights,
+            model=own.name,
+            # Weights of a compressor that was saved make its answers; those of others are made for the run.
+            fingerprint=evaluate.fingerprint(own.model, None if one.spec else one.compressor),
             task=self.task,
             examples=questions,
             n=self.limit,
@@ -138,17 +148,19 @@ class Work:
             method=one.method,
             keep=one.keep,
             compressor=repr(one.compressor) if one.compressor is not None else "Identity()",
+            positions=one.positions,
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
         )
 
     def _time(self, one: Plan) -> dict[str, Any]:
+        """Prefill against the bare model that is compared, a trained model's too: one scale for all rows."""
         from foveate.bench import prefill_ratio
 
         if one.compressor is None:
             return {"ratio": 1.0, "interval": [1.0, 1.0], "pairs": 0}
         inputs = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
-        found = prefill_ratio(self.loaded.model, inputs, one.compressor, pairs=TIMED)
+        found = prefill_ratio(self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model)
         return {
             "ratio": found.wall.median,
             "interval": list(found.wall.quartiles),
@@ -167,6 +179,14 @@ class Work:
 
 
 def described(plans: Sequence[Plan]) -> dict[str, Any]:
-    """What the report says of each method, as it is written."""
-    specs = {one.method: one.spec for one in plans if one.spec is not None}
-    return {name: methods.describe(spec.slug, spec.make) for name, spec in specs.items()}
+    """What the report says of each method, as it is written; of those of trained models too."""
+    from foveate.methods import METHODS
+
+    found = {}
+    for one in plans:
+        slug, make = (
+            (one.spec.slug, one.spec.make) if one.spec else (one.method, METHODS.get(one.method))
+        )
+        if one.compressor is not None and make is not None:
+            found[one.method] = methods.describe(slug, make)
+    return found

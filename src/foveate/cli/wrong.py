@@ -17,6 +17,11 @@ class Failed(Exception):  # noqa: N818
 def unknown(what: str, name: str, allowed: Iterable[str]) -> Wrong:
     """The line for a name that does not exist: the nearest one first, then all."""
     names = list(allowed)
+    near = nearest(name, names)
+    return Wrong(f"unknown {what} {name!r}: {near}there are {', '.join(names) or 'none'}")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The nearest of these names, as errors begin with it; empty if none is near."""
     close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    nearest = f"nearest: {close[0]}; " if close else ""
-    return Wrong(f"unknown {what} {name!r}: {nearest}there are {', '.join(names) or 'none'}")
+    return f"nearest: {close[0]}; " if close else ""

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+BARE = "identity"
 COLUMNS = ("method", "keep", "tokens", "tokens_before", "accuracy", "interval", "kinds", "n")
 
 
 def comparison(
     runs: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """One document of several runs on the same model and task, the bare model first.
+    """One document of several runs on the same task, the bare model first.
 
+    The first run's model is the one that is compared; runs of others are of models trained with a method.
     skipped lists {"method", "keep", "why"}: budgets that were asked for and could not be had.
     """
     job = runs[0]["job"]
@@ -28,12 +30,44 @@ def comparison(
     }
 
 
+def called(method: str, model: str, compared: str) -> str:
+    """What people read of a run: the bare model, a method on it, or another model as it was trained."""
+    if model != compared:
+        return f"{model} (trained)"
+    return "uncompressed" if method == BARE else method
+
+
 def _row(run: Mapping[str, Any]) -> dict[str, Any]:
     """What tables and curves need of one run."""
     return {
+        "model": run["job"]["model"],
         **{name: run[name] for name in COLUMNS},
         "compressor": run["job"]["compressor"],
         "cost": run["cost"],
         "prefill": run["prefill"],
         "seconds": run["seconds"],
     }
+
+
+def tokens(run: Mapping[str, Any]) -> float:
+    """Where a run stands on the axis: methods that act late count the layers that saw every token."""
+    return run["cost"].get("equivalent_tokens", run["tokens"])
+
+
+def of_bare(document: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+    """Whether a run is of the compared model as it is, all tokens kept."""
+    return run["method"] == BARE and run["model"] == document["model"]
+
+
+def of_trained(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The runs of other models than the compared one."""
+    return [run for run in document["runs"] if run["model"] != document["model"]]
+
+
+def series(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The compared model's runs of each method, fewest tokens first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in document["runs"]:
+        if run["method"] != BARE and run["model"] == document["model"]:
+            found.setdefault(run["method"], []).append(run)
+    return {slug: sorted(runs, key=tokens) for slug, runs in found.items()}

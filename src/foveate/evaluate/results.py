@@ -20,8 +20,9 @@ FORMAT = 1
 class Job:
     """What one run answers, and how. Equal jobs give equal answers, so a finished one is not repeated.
 
-    fingerprint is the bare model's, examples that of the questions; method is as people write it, keep
-    None where its arguments say it; compressor is its repr.
+    fingerprint is the bare model's, with the weights of a compressor that was saved with it; examples is
+    that of the questions; method is as people write it, keep None where its arguments say it; compressor
+    is its repr.
     """
 
     model: str
@@ -88,10 +89,14 @@ class Partial:
         write(self.path, "".join(lines))
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """A short name for these very weights: shapes, types, and up to 1,024 values of every tensor."""
+def fingerprint(model: torch.nn.Module, compressor: torch.nn.Module | None = None) -> str:
+    """A short name for these very weights: shapes, types, and up to 1,024 values of every tensor.
+
+    compressor: one whose weights count too, beside the bare model's.
+    """
     digest = hashlib.sha256(type(model).__name__.encode())
-    for name, tensor in model.state_dict().items():
+    tensors = {**model.state_dict(), **({} if compressor is None else compressor.state_dict())}
+    for name, tensor in tensors.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.flatten()
         step = max(flat.numel() // 1024, 1)

@@ -1,0 +1,105 @@
+"""Models that were saved with their compressor: as one run of `eval`, and as rows of `compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from foveate.cli import arguments, models
+from foveate.cli.work import BARE, Plan
+from foveate.cli.wrong import Wrong
+
+if TYPE_CHECKING:
+    from foveate.spec import Spec
+
+PROBES = 4  # questions on which two processors must agree
+
+
+def saved_or(loaded: models.Loaded, spec: Spec | None) -> Plan:
+    """What was asked for; else the compressor the checkpoint brought, else the bare model."""
+    import foveate
+
+    if spec is not None and spec.slug != BARE:
+        keep = getattr(spec.build(), "keep", None) if spec.keep is None else spec.keep
+        return Plan(str(spec), keep, spec)
+    if spec is None and foveate.is_compressed(loaded.model):
+        saved = as_saved(loaded)
+        if saved.method != BARE:
+            return saved
+    return Plan(BARE, 1.0)
+
+
+def as_saved(loaded: models.Loaded) -> Plan:
+    """The run of a model with the compressor it was saved with."""
+    base, saved = loaded.model.model, loaded.model.config.visual_compression
+    compressor = base.visual_compressor
+    method = saved.get("method", saved["compressor"].lower())
+    keep = 1.0 if method == BARE else getattr(compressor, "keep", None)
+    return Plan(method, keep, None, compressor, saved["positions"])
+
+
+def trained(
+    names: str | None, compared: models.Loaded, examples: Sequence[Any], device: str
+) -> list[Plan]:
+    """Runs of models that were trained with a method, each bare and with its compressor in the plan.
+
+    names has commas; None are those that come with the embedded model, beside it alone. They compute in
+    the compared model's precision. Raises Wrong for a model that was saved without a compressor, and for
+    one whose processor makes other prompts of the same questions.
+    """
+    import foveate
+
+    found: list[Plan] = []
+    for name in beside(compared.name) if names is None else arguments.listed(names):
+        own = models.load(name, device)
+        if not foveate.is_compressed(own.model):
+            raise Wrong(
+                f"--trained {name}: it was saved without a compressor; its own comparison is --model {name}"
+            )
+        if other := differing(compared.processor, own.processor, examples[:PROBES]):
+            raise Wrong(
+                f"--trained {name}: its processor asks differently than that of {compared.name} ({other}), "
+                "so the two would not answer the same questions"
+            )
+        taken = [compared.name, *(one.trained.name for one in found)]
+        own = replace(own, name=free((own.name, name, f"{name} as saved"), taken))
+        plan = as_saved(own)._replace(trained=own)
+        foveate.restore(own.model).to(compared.model.dtype)
+        found.append(plan)
+    return found
+
+
+def beside(name: str) -> list[str]:
+    """The trained models that this copy of foveate carries, for the embedded model; none for others."""
+    from foveate.embedded import MODELS
+
+    carried = [other for other, path in MODELS.items() if (path / "config.json").exists()]
+    return [other for other in carried if other != name] if name == models.EMBEDDED else []
+
+
+def differing(ours: Any, theirs: Any, examples: Sequence[Any]) -> str:
+    """What two processors make of the same questions, where it is not the same; empty where it is."""
+    import torch
+
+    from foveate import evaluate
+
+    asks = [(e.images, e.question) for e in examples]
+    try:
+        a, b = (evaluate.encode(processor, asks) for processor in (ours, theirs))
+    except ValueError as error:  # such as a template that leaves the image out
+        return str(error)
+    for name in sorted({*a, *b}):
+        if name not in a or name not in b:
+            return f"only one gives {name}"
+        if a[name].shape != b[name].shape:
+            return f"{name} {tuple(b[name].shape)}, not {tuple(a[name].shape)}"
+        if not torch.equal(a[name], b[name]):
+            return f"other {name}"
+    return ""
+
+
+def free(names: Iterable[str], taken: Sequence[str]) -> str:
+    """The first of these names that nothing else has, so that rows can be told apart."""
+    *others, last = names
+    return next((name for name in others if name not in taken), last)
