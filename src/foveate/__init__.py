@@ -9,6 +9,7 @@ from foveate.draw import draw  # eager and light: else the module would hide the
 
 if TYPE_CHECKING:
     from foveate.compressor import Chain, Compressor, Context, Site, Stages, Tower
+    from foveate.convert import convert_llava_stf
     from foveate.hosts.attach import (
         compress,
         compressed,
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 # Where each public name lives. Loaded on first use: torch and transformers take seconds, help none.
 _HOMES = {
     "foveate.compressor": ("Chain", "Compressor", "Context", "Site", "Stages", "Tower"),
+    "foveate.convert": ("convert_llava_stf",),
     "foveate.hosts.attach": (
         "compress",
         "compressed",
@@ -116,6 +118,7 @@ __all__ = [
     "VisualTokens",
     "compress",
     "compressed",
+    "convert_llava_stf",
     "draw",
     "from_pretrained",
     "is_compressed",

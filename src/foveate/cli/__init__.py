@@ -1,4 +1,4 @@
-"""The command line: `foveate methods`, `ask`, `compare`, `eval`, `bench` and `train`."""
+"""The command line: `foveate methods`, `ask`, `compare`, `eval`, `bench`, `train` and `convert`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from foveate.cli.ask import ask
 from foveate.cli.bench import bench
 from foveate.cli.compare import compare, evaluate_one
+from foveate.cli.convert import convert
 from foveate.cli.methods import methods
 from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, unknown
@@ -31,6 +32,7 @@ app.command()(compare)
 app.command("eval")(evaluate_one)
 app.command()(bench)
 app.command()(train)
+app.command()(convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,6 +16,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    PreTrainedConfig,
 )
 
 IMAGE, PAD = "<image>", "<pad>"
@@ -53,39 +54,65 @@ def assemble(
     hidden state `feature_layer` without the class token. The tokenizer learns an image token and, where
     it has none, a padding token; the embeddings grow to a multiple of 64.
     """
-    seen = AutoConfig.from_pretrained(vision)
-    seen = getattr(seen, "vision_config", seen)
-    tower = AutoModel.from_pretrained(vision, config=seen, **kwargs)
+    seen = vision_config(vision)
+    tower = vision_tower(vision, **kwargs)
     speaker = AutoModelForCausalLM.from_pretrained(language, **kwargs)
-    processor = _processor(vision, language, seen)
+    processor = processor_of(vision, language, seen)
     tokenizer = processor.tokenizer
     if len(tokenizer) > speaker.get_input_embeddings().num_embeddings:
         speaker.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64)
 
-    config = LlavaConfig(
-        vision_config=seen,
-        text_config=speaker.config,
-        image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
-        image_seq_length=(seen.image_size // seen.patch_size) ** 2,
-        vision_feature_layer=feature_layer,
-        vision_feature_select_strategy=processor.vision_feature_select_strategy,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=speaker.config.tie_word_embeddings,
-        attn_implementation=speaker.config._attn_implementation,
-    )
-    with torch.device("meta"):
-        model = LlavaForConditionalGeneration(config)
-    projector = type(model.model.multi_modal_projector)(config).to(speaker.dtype)
-    for linear in (projector.linear_1, projector.linear_2):
-        nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
-        nn.init.zeros_(linear.bias)
-    model.model.vision_tower, model.model.multi_modal_projector = tower, projector
+    model = skeleton(seen, speaker.config, processor, feature_layer)
+    renew_projector(model, speaker.dtype)
+    model.model.vision_tower = tower
     model.model.language_model, model.lm_head = speaker.model, speaker.lm_head
     model.generation_config = speaker.generation_config
     return model, processor
 
 
-def _processor(vision: str, language: str, seen: Any) -> LlavaProcessor:
+def vision_config(vision: str) -> PreTrainedConfig:
+    """The config of a tower, also of one that was saved with a text encoder beside it."""
+    seen = AutoConfig.from_pretrained(vision)
+    return getattr(seen, "vision_config", seen)
+
+
+def vision_tower(vision: str, **kwargs: Any) -> nn.Module:
+    """A tower, without the text encoder that it was saved with."""
+    return AutoModel.from_pretrained(vision, config=vision_config(vision), **kwargs)
+
+
+def skeleton(
+    seen: PreTrainedConfig, text: PreTrainedConfig, processor: LlavaProcessor, feature_layer: int
+) -> nn.Module:
+    """A LlavaForConditionalGeneration of these two configs and this processor, on the meta device."""
+    config = LlavaConfig(
+        vision_config=seen,
+        text_config=text,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids(IMAGE),
+        image_seq_length=(seen.image_size // seen.patch_size) ** 2,
+        vision_feature_layer=feature_layer,
+        vision_feature_select_strategy=processor.vision_feature_select_strategy,
+        pad_token_id=processor.tokenizer.pad_token_id,
+        tie_word_embeddings=text.tie_word_embeddings,
+        attn_implementation=text._attn_implementation,
+    )
+    with torch.device("meta"):
+        return LlavaForConditionalGeneration(config)
+
+
+def renew_projector(
+    model: nn.Module, dtype: torch.dtype, generator: torch.Generator | None = None
+) -> None:
+    """Give a model a projector of random weights, which start a training well, and no bias."""
+    projector = type(model.model.multi_modal_projector)(model.config).to(dtype)
+    for linear in (projector.linear_1, projector.linear_2):
+        nn.init.normal_(linear.weight, std=linear.in_features**-0.5, generator=generator)
+        nn.init.zeros_(linear.bias)
+    model.model.multi_modal_projector = projector
+
+
+def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaProcessor:
+    """The tower's image processor and the language model's tokenizer, with an image and a padding token."""
     tokenizer = AutoTokenizer.from_pretrained(language)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False
