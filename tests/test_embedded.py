@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 import foveate
@@ -24,8 +25,8 @@ def recipe(monkeypatch):
     """Makes the recipe's files importable."""
     monkeypatch.syspath_prepend(str(RECIPE))
     yield
-    for name in ("batches", "forward", "losses", "model", "muon", "processor", "run"):
-        sys.modules.pop(name, None)
+    for path in RECIPE.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def ask(loaded, images, texts) -> list[str]:
@@ -202,3 +203,30 @@ def test_a_checkpoint_continues_where_it_stopped(recipe, tmp_path):
     again.load(tmp_path / "run.pt")
     assert [step(again) for _ in range(3)] == pytest.approx([step(run) for _ in range(3)])
     assert step(run) < first
+
+
+@pytest.mark.slow
+def test_llava_stf_is_trained_shipped_and_asked(recipe, tmp_path, monkeypatch):
+    from llava_stf import NAME, make, recipe
+
+    shipped = tmp_path / "shipped"
+    monkeypatch.setitem(embedded.MODELS, NAME, shipped)
+    card = recipe(steps=2, batch=2)
+    assert card.shrink == 1
+    result = make(card, tmp_path / "out", 22)
+    with safe_open(shipped / "model.safetensors", "pt") as stored:
+        assert {stored.get_tensor(k).dtype for k in stored.keys()} == {torch.bfloat16}  # noqa: SIM118
+    model, _ = embedded.load(name=NAME)
+    before, after = embedded.load()[0].state_dict(), model.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], after[k])}
+    assert changed and all("language_model" in k or "lm_head" in k for k in changed)
+    assert model.config.visual_compression["method"] == "llava_stf"
+    assert model.config.visual_compression["positions"] == "renumbered"
+    assert model.dtype == torch.float32
+    assert sum(file.stat().st_size for file in shipped.iterdir()) < 12e6
+    page = (shipped / "README.md").read_text()
+    assert "**36 visual tokens**" in page and "| **overall** |" in page
+    assert result["n"] == 22 and result["training"]["steps"] == 2
+    weights = (shipped / "model.safetensors").read_bytes()
+    make(card, tmp_path / "out", 22)  # a finished run is found again
+    assert (shipped / "model.safetensors").read_bytes() == weights

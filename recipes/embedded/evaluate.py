@@ -1,13 +1,13 @@
-"""Ask the shipped model held-out questions: python recipes/embedded/evaluate.py
+"""Ask a shipped model held-out questions: python recipes/embedded/evaluate.py
 
-Greedy `generate` of the plain Hugging Face model, exact match, every kind of question weighing
-the same; beside it what the question's words alone give. Writes results/embedded-patchqa-<split>.json.
+Greedy `generate` of the Hugging Face model, with its compressor if it has one, exact match, every kind
+of question weighing the same; beside it what the question's words alone give. Writes
+results/<model>-patchqa-<split>.json.
 """
 
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -19,6 +19,7 @@ from PIL import Image
 
 from foveate import embedded
 from foveate.patchqa import GROUPS, KINDS, VERSION, Example, PatchQA, language_prior
+from foveate.provenance import commit, dumps, write
 
 BATCH = 50
 GREY = Image.new("RGB", (96, 96), (128, 128, 128))
@@ -77,45 +78,47 @@ def shares(accuracy: float, low: float, high: float, n: int) -> dict:
     return {name: round(value, 4) for name, value in parts.items()} | {"n": n}
 
 
-def main() -> None:
-    """Evaluate and write the result file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--n", type=int, default=5000)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    task = PatchQA(options.split)
-    model, processor = embedded.load()
-    examples = task.examples(options.n)
+def evaluate(name: str, split: str, n: int) -> dict:
+    """The result of one of `embedded.MODELS`: its scores, what they are worth, and how they were made."""
+    task = PatchQA(split)
+    model, processor = embedded.load(name=name)
+    examples = task.examples(n)
     start = time.time()
     seen = report(examples, answers(model, processor, examples))
     seconds = time.time() - start
-    blind = report(examples[:1100], answers(model, processor, examples[:1100], blind=True))
-    prior = {kind: round(share, 4) for kind, share in language_prior(task, options.n).items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    result = {
+    few = examples[:1100]
+    prior = {kind: round(share, 4) for kind, share in language_prior(task, n).items()}
+    return {
         "command": " ".join(["python", *sys.argv]),
-        "commit": commit,
-        "model": "foveate.embedded",
-        "task": f"PatchQA v{VERSION}, {options.split} split, seed {task.seed}",
+        "commit": commit(),
+        "model": name,
+        "task": f"PatchQA v{VERSION}, {split} split, seed {task.seed}",
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
         "device": f"CPU, {torch.get_num_threads()} threads, float32",
-        "n": options.n,
+        "n": n,
         "seconds": round(seconds, 1),
         "accuracy": seen,
         "language_prior": prior,
-        "model_without_picture": blind,
+        "model_without_picture": report(few, answers(model, processor, few, blind=True)),
     }
-    out = options.out or Path(f"results/embedded-patchqa-{options.split}.json")
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(seen, indent=1))
+
+
+def main() -> None:
+    """Evaluate and write the result file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded", choices=embedded.MODELS)
+    parser.add_argument("--n", type=int, default=5000)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    result = evaluate(options.model, options.split, options.n)
+    out = options.out or Path(f"results/{options.model}-patchqa-{options.split}.json")
+    write(out, dumps(result))
+    print(json.dumps(result["accuracy"], indent=1))
 
 
 if __name__ == "__main__":
