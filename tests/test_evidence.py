@@ -16,8 +16,12 @@ from transformers import AutoConfig
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "recipes" / "evidence"))
 
+import costs  # noqa: E402
 import found  # noqa: E402
 import intervals  # noqa: E402
+import llava_stf  # noqa: E402
+import llava_stf_page  # noqa: E402
+import llava_stf_words  # noqa: E402
 import llavolta  # noqa: E402
 import llavolta_page  # noqa: E402
 import llavolta_words  # noqa: E402
@@ -25,6 +29,7 @@ import make  # noqa: E402
 import protocol  # noqa: E402
 
 from foveate import METHODS, compress, sized  # noqa: E402
+from foveate.compressor import Tower  # noqa: E402
 from foveate.embedded import PATH, load  # noqa: E402
 from foveate.train import RECIPES  # noqa: E402
 from foveate.train.model import build  # noqa: E402
@@ -168,3 +173,133 @@ def test_two_recipes_one_after_the_other(tmp_path):
         assert all(torch.equal(again[name], want[name]) for name in want)
     scenes = [make.records(card)[0].id for card in (first, replace(first, seed=make.ELSEWHERE))]
     assert scenes[0] != scenes[1]
+
+
+def test_a_run_is_made_and_found(tmp_path, monkeypatch):
+    """Two stages of LLaVA-STF, begun warm, asked a few questions, and nothing made twice."""
+    for room in (make, found):
+        monkeypatch.setattr(room, "ROOT", tmp_path)
+    for room in (make, protocol):
+        monkeypatch.setattr(room, "QUESTIONS", 11)
+    card = llava_stf.recipe("stf_mbtf", seed=1)
+    last = replace(card, batch=2, micro_batch=2, steps=2, warm_start=True)
+    first = replace(last, trains={"projector": 1e-3, "compressor": 1e-3}, steps=1)
+    run = protocol.Run("stf_mbtf-seed1", last, before=first)
+    page = protocol.Page("llava_stf", (run,))
+    assert found.missing(page) == [run.name]
+    make.make(page, run)
+    assert found.missing(page) == []
+    (result,) = found.seeds_of(page, "stf_mbtf").values()
+    (answer,) = result["answers"]
+    assert answer["tokens"] == 36 and len(answer["right"]) == 11
+    assert result["before"]["steps"] == 1 and result["training"]["steps"] == 2
+    assert result["before"]["cost"] == result["training"]["cost"]
+    assert found.missing(replace(page, runs=(replace(run, before=None),))) == [run.name]
+
+
+def test_llava_stf_page_is_what_the_results_make_of_it():
+    baseline = found.seeds_of(llava_stf.PAGE, "baseline")
+    page = llava_stf_page.page(baseline)
+    assert (ROOT / "docs" / "llava_stf.md").read_text(encoding="utf-8") == page
+    for name in found.missing(llava_stf.PAGE):
+        assert name in page
+
+
+def test_llava_stf_page_of_all_and_of_no_runs(tmp_path, monkeypatch):
+    """Every table and every sentence, from results that are LLaVolta's under other names."""
+    for page in ("llava_stf", "llavolta"):
+        (tmp_path / "results" / page).mkdir(parents=True)
+    monkeypatch.setattr(found, "ROOT", tmp_path)
+    sizes = ROOT / "results" / "llava_stf" / "cost-connectors.json"
+    shutil.copy(sizes, tmp_path / "results" / "llava_stf")
+    none = llava_stf_page.page(_filled("baseline"))
+    assert "In short" not in none and "pool-seed0" in none
+    for run in llava_stf.PAGE.runs:
+        _filled(run.name.rsplit("-seed", 1)[0], "fastv" if "stf" in run.name else "pool")
+    baseline = _filled("baseline")
+    page = llava_stf_page.page(baseline)
+    assert "Still to be run" not in page and "26 of 26" in page
+    words = page[page.index("In short") : page.index("## 1.")]
+    assert words.count("\n- ") == 8 and "STF + MBTF stands below the full-token" in words
+    assert page.count("–") == page.count(" – ")  # no cell is empty, and dashes are words
+    lines = llava_stf_page.lines()
+    assert [sorted(points) for points in lines.values()] == [[2, 3, 4], [2, 3, 4]]
+    picture = llava_stf_page.figures.budgets(
+        lines, intervals.estimate(found.right(baseline)), tmp_path / "budgets.svg"
+    )
+    assert "<svg" in picture.read_text()
+
+
+def _filled(row: str, source: str = "baseline") -> dict[int, dict]:
+    """Results for a row of LLaVA-STF's page, found in LLaVolta's; the row's, from the files written."""
+    for run in llava_stf.PAGE.runs:
+        if run.name.rsplit("-seed", 1)[0] == row:
+            path = ROOT / "results" / "llavolta" / f"{source}-seed{run.recipe.seed}.json"
+            result = json.loads(path.read_text()) | {"asked": protocol.asked(run)}
+            if run.before is not None:
+                result["before"] = result["training"]
+            found.file("llava_stf", run.name).write_text(json.dumps(result))
+    return found.seeds_of(llava_stf.PAGE, row)
+
+
+def test_llava_stf_runs_differ_in_what_they_are_about():
+    config = AutoConfig.from_pretrained(PATH)
+    about = {"name", "method", "arguments", "seed", "positions", "warm_start"}
+    sizes = costs.connectors(llava_stf.PAGE)
+    assert len({run.name for run in llava_stf.PAGE.runs}) == len(llava_stf.PAGE.runs)
+    plain = RECIPES["patchqa"]().as_dict()
+    for run in llava_stf.PAGE.runs:
+        row = run.name.rsplit("-seed", 1)[0]
+        method = build(run.recipe, config)
+        own = sum(p.numel() for p in method.parameters())
+        old = 0 if method.site.tower == Tower.projector else sizes["baseline"]["parameters"]
+        assert sizes[row]["parameters"] == own + old, row
+        card = run.recipe.as_dict() | {"steps": plain["steps"], "trains": plain["trains"]}
+        assert {k for k in card if card[k] != plain[k]} <= about
+        if run.before is not None:
+            assert "language" not in run.before.trains and run.before.shrink == run.recipe.shrink
+    tokens = {row: 144 // llava_stf.side_of(row) ** 2 for row in llava_stf.ROWS}
+    for row, n in tokens.items():
+        for result in found.seeds_of(llava_stf.PAGE, row).values():
+            assert result["answers"][0]["tokens"] == n
+
+
+def test_results_are_lent_only_to_the_same_recipe():
+    first = llava_stf.PAGE.runs[0]
+    assert found.done(llava_stf.PAGE, first)
+    for recipe in (replace(first.recipe, steps=7), replace(first.recipe, shrink=0.4)):
+        assert not found.done(llava_stf.PAGE, replace(first, recipe=recipe))
+    assert not found.done(llava_stf.PAGE, replace(first, before=first.recipe))
+    assert not found.done(replace(llava_stf.PAGE, lender=None), first) or (
+        found.file("llava_stf", first.name).exists()
+    )
+
+
+def test_groups_are_those_that_accuracy_was_told_by():
+    for seed, result in found.seeds_of(llavolta.PAGE, "pool").items():
+        for group in found.groups():
+            (right,) = found.right({seed: result}, group=group).values()
+            share = result["answers"][0]["accuracy"][group]
+            assert sum(right) / len(right) == pytest.approx(share)
+
+
+@pytest.mark.parametrize("row", ["baseline", "stf_mbtf"])
+def test_connectors_are_counted(row):
+    told = costs.connectors(llava_stf.PAGE)[row]
+    method, arguments = llava_stf.ROWS[row]
+    assert costs.connector(method, arguments) == told
+    width, fused = 256, 256 + 3 * 128
+    block = fused * 4 * width + 4 * width * width
+    spatial = 4 * width * 512 + 512 * 128
+    want = {"baseline": 144 * (width * 128 + 128 * 128), "stf_mbtf": 144 * block + 36 * spatial}
+    assert told["macs"] == want[row]
+
+
+def test_llava_stf_words_do_not_say_more_than_intervals():
+    def far(mean):
+        return llava_stf_words.reached(intervals.Estimate(mean, 0.02, True))
+
+    assert "stands below" in far(-0.03) and "not reached" in far(-0.03)
+    assert "not told apart" in far(-0.01) and "more than 3.0 points" in far(-0.01)
+    assert "stands above" in far(0.03)
+    assert llava_stf_words.paper("stf_mbtf", "baseline") == pytest.approx(6.1 / 8)

@@ -17,12 +17,17 @@ import sys
 from pathlib import Path
 
 import found
+import llava_stf
+import llava_stf_page
+import llavolta
 import llavolta_page
 import make
-from llavolta import PAGE as LLAVOLTA
 
 HERE = Path(__file__).parent
-PAGES = {"llavolta": (LLAVOLTA, llavolta_page.write)}
+PAGES = {
+    "llavolta": (llavolta.PAGE, llavolta_page.write),
+    "llava_stf": (llava_stf.PAGE, llava_stf_page.write),
+}
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {
     "OMP_NUM_THREADS": "1",

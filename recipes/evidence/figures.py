@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from intervals import Estimate
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
@@ -25,47 +28,84 @@ def curve(answers: Sequence[dict[str, Any]], path: Path) -> Path:
         stride, layer = map(int, POOL.match(answer["compressor"]).groups())
         point = answer["equivalent_tokens"], 100 * answer["accuracy"]["overall"], stride
         lines.setdefault(layer, []).append(point)
+    with drawn(path) as axes:
+        _level(axes, bare["accuracy"]["overall"], "uncompressed")
+        for i, (layer, points) in enumerate(sorted(lines.items())):
+            x, y, strides = zip(*sorted(points), strict=True)
+            axes.plot(x, y, label=f"K = {layer}", **_look(i))
+            _name(axes, f"S = {strides[0]}", (x[0], y[0]), COLOURS[i])
+        axes.set_xlabel("visual tokens, mean over the decoder layers")
+        axes.set_ylim(20, 102)
+        axes.legend(frameon=False, loc="lower right", title="pooled before layer")
+    return path
+
+
+def budgets(
+    lines: Mapping[str, Mapping[int, tuple[float, Estimate]]], level: Estimate, path: Path
+) -> Path:
+    """Accuracy against visual tokens, a line for each method: by side of the windows, tokens and accuracy.
+
+    Bars and the band around the level are 95 % intervals.
+    """
+    with drawn(path) as axes:
+        low, high = (100 * (level.mean + side * level.half) for side in (-1, 1))
+        axes.axhspan(low, high, color="#9a9a9a", alpha=0.15, linewidth=0)
+        _level(axes, level.mean, "all tokens")
+        for i, (name, points) in enumerate(lines.items()):
+            x = [tokens + 0.3 * i for tokens, _ in points.values()]  # bars do not hide each other
+            y, half = ([100 * e[n] for _, e in points.values()] for n in (0, 1))
+            axes.errorbar(x, y, yerr=half, capsize=3, label=name, **_look(i))
+            for side, place in zip(points, zip(x, y, strict=True), strict=True):
+                _name(axes, f"k = {side}", place, COLOURS[i], right=True)
+        axes.set_xlabel("visual tokens")
+        if lines:
+            axes.legend(frameon=False, loc="lower right")
+    return path
+
+
+@contextmanager
+def drawn(path: Path) -> Iterator[Axes]:
+    """Axes of accuracies to draw in, written as the same SVG for the same numbers."""
     style = {"font.size": 10, "font.family": "sans-serif", "svg.hashsalt": "foveate"}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.5, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        level = 100 * bare["accuracy"]["overall"]
-        axes.axhline(level, color="#9a9a9a", linewidth=1, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "uncompressed",
-            (0.01, level),
-            xycoords=("axes fraction", "data"),
-            va="bottom",
-            color="#777777",
-            fontsize=9,
-        )
-        for i, (layer, points) in enumerate(sorted(lines.items())):
-            x, y, strides = zip(*sorted(points), strict=True)
-            axes.plot(
-                x,
-                y,
-                color=COLOURS[i],
-                marker=MARKERS[i],
-                markersize=5.5,
-                linewidth=1.5,
-                label=f"K = {layer}",
-            )
-            axes.annotate(
-                f"S = {strides[0]}",
-                (x[0], y[0]),
-                xytext=(-6, -11),
-                fontsize=8,
-                textcoords="offset points",
-                color=COLOURS[i],
-                ha="center",
-            )
-        axes.set_xlabel("visual tokens, mean over the decoder layers")
+        yield axes
         axes.set_ylabel("accuracy, %")
-        axes.set_ylim(20, 102)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
-        axes.legend(frameon=False, loc="lower right", title="pooled before layer")
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     path.write_text(file.getvalue(), encoding="utf-8")
-    return path
+
+
+def _look(i: int) -> dict[str, Any]:
+    return {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5.5, "linewidth": 1.5}
+
+
+def _level(axes: Axes, share: float, name: str) -> None:
+    """A dashed line across, with its name."""
+    axes.axhline(100 * share, color="#9a9a9a", linewidth=1, linestyle=(0, (4, 3)))
+    axes.annotate(
+        name,
+        (0.01, 100 * share),
+        xycoords=("axes fraction", "data"),
+        va="bottom",
+        color="#777777",
+        fontsize=9,
+    )
+
+
+def _name(
+    axes: Axes, text: str, place: tuple[float, float], colour: str, right: bool = False
+) -> None:
+    """A word beside a point: below it, or on its right."""
+    axes.annotate(
+        text,
+        place,
+        xytext=(6, -11) if right else (-6, -11),
+        fontsize=8,
+        textcoords="offset points",
+        color=colour,
+        ha="left" if right else "center",
+    )

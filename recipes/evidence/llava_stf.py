@@ -1,0 +1,90 @@
+"""LLaVA-STF's claims on PatchQA: what is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from protocol import Page, Run
+
+from foveate.train import RECIPES, Recipe
+
+SEEDS = (0, 1, 2)
+STEPS = 120
+BEFORE_STEPS = 60  # of a first stage that trains the connector alone
+RATE = 1e-3  # of the compressor's own weights
+WARM = False  # whether LLaVA-STF's rows begin as average pooling and the old projector
+POSITIONS = "renumbered"  # as in the paper, for all rows with fewer tokens
+
+Row = tuple[str, Mapping[str, Any]]  # a name of METHODS and its arguments
+POOL = {"stride": 2, "dims": 2, "layer": 0}
+MAIN: dict[str, Row] = {
+    "baseline": ("identity", {}),
+    "pool": ("pool", POOL),
+    "stf": ("llava_stf", {"only": "stf"}),
+    "mbtf": ("llava_stf", {"only": "mbtf"}),
+    "stf_mbtf": ("llava_stf", {}),
+}
+OWN = "stf_mbtf"
+WINDOWS: dict[str, Row] = {
+    "pool_k3": ("pool", {**POOL, "stride": 3}),
+    "pool_k4": ("pool", {**POOL, "stride": 4}),
+    "stf_mbtf_k3": ("llava_stf", {"window": 3}),
+    "stf_mbtf_k4": ("llava_stf", {"window": 4}),
+}
+# The embedded tower has four blocks to fuse, which is what OWN does.
+BLOCKS: dict[str, Row] = {f"blocks{n}": ("llava_stf", {"blocks": n}) for n in (1, 2)}
+FINAL = "final_activation"
+OTHER_START = f"{OWN}_{'cold' if WARM else 'warm'}"
+OTHERS: dict[str, Row] = {
+    FINAL: ("llava_stf", {"final_activation": True}),
+    OTHER_START: ("llava_stf", {}),
+}
+STAGED = {f"{row}_two_stage": row for row in ("baseline", "pool", OWN)}
+ROWS = {**MAIN, **WINDOWS, **BLOCKS, **OTHERS, **{row: MAIN[of] for row, of in STAGED.items()}}
+COLD = OTHER_START if WARM else OWN
+
+
+def beside(row: str) -> str:
+    """The row that an ablation differs from in one thing; behind a final activation nothing starts warm."""
+    return COLD if row == FINAL else STAGED.get(row, OWN)
+
+
+def side_of(row: str) -> int:
+    """The side of the windows that become one token each; 1 where all tokens stay."""
+    method, arguments = ROWS[row]
+    if method == "pool":
+        return arguments["stride"]
+    return (
+        1 if method == "identity" or arguments.get("only") == "mbtf" else arguments.get("window", 2)
+    )
+
+
+def recipe(row: str, seed: int) -> Recipe:
+    """A row's recipe; the baseline's is that of LLaVolta's page."""
+    (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
+    card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
+    if method != "identity":
+        card = replace(card, positions=POSITIONS)
+    if method != "llava_stf":
+        return card
+    warm = row != FINAL and (row == OTHER_START) != WARM
+    return replace(card, trains={**plain.trains, "compressor": RATE}, warm_start=warm)
+
+
+def _run(row: str, seed: int) -> Run:
+    card, before = recipe(row, seed), None
+    if row in STAGED:
+        connector = {part: rate for part, rate in card.trains.items() if part != "language"}
+        before = replace(card, trains=connector, steps=BEFORE_STEPS)
+    return Run(f"{row}-seed{seed}", card, before=before)
+
+
+def _runs() -> list[Run]:
+    """The main rows, seed by seed, then one seed of all others."""
+    main = [_run(row, seed) for seed in SEEDS for row in MAIN]
+    return main + [_run(row, SEEDS[0]) for row in ROWS if row not in MAIN]
+
+
+PAGE = Page("llava_stf", tuple(_runs()), lender="llavolta")
