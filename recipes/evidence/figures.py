@@ -58,6 +58,7 @@ def budgets(
             for side, place in zip(points, zip(x, y, strict=True), strict=True):
                 _name(axes, f"k = {side}", place, COLOURS[i], right=True)
         axes.set_xlabel("visual tokens")
+        axes.margins(x=0.08)
         if lines:
             axes.legend(frameon=False, loc="lower right")
     return path
