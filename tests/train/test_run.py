@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import foveate
+from foveate.ops import windows
 from foveate.train import DataError, DivergedError, Lora, Record, Records, Turn, run
 
 STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
@@ -201,3 +202,52 @@ def test_sharding_wants_gpus(card, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="fsdp=True on 2 processes of cpu"):
         run(card(fsdp=True), tmp_path / "out")
+
+
+class Mean(foveate.Compressor):
+    """Windows averaged before the projector."""
+
+    site, needs = foveate.Site(foveate.Tower.features), frozenset({"grid"})
+
+    def forward(self, tokens, context):
+        return tokens.merge(*windows(context.grid, 2, tokens.valid))
+
+    def arguments(self):
+        return {}
+
+
+def test_a_connector_that_starts_warm_begins_where_the_projector_does(card, tmp_path):
+    """As average pooling and the same shrunk projector: the first loss is the same, the next is not."""
+    rates = {"compressor": 1e-2, "projector": 1e-2, "language": 1e-2}
+    pooled = run(card(method=Mean(), trains=rates, shrink=0.5), tmp_path / "pooled")
+    del rates["projector"]
+    connector = {"method": "llava_stf", "trains": rates, "shrink": 0.5}
+    warm = run(card(**connector, warm_start=True), tmp_path / "warm")
+    cold = run(card(**connector), tmp_path / "cold")
+    first, second = (math.isclose(a, b, rel_tol=1e-5) for a, b in _pairs(warm, pooled)[:2])
+    assert first and not second
+    assert not math.isclose(*_pairs(cold, pooled)[0], rel_tol=1e-4)
+
+
+def test_a_connector_learns_alone_and_then_with_the_language_model(card, model, tmp_path):
+    """Two stages; the old projector stays as it was, for plain transformers."""
+    before = small.weights(model)
+    connector = {"method": "llava_stf", "positions": "renumbered"}
+    run(card(**connector, trains={"compressor": 1e-2}), tmp_path / "one")
+    one = small.weights(tmp_path / "one")
+    learnt = {"compressor": 1e-2, "language": 1e-2}
+    run(card(**connector, trains=learnt), tmp_path / "two", model=str(tmp_path / "one"))
+    two = small.weights(tmp_path / "two")
+    assert before.keys() < one.keys() == two.keys()
+    for name, value in one.items():
+        if name in before:
+            assert torch.equal(value, before[name]), name
+        own = "visual_compressor" in name or "language_model" in name or "lm_head" in name
+        assert torch.equal(value, two[name]) != own, name
+    back = foveate.from_pretrained(tmp_path / "two")
+    assert isinstance(back.model.visual_compressor, foveate.LLaVASTF)
+    assert back.config.visual_compression["positions"] == "renumbered"
+
+
+def _pairs(one, two):
+    return list(zip(small.losses(one), small.losses(two), strict=True))
