@@ -13,9 +13,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 import foveate
 from foveate import Stride, compress, sized
 from foveate.cli import arguments, models, output, run
+from foveate.cli.ask import written
 from foveate.cli.methods import describe
 from foveate.cli.saved import as_saved, beside, trained
-from foveate.cli.work import Work, plan
+from foveate.cli.work import TIMED, Work, plan
 from foveate.cli.wrong import Wrong
 from foveate.embedded import MODELS, PATH
 from foveate.methods import METHODS
@@ -398,6 +399,21 @@ def saved(tiny, tmp_path_factory):
     return folder
 
 
+def test_ask_says_in_one_line_what_acts(capsys, files, tiny, saved):
+    assert written(METHODS["layerwise"]()).count(" + Pool(stride=2, layer=") == 2
+    command = [
+        "ask",
+        str(files / "good.png"),
+        "what ?",
+        "--model",
+        str(saved),
+        "--max-new-tokens",
+        "1",
+    ]
+    assert run(command) == 0
+    assert "\nDepthwiseConv(width=128, stride=4, layer=2): visual tokens" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_compare_has_rows_of_trained_models(capsys, tiny, saved, tmp_path):
     command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "11"]
@@ -444,6 +460,17 @@ def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
     before = work._job(plan_, "")
     next(plan_.compressor.parameters()).data.add_(1)
     assert work._job(plan_, "").name != before.name
+
+
+def test_a_trained_model_is_timed_against_the_compared_one(tiny, saved):
+    compared = models.load(tiny, "cpu")
+    work = Work(compared, "patchqa", 1, 0, 1, 1, True, None)
+    (one,) = trained(str(saved), compared, work.examples, "cpu")
+    ran = []
+    for loaded in (compared, one.trained):
+        loaded.model.register_forward_hook(lambda *_, name=loaded.name: ran.append(name))
+    assert work._time(one)["pairs"] == TIMED
+    assert ran.count(compared.name) == ran.count(one.trained.name) > TIMED
 
 
 def test_trained_models_are_told_apart_from_what_they_began_as(tiny, saved):

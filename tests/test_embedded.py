@@ -55,6 +55,10 @@ def test_every_model_is_small_and_says_what_it_is():
         files = list(embedded.MODELS[name].iterdir())
         assert sum(file.stat().st_size for file in files) < 12e6
         assert "README.md" in {file.name for file in files}
+    package = Path(foveate.__file__).parent
+    assert (
+        sum(f.stat().st_size for f in package.rglob("*") if f.is_file()) < 40e6
+    )  # and so the wheel
     with pytest.raises(ValueError, match="want one of embedded, embedded-llava_stf"):
         embedded.load(name="embeded")
 

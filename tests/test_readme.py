@@ -90,6 +90,9 @@ def test_results_become_tables(make):
     versions = {"torch": "2", "transformers": "5"}
     where = {"commit": "0123456789abcdef", "device": "cpu", "versions": versions}
     document = {"model": "m", "task": "t", "n": 7, "groups": list(shares), "circumstances": where}
+    other = {**run_, "model": "stf", "method": "llava_stf", "keep": None}
+    text = make.compared(Path("a.json"), {**document, "runs": [{**run_, "model": "m"}, other]})
+    assert "| `stf`, trained | – | 36 |" in text
     text = make.compared(Path("a.json"), {**document, "runs": [run_]})
     assert "| `fastv` | 0.25 | 36 | **50.0** (20.0–80.0) | 25.0 | 0.50 | 12 |" in text
     wall = {"median": 1.01, "low": 0.99, "high": 1.03}

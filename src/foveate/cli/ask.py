@@ -109,7 +109,7 @@ def answer(
         "answer": reply.text,
         "question": question,
         "model": loaded.name,
-        "method": repr(loaded.model.model.visual_compressor),
+        "method": written(loaded.model.model.visual_compressor),
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
         "steps": [
             {"site": str(s.site), "before": int(s.before[0]), "after": int(s.after[0])}
@@ -117,6 +117,11 @@ def answer(
         ],
         "seconds": round(time.perf_counter() - started, 3),
     }, seen
+
+
+def written(method: Any) -> str:
+    """The compressors that act, in one line: with their arguments, without the layers that hold weights."""
+    return " + ".join(f"{type(part).__name__}({part.extra_repr()})" for part in method.parts())
 
 
 def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens: int) -> None:
