@@ -25,6 +25,7 @@ from foveate.train import Recipe, run
 NAME = "embedded-llava_stf"
 STEPS, BATCH = 1500, 48
 RATES = {"compressor": 1e-3, "language": 3e-4}
+ARGUMENTS: dict[str, Any] = {}  # the paper's proportions
 QUESTIONS = 5000
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,7 @@ def recipe(steps: int = STEPS, batch: int = BATCH) -> Recipe:
         model="embedded",
         data="patchqa",
         method="llava_stf",
+        arguments=ARGUMENTS,
         positions="renumbered",
         warm_start=True,
         trains=RATES,
