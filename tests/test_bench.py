@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, ONE
 
 import foveate
-from foveate import FastV, Identity, Pool, Stages, Stride
+from foveate import FastV, Identity, Pool, Stages, Stride, VisionZip, sized
 from foveate.bench import (
     BARE,
     CONFIGS,
@@ -35,6 +35,7 @@ from foveate.bench import (
 )
 from foveate.bench.clock import Spread, Timing
 from foveate.bench.configs import SMALL, TEXT, build
+from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill
 from foveate.bench.limits import ideal, short_prefill
 from foveate.cli import run
@@ -42,7 +43,7 @@ from foveate.compressor import Compressor
 from foveate.hosts import cost, traits
 from foveate.methods import METHODS
 from foveate.provenance import dumps, record, write
-from foveate.spec import Spec
+from foveate.spec import Spec, crossed
 
 LLAVA = FAMILIES["llava"]
 ROOT = Path(__file__).parents[1]
@@ -161,8 +162,10 @@ def test_a_whole_bench():
         assert row["peak_bytes"] > 0 and row["prefill_s"]["median"] > 0
         assert set(row["end_to_end_s"]) == {"1", "3"}
         assert row["end_to_end_s"]["1"] == row["ttft_s"] and row["decode_s_per_token"]["median"] > 0
-        timed = {"to_bare", "to_limit", "end_to_end_to_bare"} & row.keys()
-        assert len(timed) == (0 if key[0] == BARE else 3)
+        assert row["connector_s"]["median"] > 0 and row["tower_s"]["median"] > 0
+        assert row["connector_share"]["wall"]["median"] > 0 and row["connector_share"]["pairs"] == 2
+        ratios = {"to_bare", "to_limit", "to_bare_behind_tower", "end_to_end_to_bare"}
+        assert len(ratios & row.keys()) == (0 if key[0] == BARE else 4)
     assert all("ttft_s" not in row for row in found["cells"] if row["idle"])
     assert not foveate.is_compressed(measured.model)
     assert [type(t).__name__ for t in tables(found, str)] == ["Table", "Table", *["str"] * 3]
@@ -221,12 +224,14 @@ def tiny_named():
     return Named("none", arguments, 16, pixels)
 
 
-@pytest.mark.parametrize("slug", ["identity", "stride", "fastv", "visionzip", "divprune"])
+@pytest.mark.parametrize("slug", METHODS)
 def test_on_paper_is_what_the_model_itself_counts(slug):
+    """Also of methods with weights, which are made for the real model's widths."""
     named = tiny_named()
-    method = Cell(slug, 4, 1).compressor()
-    on_paper = Paper(named, torch.float32).counts(method)
-    assert on_paper == counts(build(named.config()), named.inputs(), method)
+    paper, spec = Paper(named, torch.float32), Spec(slug, METHODS[slug])
+    keep = next((k for k in (4, 0.25) if crossed([spec], [k])[0] and not spec.settled), None)
+    method = Cell(slug, keep, 1).compressor(paper.whole)
+    assert paper.counts(method) == counts(build(named.config()), named.inputs(), method)
 
 
 def test_on_paper_nothing_is_guessed():
@@ -242,10 +247,53 @@ def test_on_paper_nothing_is_guessed():
 
     with pytest.raises(ValueError, match="more of one image than of another"):
         Paper(tiny_named()).counts(Ragged())
-    weighted = Stride(4)
-    weighted.scale = torch.nn.Parameter(torch.ones(1))
-    with pytest.raises(ValueError, match="weights"):
-        Paper(tiny_named()).counts(weighted)
+
+
+def test_llava_stf_costs_what_its_authors_say():
+    """41.1 GMAC for the connector, where LLaVA-1.5-7B has 12.1, and 144 tokens."""
+    paper = Paper(CONFIGS["llava-1.5-7b"])
+    bare, small = paper.counts(), paper.counts(Cell("llava_stf", None, 1).compressor(paper.whole))
+    assert small["tokens_per_layer"] == [144] * 32
+    found = [round(one["macs"]["connector"] / 1e9, 1) for one in (bare, small)]
+    assert found == [12.1, 41.1] and small["macs"]["scorer"] == 0
+    assert small["macs"]["vision"] == bare["macs"]["vision"]
+
+
+@pytest.mark.parametrize(
+    ("method", "runs"),
+    [
+        (None, ["LlavaMultiModalProjector"]),
+        (Stride(4), ["LlavaMultiModalProjector"]),
+        (VisionZip(8), ["LlavaMultiModalProjector"]),
+        ("stf", ["SpatialFusion"]),
+        ("mbtf", ["MultiBlockFusion", "LlavaMultiModalProjector"]),
+    ],
+)
+def test_the_connector_alone(method, runs):
+    """The model's own, or what has weights and stands there; a method without them is none."""
+    model, seen = LLAVA.model(), []
+    if isinstance(method, str):
+        method = sized(METHODS["llava_stf"], model, only=method)
+    if method is not None:
+        foveate.compress(model, method)
+    call = connector(model, prefill(model, LLAVA.inputs([ONE])))
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda m, _: seen.append(type(m).__name__))
+    with torch.no_grad():
+        call()
+    assert [name for name in seen if name in {*runs, "VisionZip", "Stride"}] == runs
+    assert "CLIPVisionModel" not in seen and "LlamaModel" not in seen
+
+
+def test_the_tower_alone():
+    model, seen = LLAVA.model(), []
+    call = tower(model, prefill(model, LLAVA.inputs([ONE])))
+    for name in ("vision_tower", "multi_modal_projector", "language_model"):
+        part = getattr(model.model, name)
+        part.register_forward_hook(lambda *_, name=name: seen.append(name))
+    with torch.no_grad():
+        call()
+    assert seen == ["vision_tower"]
 
 
 def llavolta_named():
@@ -339,6 +387,7 @@ def test_training_costs_the_mean_of_its_stages():
         ("llava-next-8b", 8.355, 2928),
         ("qwen2.5-vl-7b", 8.292, 1296),
         ("small", 0.089, 576),
+        ("slice", 0.557, 576),
     ],
 )
 def test_named_models_have_the_size_of_their_checkpoints(name, billions, visual):

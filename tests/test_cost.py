@@ -10,6 +10,7 @@ from foveate import FastV, Pool, Stride, VisionZip
 from foveate.bench import CONFIGS
 from foveate.hosts import traits
 from foveate.hosts.cost import Load, cost, own_macs, skeleton, watch
+from foveate.methods import METHODS
 
 LLAVA = FAMILIES["llava"]
 TEXT, PATCHES = 9, 16
@@ -53,6 +54,22 @@ def test_a_compressed_model_costs_what_torch_counts(attention, method):
     foveate.compress(model, method)
     own = own_macs(model, lambda: model(**inputs))
     mine = cost(model, seen(model), method.parts(), own, causal=False)
+    assert mine.total == counted(model, inputs)
+
+
+@pytest.mark.parametrize("only", [None, "stf", "mbtf"])
+def test_what_stands_in_the_projectors_place_is_the_connector(only):
+    model, inputs = LLAVA.model(), LLAVA.inputs([ONE])
+    bare = cost(model, seen(model))
+    method = foveate.sized(METHODS["llava_stf"], model, only=only)
+    foveate.compress(model, method)
+    own = own_macs(model, lambda: model(**inputs))
+    mine = cost(model, seen(model), method.parts(), own, causal=False)
+    tokens = PATCHES // 4 if only == "stf" else PATCHES
+    weights = {n: p.numel() for n, p in method.named_parameters() if p.dim() == 2}
+    by_hand = sum(m * (PATCHES // 4 if "spatial" in n else tokens) for n, m in weights.items())
+    assert mine.scorer == 0 and own == (by_hand, 0)
+    assert mine.connector == by_hand + (bare.connector if only == "mbtf" else 0)
     assert mine.total == counted(model, inputs)
 
 

@@ -6,6 +6,7 @@ clock     interleaved timings, ratios with bounds, peak memory
 limits    prompts that never had more tokens, and the ideal they make up
 measure   one cell: prefill, first token, answers, memory
 memory    whether a model fits
+connector pieces of a prefill alone
 journal   finished cells of a run that may be killed
 show      the tables a terminal shows
 table     methods × budgets × batch sizes

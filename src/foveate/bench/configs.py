@@ -216,7 +216,18 @@ SMALL = LLAVA | {
     "dtype": "float32",
 }
 
+# A slice of LLaVA-1.5-7B: every width is its own, and of its blocks and decoder layers there are a few.
+# Nine blocks are the fewest of which a method can read eight hidden states.
+SLICE = LLAVA | {
+    "vision_config": CLIP | {"num_hidden_layers": 9},
+    "text_config": LLAVA["text_config"]
+    | {"num_hidden_layers": 2, "vocab_size": 2000, "pad_token_id": 0},
+    "image_token_id": 1999,
+    "dtype": "float32",
+}
+
 CONFIGS = {
+    "slice": Named("no checkpoint", SLICE, TILE, _squares),
     "small": Named("no checkpoint", SMALL, TILE, _squares),
     "llava-1.5-7b": Named("llava-hf/llava-1.5-7b-hf", LLAVA, TILE, _squares),
     # The quarters stand as one grid of 48 × 48 with a newline behind each row.

@@ -2,29 +2,27 @@
 
 All counts are those of one prompt. A model too large to run is counted on a narrow twin: the same config
 with one head and little width, run with the method attached, so that exactly what passes each of its
-modules passes the real ones. Costs are then taken from the shapes of the real config, on no memory.
+modules passes the real ones. Costs are then taken from the shapes of the real config, on no memory but
+that of the method's own weights, which are shown vectors as wide as the real model's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from foveate.bench.clock import twin
 from foveate.bench.configs import Named, build
-from foveate.compressor import Compressor, Context, Tower
+from foveate.compressor import Chain, Compressor, Context, Tower
 from foveate.hosts import cost, traits
 from foveate.hosts.attach import compress
 from foveate.tokens import VisualTokens
 
 PARTS = ("vision", "connector", "scorer", "language", "total")
-Call = tuple[Compressor, VisualTokens, Context]
 
 
 def prefill(model: nn.Module, inputs: Mapping[str, Any]) -> Callable[[], Any]:
@@ -42,7 +40,7 @@ def counts(
     model: nn.Module, inputs: Mapping[str, Tensor], method: Compressor | None = None
 ) -> dict[str, Any]:
     """The counts of a model that can be run, bare or with a method; the model stays bare."""
-    call, own, parts = prefill(model, inputs), 0, []
+    call, own, parts = prefill(model, inputs), None, []
     text = text_columns(model, inputs)
     visual = inputs["input_ids"].shape[1] - text
     if method is not None:
@@ -69,46 +67,52 @@ class Paper:
         if method is None:
             load = cost.watch(self.narrow, text, prefill(self.narrow, self.prompts[0]))
             return _told(load, cost.cost(self.whole, load), visual)
-        if any(True for _ in method.parameters()):
-            raise ValueError("has weights made for the model's width: its counts need a run")
-        small, parts = compress(twin(self.narrow), method), method.at(1.0).parts()
-        with overheard(parts) as calls:
-            load = cost.watch(small, text, prefill(small, self.prompts[0]))
-        if cost.watch(small, text, prefill(small, self.prompts[1])) != load:
+        parts = [self._widened(part) for part in method.at(1.0).parts()]
+        small = compress(twin(self.narrow), Chain(*parts))
+        first, other = (prefill(small, prompt) for prompt in self.prompts)
+        loads: list[cost.Load] = []
+        own = cost.own_macs(small, lambda: loads.append(cost.watch(small, text, first)))
+        load = loads[0]
+        if cost.watch(small, text, other) != load:
             raise ValueError("keeps more of one image than of another: its counts need a run")
-        own = sum(self._own(*call) for call in calls)
         return _told(load, cost.cost(self.whole, load, parts, own), visual)
 
-    def _own(self, part: Compressor, tokens: VisualTokens, context: Context) -> int:
-        """MACs of the part's own matrix products on vectors as wide as the real model's."""
+    def _widened(self, part: Compressor) -> Compressor:
         narrow, whole = (traits.base_of(m).config for m in (self.narrow, self.whole))
         tower = whole.vision_config.hidden_size // narrow.vision_config.hidden_size
-        language = whole.get_text_config().hidden_size // narrow.get_text_config().hidden_size
-        times = language if part.site.tower == Tower.language else tower
-        # Repeated vectors have the angles they had: the part decides as it did.
-        tokens = tokens.carry(tokens.x.repeat(1, 1, times))
-        wide = {}
+        width = narrow.get_text_config().hidden_size
+        return Widened(part, tower, whole.get_text_config().hidden_size // width, width)
+
+
+class Widened(Compressor):
+    """A compressor in the narrow twin, at work on vectors as wide as the real model's.
+
+    tower, language: how much wider the real model's are. width: of the twin's language model. Repeated
+    vectors have the angles they had, so a part without weights decides as it would.
+    """
+
+    def __init__(self, part: Compressor, tower: int, language: int, width: int):
+        super().__init__()
+        self.part, self.tower, self.language, self.width = part, tower, language, width
+        self.site, self.needs, self.seed = part.site, part.needs, part.seed
+        self.vision_layers = part.vision_layers
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """What the compressor gives, narrow again."""
+        wide, narrow = {}, tokens.x.shape[-1]
         if context.text is not None:
-            wide["text"] = context.text.repeat(1, 1, language)
+            wide["text"] = context.text.repeat(1, 1, self.language)
         if context.features is not None:
-            wide["features"] = {i: x.repeat(1, 1, tower) for i, x in context.features.items()}
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            part(tokens, replace(context, **wide))
-        return counter.get_total_flops() // 2
+            wide["features"] = {i: x.repeat(1, 1, self.tower) for i, x in context.features.items()}
+        times = self.language if self.site.tower == Tower.language else self.tower
+        tokens = tokens.carry(tokens.x.repeat(1, 1, times))
+        found = self.part(tokens, replace(context, **wide))
+        width = self.width if self.site.tower == Tower.projector else narrow
+        return found.carry(found.x[..., :width])
 
-
-@contextmanager
-def overheard(parts: list[Compressor]) -> Iterator[list[Call]]:
-    """What each part is called with while the block lasts."""
-    calls: list[Call] = []
-    handles = [
-        p.register_forward_pre_hook(lambda part, args: calls.append((part, *args))) for p in parts
-    ]
-    try:
-        yield calls
-    finally:
-        for handle in handles:
-            handle.remove()
+    def arguments(self) -> dict[str, Any]:
+        """None: it is saved nowhere."""
+        return {}
 
 
 def narrowed(config: Any) -> Any:

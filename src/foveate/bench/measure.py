@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.bench.clock import Advance, Spread, interleaved, peak_bytes, ratio, twin
+from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio, twin
+from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill, text_columns
 from foveate.bench.limits import ideal, short_prefill
 from foveate.compressor import Compressor
@@ -62,23 +63,39 @@ def _prefills(
     pairs: int,
     advance: Advance | None,
 ) -> dict[str, Any]:
-    """Prefill, and its ratios to the bare model and to the limit."""
+    """Prefill, its ratios to the bare model and to the limit, and the connector's share of it."""
     bare = models["bare"]
     whole = inputs["input_ids"].shape[1] - text_columns(bare, inputs)
     calls = {name: prefill(one, inputs) for name, one in models.items()}
     short = [n for n in dict.fromkeys(layers) if n < whole]
     calls |= {_short(n): short_prefill(bare, inputs, n) for n in short}
+    last = list(models)[-1]
+    calls |= {
+        "tower": tower(bare, calls["bare"]),
+        "connector": connector(models[last], calls[last]),
+    }
     timings = interleaved(calls, pairs, advance=advance)
-    mine = timings[list(models)[-1]]
+    mine = timings[last]
     found = {
         "prefill_s": asdict(Spread.of([t.wall for t in mine])),
         "prefill_cpu_s": asdict(Spread.of([t.cpu for t in mine])),
+        "tower_s": asdict(Spread.of([t.wall for t in timings["tower"]])),
+        "connector_s": asdict(Spread.of([t.wall for t in timings["connector"]])),
+        "connector_share": asdict(ratio(timings["connector"], mine)),
     }
     if len(models) > 1:
         lengths = {n: timings.get(_short(n), timings["bare"]) for n in layers}
         found["to_bare"] = asdict(ratio(mine, timings["bare"]))
+        behind = [_less(timings[name], timings["tower"]) for name in (last, "bare")]
+        found["to_bare_behind_tower"] = asdict(ratio(*behind))
         found["to_limit"] = asdict(ratio(mine, ideal(lengths, layers)))
     return found
+
+
+def _less(whole: Sequence[Timing], part: Sequence[Timing]) -> list[Timing]:
+    """Round by round the time without a part of it; at least a nanosecond, whatever the noise."""
+    pairs = zip(whole, part, strict=True)
+    return [Timing(*(max(a - b, 1e-9) for a, b in zip(*one, strict=True))) for one in pairs]
 
 
 def _short(visual: int) -> str:

@@ -12,7 +12,8 @@ MISSING = "–"
 PARTS = ("vision", "connector", "scorer", "language", "total")
 LIMIT = (
     "× bare, × limit: ratios within a round, medians with one-sided 95 % bounds. The limit is the bare "
-    "model on physically short prompts, each with the weight of the layers that see as many tokens."
+    "model on physically short prompts, each with the weight of the layers that see as many tokens. "
+    "Connector: its time alone, on what it is given, and its share of the prefill."
 )
 WHAT = {
     "before": "what the host costs, dropping before the language model (stride at 0.25, × limit)",
@@ -89,6 +90,8 @@ def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             "prefill",
             "× bare",
             "× limit",
+            "connector",
+            "share",
             "first\ntoken",
             "decode\nper token",
             *(f"answer\nof {n}" for n in lengths),
@@ -108,6 +111,8 @@ def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             milliseconds(cell["prefill_s"]),
             ratio(cell.get("to_bare")),
             ratio(cell.get("to_limit")),
+            milliseconds(cell.get("connector_s")),
+            share(cell.get("connector_share")),
             milliseconds(cell.get("ttft_s")),
             milliseconds(cell.get("decode_s_per_token")),
             *(milliseconds(answers.get(n)) for n in lengths),
@@ -132,6 +137,11 @@ def ratio(found: Mapping[str, Any] | None) -> str:
         return MISSING
     wall = found["wall"]
     return f"{wall['median']:.3f} [dim]{wall['low']:.3f}–{wall['high']:.3f}[/dim]"
+
+
+def share(found: Mapping[str, Any] | None) -> str:
+    """A median in per cent of a prefill."""
+    return MISSING if found is None else f"{100 * found['wall']['median']:.1f} %"
 
 
 def _table(title: str, heads: tuple[str, ...]) -> Table:

@@ -87,13 +87,18 @@ class Subject:
 def plan(
     methods: Iterable[Spec], keeps: Sequence[Keep], batches: Sequence[int], timed: bool = True
 ) -> tuple[list[Cell], list[Skipped]]:
-    """For each batch size the bare model, every method at every budget it has, and the idle cells."""
+    """For each batch size the bare model, every method at every budget it has, and the idle cells.
+
+    Idle are those of IDLE that are among the methods.
+    """
+    methods = list(methods)
+    idle = {spec.slug for spec in methods} & {*IDLE}
     chosen, skipped = crossed((spec for spec in methods if spec.slug != BARE), keeps)
     found = []
     for batch in batches:
         found.append(Cell(BARE, 1.0, batch))
         found += [Cell(str(spec), keep, batch, spec=spec) for spec, keep in chosen]
-        found += [Cell(slug, 1.0, batch, idle=True) for slug in IDLE if timed]
+        found += [Cell(slug, 1.0, batch, idle=True) for slug in IDLE if timed and slug in idle]
     return found, skipped
 
 

@@ -22,8 +22,8 @@ def bench(
     model: Annotated[
         str,
         typer.Option(
-            help="'small', 'llava-1.5-7b', 'llava-next-8b' or 'qwen2.5-vl-7b' (the real config, random "
-            "weights), 'embedded', a directory or a Hub id."
+            help="'small', 'slice', 'llava-1.5-7b', 'llava-next-8b' or 'qwen2.5-vl-7b' (the real config, "
+            "random weights; a slice is LLaVA-1.5-7B with few layers), 'embedded', a directory or a Hub id."
         ),
     ] = "small",
     methods: Annotated[

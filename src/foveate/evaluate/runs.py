@@ -129,7 +129,7 @@ def costs(model: Any, processor: Any, examples: Sequence[Example]) -> dict[str, 
         call = functools.partial(model, **inputs, logits_to_keep=1)
         text = int((~traits.is_visual(base, inputs["input_ids"])).sum())
         load = cost.watch(model, text, call)
-        own = cost.own_macs(model, call) if parts else 0
+        own = cost.own_macs(model, call) if parts else None
         for name, value in cost.cost(model, load, parts, own).as_dict().items():
             total[name] = total.get(name, 0) + value / len(examples)
     return total

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,19 @@ class Cost:
         return {**asdict(self), "total": self.total, "flops": self.flops}
 
 
+class Own(NamedTuple):
+    """MACs of the compressors' own matrix products: of those that are the connector, and of the others."""
+
+    connector: int = 0
+    scorer: int = 0
+
+
+def connects(part: Compressor) -> bool:
+    """Whether a compressor is the connector, or a piece of it: weights between tower and language model."""
+    before = part.site.tower in (Tower.features, Tower.projector)
+    return before and any(True for _ in part.parameters())
+
+
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> nn.Module:
     """The model of a config without its weights: enough to count, whatever its size."""
     with torch.device("meta"):
@@ -115,15 +128,15 @@ def cost(
     model: nn.Module,
     load: Load,
     parts: Iterable[Compressor] = (),
-    own: int = 0,
+    own: Own | None = None,
     causal: bool = True,
 ) -> Cost:
     """The cost of a prefill with this load; the model may be a skeleton.
 
     parts: the compressors that act, for the attention rows they ask for; own: MACs of their own, as
-    `own_macs` counts them. Together these two are the scorer's column.
+    `own_macs` counts them. What makes a connector is in the connector's column, the rest in the scorer's.
     """
-    base = traits.base_of(model)
+    base, own = traits.base_of(model), own or Own()
     text = base.config.get_text_config()
     width = text.num_attention_heads * _head_width(text)
     cached = 2 * (text.num_key_value_heads or text.num_attention_heads) * _head_width(text)
@@ -135,26 +148,25 @@ def cost(
     vision, connector = _outside(base, load)
     return Cost(
         vision=vision,
-        connector=connector,
-        scorer=own + sum(_rows(base, load, part, width) for part in parts),
+        connector=connector + own.connector,
+        scorer=own.scorer + sum(_rows(base, load, part, width) for part in parts),
         language=language,
         kv_bytes=held * cached * next(base.parameters()).element_size(),
         equivalent_tokens=load.equivalent,
     )
 
 
-def own_macs(model: nn.Module, call: Callable[[], Any]) -> int:
-    """MACs of the matrix products inside the attached compressor while `call` runs."""
+def own_macs(model: nn.Module, call: Callable[[], Any]) -> Own:
+    """MACs of the matrix products inside the attached compressors while `call` runs."""
     compressor = traits.base_of(model).visual_compressor
-    counter, spent = FlopCounterMode(display=False), 0
+    counter, spent = FlopCounterMode(display=False), Counter()
     begin: list[int] = []
 
     def enter(*_: Any) -> None:
         begin.append(counter.get_total_flops())
 
-    def leave(*_: Any) -> None:
-        nonlocal spent
-        spent += counter.get_total_flops() - begin.pop()
+    def leave(part: Compressor, *_: Any) -> None:
+        spent[connects(part)] += counter.get_total_flops() - begin.pop()
 
     parts = compressor.at(1.0).parts()
     handles = [part.register_forward_pre_hook(enter) for part in parts]
@@ -165,7 +177,7 @@ def own_macs(model: nn.Module, call: Callable[[], Any]) -> int:
     finally:
         for handle in handles:
             handle.remove()
-    return spent // 2
+    return Own(connector=spent[True] // 2, scorer=spent[False] // 2)
 
 
 def _outside(base: nn.Module, load: Load) -> tuple[int, int]:
