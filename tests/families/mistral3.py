@@ -15,6 +15,7 @@ class Mistral3(Family):
 
     name = "mistral3"
     model_class = Mistral3ForConditionalGeneration
+    projected = 32
     images = ((32, 32), (24, 40), (40, 16))  # height and width
 
     def config(self) -> Mistral3Config:

@@ -17,10 +17,10 @@ def mixes(connector: nn.Module) -> str | None:
     """Why tokens cannot pass a projector of the connector's one by one; None where they can."""
     if resamples(connector):
         return "the connector draws its tokens from all others"
-    known = hasattr(connector, MATRIX) or hasattr(connector, "modality_projection")
-    windows = any(
-        hasattr(connector, name) for name in ("avg_pool", "patch_merger", "pixel_shuffle")
+    known = any(
+        hasattr(connector, name) for name in (MATRIX, "modality_projection", "patch_merger")
     )
+    windows = any(hasattr(connector, name) for name in ("avg_pool", "pixel_shuffle"))
     return None if known or not windows else "the connector merges windows of tokens on their way"
 
 
@@ -35,6 +35,9 @@ def apart(connector: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
     if hasattr(connector, "modality_projection"):
         shuffle, factor = connector.pixel_shuffle, connector.scale_factor
         return connector.modality_projection, lambda x: shuffle(x, factor)
+    if hasattr(connector, "patch_merger"):  # Mistral 3, which tells it the sizes of the images
+        behind = nn.Sequential(connector.linear_1, connector.act, connector.linear_2)
+        return behind, lambda x, sizes: connector.patch_merger(connector.norm(x), sizes)
     return connector, lambda x: x
 
 

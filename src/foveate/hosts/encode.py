@@ -165,7 +165,7 @@ class _Watched:
     def _connect(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base, look = self._base, self._look
         if self._early:
-            out = traits.projector_of(base)[1](features)
+            out = traits.projector_of(base)[1](features, *args, **kwargs)
             self.read = out.reshape(-1, out.shape[-1])
         else:
             out = traits.connector_of(base)(features, *args, **kwargs)
@@ -248,7 +248,7 @@ def _refuse_mixing(seen: _Watched, units: list[Tensor], look: glance.TowerGlance
         if not torch.equal(came.to(unit.dtype), unit[patches]):
             raise NotImplementedError(
                 f"image {i} has {len(unit)} visual tokens that the model interpolates behind its projector: "
-                "no compressor can stand before it; compress at language 0"
+                "nothing can stand before it or in its place; methods that act at language 0 work"
             )
 
 
