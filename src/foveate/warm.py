@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def as_identity(mlp: nn.Sequential, width: int) -> None:
-    """Begin as the identity on the first `width` channels. Raises ValueError as `as_mean` does."""
+    """Begin as the identity on the first `width` channels. Raises ValueError as `as_pooling` does."""
     one = torch.eye(width).to(mlp[0].weight)
     first = one.new_zeros(2 * width, mlp[0].in_features)
     first[:, :width] = torch.cat([one, -one])
@@ -20,11 +20,11 @@ def as_identity(mlp: nn.Sequential, width: int) -> None:
 
 
 @torch.no_grad()
-def as_mean(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
-    """Begin as the projector on the mean of `places` tokens, whose channels lie (channel, place).
+def as_pooling(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
+    """Begin as the mean of what the projector makes of `places` tokens; channels lie (channel, place).
 
-    The projector is one linear layer, or two with a GELU between. Raises ValueError for others and where
-    the hidden units are too few.
+    The projector is one linear layer, or two with a GELU between: then every place has hidden units of
+    its own. Raises ValueError for others, and where the hidden units are too few.
     """
     width = mlp[0].in_features // places
     linear = [m for m in projector.modules() if isinstance(m, nn.Linear)]
@@ -34,26 +34,26 @@ def as_mean(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
             f"no warm start: want a projector of one or two linear layers from {width} channels, this "
             f"one has {shapes}"
         )
-    first, out = linear[0].weight, linear[-1]
-    one = torch.eye(len(out.weight)).to(first)
+    into, out = linear[0], linear[-1]
     if len(linear) == 1:
-        first, bias, second = torch.cat([first, -first]), None, torch.cat([one, -one], 1)
+        one = torch.eye(out.out_features).to(into.weight)
+        first = torch.cat([into.weight, -into.weight]).repeat_interleave(places, dim=1) / places
+        bias, second = first.new_zeros(len(first)), torch.cat([one, -one], 1)
     else:
-        bias, second = linear[0].bias, out.weight
-    zeros = first.new_zeros
-    _begin(
-        mlp,
-        first.repeat_interleave(places, dim=1) / places,
-        zeros(len(first)) if bias is None else bias,
-        second,
-        zeros(len(one)) if out.bias is None else out.bias,
-    )
-    x = torch.randn(1, 8, width, generator=torch.Generator().manual_seed(0)).to(first)
-    want, got = projector(x), mlp(x.repeat_interleave(places, dim=-1))
+        own = torch.eye(places).to(into.weight)
+        first = torch.einsum("hc,pq->phcq", into.weight, own).flatten(2).flatten(0, 1)
+        bias, second = _bias(into).repeat(places), out.weight.repeat(1, places) / places
+    _begin(mlp, first, bias, second, _bias(out))
+    x = torch.randn(8, width, places, generator=torch.Generator().manual_seed(0)).to(first)
+    want, got = projector(x.mT).mean(1), mlp(x.flatten(1))
     if (got - want).abs().max() > 0.02 * want.abs().max():  # half precision is that coarse
         raise ValueError(
             "no warm start: the projector is no linear layer, and no two with a GELU between them"
         )
+
+
+def _bias(linear: nn.Linear) -> Tensor:
+    return linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
 def _begin(mlp: nn.Sequential, first: Tensor, bias: Tensor, second: Tensor, last: Tensor) -> None:

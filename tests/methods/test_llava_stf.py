@@ -8,17 +8,13 @@ from torch import nn
 import foveate
 from foveate import (
     METHODS,
-    Compressor,
     Context,
     LLaVASTF,
     MultiBlockFusion,
-    Site,
     SpatialFusion,
-    Tower,
     VisualTokens,
 )
 from foveate.methods.llava_stf import blocks_of
-from foveate.ops import windows
 
 
 def grid(rows, columns, view=0):
@@ -230,29 +226,15 @@ def test_a_hidden_state_that_the_tower_does_not_have():
 # The warm start
 
 
-class Mean(Compressor):
-    """Windows averaged before the projector: what a warm start begins as."""
-
-    site, needs = Site(Tower.features), frozenset({"grid"})
-
-    def __init__(self, window):
-        super().__init__()
-        self.window = window
-
-    def forward(self, tokens, context):
-        return tokens.merge(*windows(context.grid, self.window, tokens.valid))
-
-    def arguments(self):
-        return {"window": self.window}
-
-
 @pytest.mark.parametrize("family", [Llava(), PaliGemma(), Gemma3()], ids=lambda f: f.name)
-@pytest.mark.parametrize("window", [2, 3])
-def test_a_warm_start_is_average_pooling_and_the_old_projector(family, window):
+@pytest.mark.parametrize("window", [2, 4])
+def test_a_warm_start_is_the_old_projector_and_average_pooling(family, window):
     model, inputs = family.model(), family.inputs((ONE, TWO))
+    wide = {"window": window, "hidden": window**2 * 64}
+    pool = foveate.Pool(window, dims=2)
     with torch.no_grad():
-        for only, other in [(None, Mean(window)), ("stf", Mean(window)), ("mbtf", Mean(1))]:
-            arguments = {"only": only} | ({} if only == "mbtf" else {"window": window})
+        for only, other in [(None, pool), ("stf", pool), ("mbtf", foveate.Identity())]:
+            arguments = {"only": only} | ({} if only == "mbtf" else wide)
             foveate.compress(model, foveate.sized(METHODS["llava_stf"], model, **arguments))
             cold = model(**inputs).logits
             got = foveate.warm_start(model)(**inputs).logits
@@ -269,7 +251,7 @@ def test_no_warm_start_where_nothing_could_be_equal():
         foveate.warm_start(model)
     for method, words in [
         (LLaVASTF.for_model(model, final_activation=True), "behind a final activation"),
-        (LLaVASTF.for_model(model, hidden=10), "want hidden >= 64, got 10"),
+        (LLaVASTF.for_model(model, hidden=10), "want hidden >= 256, got 10"),
         (LLaVASTF.for_model(model, block_hidden=10), "want hidden >= 64, got 10"),
         (foveate.Pool(2), "Pool has no warm start"),
     ]:

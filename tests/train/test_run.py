@@ -12,7 +12,6 @@ from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import foveate
-from foveate.ops import windows
 from foveate.train import DataError, DivergedError, Lora, Record, Records, Turn, run
 
 STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
@@ -204,22 +203,11 @@ def test_sharding_wants_gpus(card, tmp_path, monkeypatch):
         run(card(fsdp=True), tmp_path / "out")
 
 
-class Mean(foveate.Compressor):
-    """Windows averaged before the projector."""
-
-    site, needs = foveate.Site(foveate.Tower.features), frozenset({"grid"})
-
-    def forward(self, tokens, context):
-        return tokens.merge(*windows(context.grid, 2, tokens.valid))
-
-    def arguments(self):
-        return {}
-
-
 def test_a_connector_that_starts_warm_begins_where_the_projector_does(card, tmp_path):
     """As average pooling and the same shrunk projector: the first loss is the same, the next is not."""
     rates = {"compressor": 1e-2, "projector": 1e-2, "language": 1e-2}
-    pooled = run(card(method=Mean(), trains=rates, shrink=0.5), tmp_path / "pooled")
+    pool = {"method": "pool", "arguments": {"stride": 2, "dims": 2}}
+    pooled = run(card(**pool, trains=rates, shrink=0.5), tmp_path / "pooled")
     del rates["projector"]
     connector = {"method": "llava_stf", "trains": rates, "shrink": 0.5}
     warm = run(card(**connector, warm_start=True), tmp_path / "warm")

@@ -88,7 +88,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
 
 
 def warm_start(model: Model) -> Model:
-    """Let the attached compressor begin as what it stands in for: average pooling and the old projector.
+    """Let the attached compressor begin as what it stands in for: the old projector, then average pooling.
 
     For methods that say so, such as LLaVASTF. Raises ValueError for others, and for projectors that the
     method cannot be made equal to; its weights are then what they were.

@@ -131,8 +131,8 @@ class SpatialFusion(Compressor):
         return means, rearrange(x, "b (m cell) c -> b m (c cell)", cell=cells)
 
     def warm_start(self, projector: nn.Module) -> None:
-        """Begin as the projector on every window's mean. Raises ValueError as `warm.as_mean` does."""
-        warm.as_mean(self.mlp, projector, self.window**2)
+        """Begin as average pooling behind the projector. Raises ValueError as `warm.as_pooling` does."""
+        warm.as_pooling(self.mlp, projector, self.window**2)
 
     def arguments(self) -> dict[str, Any]:
         """As built."""
@@ -180,7 +180,7 @@ class LLaVASTF(Compressor):
         return self.spatial(self.multi_block(tokens, context), context)
 
     def warm_start(self, projector: nn.Module) -> None:
-        """Begin as the projector on every window's mean. Raises ValueError as `warm.as_mean` does."""
+        """Begin as average pooling behind the projector. Raises ValueError as `warm.as_pooling` does."""
         self.spatial.warm_start(projector)
         self.multi_block.warm_start(projector)
 
@@ -206,8 +206,9 @@ def llava_stf(
 ) -> Compressor:
     """LLaVA-STF, or a part of it, that keeps this share. Tang and Shen 2025, arXiv:2506.07138.
 
-    keep: 1/window², a quarter unless told. only: "stf" for `SpatialFusion`, "mbtf" for `MultiBlockFusion`, which keeps all tokens; None for both,
-    `LLaVASTF`. Raises ValueError for other shares, and for arguments that mean nothing together.
+    keep: 1/window², a quarter unless told. only: "stf" for `SpatialFusion`, "mbtf" for
+    `MultiBlockFusion`, which keeps all tokens; None for both, `LLaVASTF`. Raises ValueError for other
+    shares, and for arguments that mean nothing together.
     """
     if only not in (None, "stf", "mbtf"):
         raise ValueError(f"only={only!r}: want 'stf', 'mbtf', or None for both")
