@@ -11,10 +11,10 @@ from protocol import Page, Run
 from foveate.train import RECIPES, Recipe
 
 SEEDS = (0, 1, 2)
-STEPS = 120
-BEFORE_STEPS = 60  # of a first stage that trains the connector alone
-RATE = 1e-3  # of the compressor's own weights
-WARM = False  # whether LLaVA-STF's rows begin as average pooling and the old projector
+STEPS = 240
+BEFORE_STEPS = 120  # of a first stage that trains the connector alone
+RATE = 3e-4  # of the connectors, whose layers read four times as many channels as the projector's
+HIDDEN = 128  # of the embedded projector; a warm start wants them for every place of a window
 POSITIONS = "renumbered"  # as in the paper, for all rows with fewer tokens
 
 Row = tuple[str, Mapping[str, Any]]  # a name of METHODS and its arguments
@@ -30,25 +30,25 @@ OWN = "stf_mbtf"
 WINDOWS: dict[str, Row] = {
     "pool_k3": ("pool", {**POOL, "stride": 3}),
     "pool_k4": ("pool", {**POOL, "stride": 4}),
-    "stf_mbtf_k3": ("llava_stf", {"window": 3}),
-    "stf_mbtf_k4": ("llava_stf", {"window": 4}),
+    "stf_mbtf_k3": ("llava_stf", {"window": 3, "hidden": 9 * HIDDEN}),
+    "stf_mbtf_k4": ("llava_stf", {"window": 4, "hidden": 16 * HIDDEN}),
 }
 # The embedded tower has four blocks to fuse, which is what OWN does.
 BLOCKS: dict[str, Row] = {f"blocks{n}": ("llava_stf", {"blocks": n}) for n in (1, 2)}
-FINAL = "final_activation"
-OTHER_START = f"{OWN}_{'cold' if WARM else 'warm'}"
-OTHERS: dict[str, Row] = {
-    FINAL: ("llava_stf", {"final_activation": True}),
-    OTHER_START: ("llava_stf", {}),
+COLD = f"{OWN}_cold"
+STAGED = {f"{OWN}_two_stage": OWN}
+ROWS = {
+    **MAIN,
+    **WINDOWS,
+    **BLOCKS,
+    COLD: MAIN[OWN],
+    **{row: MAIN[of] for row, of in STAGED.items()},
 }
-STAGED = {f"{row}_two_stage": row for row in ("baseline", "pool", OWN)}
-ROWS = {**MAIN, **WINDOWS, **BLOCKS, **OTHERS, **{row: MAIN[of] for row, of in STAGED.items()}}
-COLD = OTHER_START if WARM else OWN
 
 
 def beside(row: str) -> str:
-    """The row that an ablation differs from in one thing; behind a final activation nothing starts warm."""
-    return COLD if row == FINAL else STAGED.get(row, OWN)
+    """The row that an ablation differs from in one thing."""
+    return STAGED.get(row, OWN)
 
 
 def side_of(row: str) -> int:
@@ -69,8 +69,7 @@ def recipe(row: str, seed: int) -> Recipe:
         card = replace(card, positions=POSITIONS)
     if method != "llava_stf":
         return card
-    warm = row != FINAL and (row == OTHER_START) != WARM
-    return replace(card, trains={**plain.trains, "compressor": RATE}, warm_start=warm)
+    return replace(card, trains={**plain.trains, "compressor": RATE}, warm_start=row != COLD)
 
 
 def _run(row: str, seed: int) -> Run:

@@ -10,15 +10,13 @@ from found import Results, circumstances, groups, progress, right, seeds_of, to
 from intervals import estimate, shown, table
 from llava_stf import (
     BLOCKS,
-    FINAL,
+    COLD,
     MAIN,
-    OTHER_START,
     OWN,
     PAGE,
     POSITIONS,
     STAGED,
     STEPS,
-    WARM,
     WINDOWS,
     beside,
     side_of,
@@ -27,10 +25,6 @@ from llava_stf_words import NAMES, PAPER, POINTS, in_short
 from protocol import QUESTIONS, ROOT
 
 FIGURE = "llava_stf-budgets.svg"
-STARTS = {
-    True: "The connectors of LLaVA-STF begin as\naverage pooling and the old projector",
-    False: "The connectors of LLaVA-STF begin from\nfresh weights, as the paper's do",
-}
 
 
 def write() -> str:
@@ -56,13 +50,14 @@ several blocks of the vision tower into one feature (MBTF), and trains both in t
 25 % of the tokens reach the full-token baseline, as in the paper? Which questions pay? The twin is the
 embedded model (2.2 M parameters, 144 visual tokens in a grid of 12 × 12, a tower of 5 blocks) on PatchQA.
 All runs begin from one state, that of [LLaVolta's page](llavolta.md): projector and language model shrunk
-to {card["shrink"]} of their weights, the rest fresh. {STARTS[WARM]}. Then {STEPS} steps of
-{card["batch"]} scenes with one question each, the same in the same order for every run of a seed, the
-vision tower frozen; behind fusion and pooling the positions are {POSITIONS}. {QUESTIONS} questions of
-the test split answer for every row. ± is half a 95 % interval: of the mean over seeds (Student's t) where
-three are there, else (†) over the questions alone, paired where it is of a difference; intervals are not
-corrected for their number. One small model and one synthetic task: what holds here is a sign, and no
-measure, of what holds at 7B.
+to {card["shrink"]} of their weights, the rest fresh. LLaVA-STF's connectors begin warm, as that projector
+with average pooling behind it, so that all rows of one budget begin as the same function. Then {STEPS}
+steps of {card["batch"]} scenes with one question each, the same in the same order for every run of a
+seed, the vision tower frozen; behind fusion and pooling the positions are {POSITIONS}. {QUESTIONS}
+questions of the test split answer for every row. ± is half a 95 % interval: of the mean over seeds
+(Student's t) where three are there, else (†) over the questions alone, paired where it is of a difference;
+intervals are not corrected for their number. One small model and one synthetic task: what holds here is a
+sign, and no measure, of what holds at 7B.
 {progress(PAGE)}
 
 {in_short(baseline)}
@@ -176,7 +171,7 @@ def paper_table(baseline: Results) -> str:
 
 def ablation_table(baseline: Results) -> str:
     counted, rows = connectors(PAGE), []
-    for row in (*WINDOWS, *BLOCKS, FINAL, OTHER_START, *STAGED):
+    for row in (*WINDOWS, *BLOCKS, COLD, *STAGED):
         results, other = (
             seeds_of(PAGE, row),
             "pool" if row in ("pool_k3", "pool_k4") else beside(row),

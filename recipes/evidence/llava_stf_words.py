@@ -6,7 +6,7 @@ from statistics import fmean
 
 from found import Results, groups, right, seeds_of, to
 from intervals import Estimate, estimate, seen_on
-from llava_stf import BEFORE_STEPS, BLOCKS, FINAL, OTHER_START, OWN, PAGE, STAGED, WARM, beside
+from llava_stf import BEFORE_STEPS, BLOCKS, COLD, OWN, PAGE, STAGED, beside
 
 # Tang and Shen 2025, arXiv:2506.07138, as METHODS quotes it; MME, which lacks a row, left out.
 POINTS = ("VQAv2", "GQA", "VizWiz", "SQA", "TextVQA", "POPE", "MMB", "MMB-CN")
@@ -27,10 +27,7 @@ NAMES = {
     "stf_mbtf_k4": "STF + MBTF, k = 4",
     "blocks1": "STF + MBTF of 1 block",
     "blocks2": "STF + MBTF of 2 blocks",
-    FINAL: "STF + MBTF with a final activation",
-    OTHER_START: f"STF + MBTF, begun {'cold' if WARM else 'warm'}",
-    "baseline_two_stage": "all tokens, two stages",
-    "pool_two_stage": "average pooling, two stages",
+    COLD: "STF + MBTF, begun cold",
     "stf_mbtf_two_stage": "STF + MBTF, two stages",
 }
 STANDS = {1: "stands above", 0: "is not told apart from", -1: "stands below"}
@@ -127,7 +124,7 @@ def windows() -> str:
 def changed() -> str:
     """One thing changed at a time."""
     words = []
-    for row in (*BLOCKS, FINAL, OTHER_START):
+    for row in (*BLOCKS, COLD):
         if (found := to(PAGE, seeds_of(PAGE, beside(row)), row)) is not None:
             words.append(f"{NAMES[row]} {_to(found)} {NAMES[beside(row)]} ({found.text()})")
     return f"On one seed, one thing changed: {'; '.join(words)}." if words else ""

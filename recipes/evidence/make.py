@@ -9,17 +9,16 @@ from typing import Any
 from costs import schedule_cost
 from found import file
 from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Page, Run, asked
-from transformers import AutoModelForImageTextToText, AutoProcessor, set_seed
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from foveate import METHODS, Compressor, from_pretrained, restore, sized
 from foveate.cli.tasks import records
-from foveate.embedded import PATH, load
+from foveate.embedded import PATH
 from foveate.evaluate import Job, digest, fingerprint
 from foveate.evaluate import run as answer
 from foveate.patchqa import PatchQA
 from foveate.provenance import dumps, record, write
 from foveate.train import Recipe, run
-from foveate.train.parts import learning_rates, shrink
 
 BATCH = 40
 ELSEWHERE = 1000  # added to the seed of a first stage's scenes: they are others
@@ -47,32 +46,14 @@ def train(run_: Run, out: Path) -> list[tuple[Recipe, dict[str, Any]]]:
     recipe, before = run_.recipe, run_.before
     stages = [(recipe, out, PATH, records(recipe))]
     if before is not None:
-        begin = shared(recipe, before, out / "beginning")
         other = records(replace(before, seed=before.seed + ELSEWHERE))
         # The state was shrunk, and the connector warmed, before the first stage.
         last = replace(recipe, shrink=1.0, warm_start=False)
-        stages = [(before, out / "before", begin, other), (last, out, out / "before", stages[0][3])]
+        stages = [(before, out / "before", PATH, other), (last, out, out / "before", stages[0][3])]
     return [
         (card, run(card, to, data, resume=True, device="cpu", model=str(place)))
         for card, to, place, data in stages
     ]
-
-
-def shared(recipe: Recipe, before: Recipe, folder: Path) -> Path:
-    """Save the embedded model with that shrunk which `recipe` trains and `before` does not.
-
-    What `before` trains it shrinks itself; so both together begin from the state that `recipe` alone
-    begins from. Returns the folder. Raises ValueError if they shrink to different shares.
-    """
-    if before.shrink != recipe.shrink:
-        raise ValueError(f"before shrinks to {before.shrink}, and the recipe to {recipe.shrink}")
-    model, processor = load()
-    rates, first = (learning_rates(model, card.trains) for card in (recipe, before))
-    set_seed(0)  # as `foveate.train.run` does
-    shrink(model, recipe.shrink, [name for name in rates if name not in first])
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
 
 
 def _spent(recipe: Recipe, trained: dict[str, Any]) -> dict[str, Any]:

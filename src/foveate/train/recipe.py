@@ -66,8 +66,9 @@ class Recipe:
     trains       what learns, and its learning rate: the parts vision, projector, language, compressor and
                  lora, or patterns of parameter names such as '*.layers.0.*'. The last entry that fits a
                  parameter counts; what none fits is frozen
-    shrink       below 1, what learns begins at this share of its weights and the rest of fresh ones, so that
-                 there is something to learn: shrink and perturb, Ash and Adams 2020, arXiv:1910.08475
+    shrink       below 1, projector, language model and what else learns begin at this share of their weights
+                 and the rest of fresh ones, so that there is something to learn: shrink and perturb, Ash and
+                 Adams 2020, arXiv:1910.08475
     warm_start   the compressor begins as what it stands in for, where it can: see foveate.warm_start
     batch        prompts per optimizer step, over all devices
     micro_batch  prompts per device and forward; the rest is gradient accumulation

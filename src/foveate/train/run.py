@@ -172,12 +172,13 @@ def _trainer(
 def _beginning(model: Any, recipe: Recipe, rates: dict[str, float]) -> None:
     """The weights that training begins with.
 
-    A compressor that begins as the projector begins as one that is shrunk, as it would be without it.
+    Shrunk, they are the same whatever learns and whatever the seed; a compressor that begins as the
+    projector does so after it.
     """
     if recipe.shrink < 1:
-        projector = named(model, "projector") if recipe.warm_start else ()
-        set_seed(0)  # the same beginning for every seed of a run
-        shrink(model, recipe.shrink, [*rates, *projector])
+        begun = [name for part in ("projector", "language") for name in named(model, part)]
+        set_seed(0)
+        shrink(model, recipe.shrink, [*begun, *rates])
     if recipe.warm_start:
         warm_start(model)
 
