@@ -1,6 +1,7 @@
 """How compression is done to an unmodified Hugging Face model. Hosts know models and no method.
 
 attach     compress, restore, and what hangs on the model in between
+checks     what compress refuses, and why
 hooks      when something is done: the moments of a forward pass
 encode     features out, and what compressors need to see of the vision tower
 grids      where patches stand, and how a tower's tokens merge into them

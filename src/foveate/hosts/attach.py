@@ -11,14 +11,12 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from foveate.compressor import Compressor, Tower
-from foveate.hosts import encode, glance, hooks, saving, traits, versions
-from foveate.hosts.positions import layer_type
+from foveate.compressor import Compressor
+from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
 from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
 POSITIONS = ("original", "renumbered")
-ATTENTION = frozenset({"last_attention", "prompt_attention"})
 
 
 @dataclass(eq=False)
@@ -69,7 +67,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
     versions.check_family(base.config.model_type)
-    glanced = check(base, method)
+    glanced = checks.check(base, method)
     attachment = Attachment(positions, selected=traits.selected_layer(base))
     if is_compressed(model):
         before = base.visual_attachment
@@ -111,7 +109,7 @@ def restore(model: Model) -> Model:
     base = traits.base_of(model)
     if not is_compressed(model):
         return model
-    _refuse_shards(base)
+    checks.refuse_shards(base)
     attachment = base.visual_attachment
     for handle in attachment.handles:
         handle.remove()
@@ -238,73 +236,3 @@ def _attachment(model: nn.Module) -> Attachment:
             f"this {type(model).__name__} is not compressed: call foveate.compress first"
         )
     return base.visual_attachment
-
-
-def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
-    """Raises what `compress` does if a compressor cannot act on a model.
-
-    Returns the attention modules that must show rows, and whether the first row is a class token's.
-    """
-    _refuse_shards(base)
-    found = {}
-    for part in method.every():
-        try:
-            _check_site(base, part)
-            found |= _glanced(base, part)
-        except (NotImplementedError, ValueError, TypeError) as error:
-            name, early = type(part).__name__, part.site.tower < Tower.language
-            hint = f": {name}({part.behind})" if early and part.behind else ""
-            raise type(error)(f"{name} at {part.site}: {error}{hint}") from error
-    return found
-
-
-def _check_site(base: nn.Module, part: Compressor) -> None:
-    decoder, (tower, layer) = traits.decoder_of(base), part.site
-    layers = len(decoder.layers)
-    if tower == Tower.vision:
-        raise NotImplementedError("this host has no sites in the vision tower")
-    if tower in (Tower.features, Tower.projector):
-        traits.projector_of(base)
-    if tower != Tower.language:
-        return
-    if layer >= layers:
-        raise ValueError(f"the model has decoder layers 0 to {layers - 1}")
-    if layer == 0 and part.needs & ATTENTION:
-        raise ValueError(f"it needs {sorted(part.needs & ATTENTION)}: layer >= 1")
-    kinds = {layer_type(decoder, i) for i in range(max(layer - 1, 0), layers)} if layer else set()
-    if others := kinds - {"full_attention", "sliding_attention"}:
-        raise NotImplementedError(
-            f"decoder layers of kind {sorted(others)} keep no columns that could be dropped: compress "
-            "before the language model, at language 0"
-        )
-
-
-def _refuse_shards(base: nn.Module) -> None:
-    sharded = [n for n, p in base.named_parameters() if hasattr(p, "device_mesh")]
-    if sharded:
-        raise RuntimeError(
-            f"{sharded[0]} is sharded already: compress or restore first, then shard"
-        )
-
-
-def _check_layers(base: nn.Module, part: Compressor) -> None:
-    states = min(len(traits.tower_blocks(base, tower)) for tower in traits.towers_of(base)) + 1
-    if far := [i for i in part.vision_layers if not 0 <= i < states]:
-        raise ValueError(
-            f"vision_layers has {far[0]}: the tower has hidden states 0 to {states - 1}"
-        )
-
-
-def _glanced(base: nn.Module, part: Compressor) -> dict[nn.Module, bool]:
-    found = {}
-    if encode.of_tower([part]):
-        traits.refuse_unordered(base)
-        _check_layers(base, part)
-    if part.needs & {"cls_attention", "keys"}:
-        blocks = traits.selected_blocks(base)
-        for tower, block in zip(traits.towers_of(base), blocks, strict=True):
-            found[traits.attention_of(block)] = traits.has_class_token(base, tower)
-    if part.needs & ATTENTION:
-        layer = traits.decoder_of(base).layers[part.site.layer - 1]
-        found[traits.attention_of(layer)] = False
-    return found

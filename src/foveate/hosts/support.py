@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import attach, traits, versions
+from foveate.hosts import checks, traits, versions
 from foveate.hosts.positions import window_of
 
 
@@ -32,7 +32,7 @@ def support(model: nn.Module, method: Compressor) -> Support:
     sites = tuple(str(part.site) for part in method.parts())
     try:
         base = traits.base_of(model)
-        attach.check(base, method)
+        checks.check(base, method)
     except (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         return Support(sites, works=False, why=str(error))
     needs = frozenset().union(*(part.needs for part in method.every()))
