@@ -62,7 +62,7 @@ def side_of(row: str) -> int:
 
 
 def recipe(row: str, seed: int) -> Recipe:
-    """A row's recipe; the baseline's is that of LLaVolta's page."""
+    """A row's recipe."""
     (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
     card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
     if method != "identity":
@@ -86,4 +86,4 @@ def _runs() -> list[Run]:
     return main + [_run(row, SEEDS[0]) for row in ROWS if row not in MAIN]
 
 
-PAGE = Page("llava_stf", tuple(_runs()), lender="llavolta")
+PAGE = Page("llava_stf", tuple(_runs()))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from families import ONE, TWO, Gemma3, Llava, PaliGemma
 from torch import nn
+from transformers.activations import get_activation as activation
 
 import foveate
 from foveate import (
@@ -70,19 +71,24 @@ def test_fused_tokens_stand_in_reading_order():
     assert means.x.flatten().tolist() == [3.5, 5.5, 7.5, 15.5, 17.5, 19.5]
 
 
-def test_a_window_over_the_edge_is_filled_with_its_mean():
-    method = SpatialFusion(1, 1, window=2)
-    x = torch.arange(15.0)[None, :, None]  # 3 rows of 5
-    means, joined = method.joined(VisualTokens.of(x), grid(3, 5))
-    assert means.counts.tolist() == [6]
-    assert joined[0].tolist() == [
-        [0, 1, 5, 6],
-        [2, 3, 7, 8],
-        [4, 6.5, 9, 6.5],
-        [10, 11, 10.5, 10.5],
-        [12, 13, 12.5, 12.5],
-        [14, 14, 14, 14],
-    ]
+@pytest.mark.parametrize(
+    ("rows", "columns", "window"), [(3, 5, 2), (5, 5, 3), (7, 6, 4), (2, 2, 3)]
+)
+def test_a_window_over_the_edge_is_padded_by_replication(rows, columns, window):
+    """As in F.pad; also where the grid begins behind a border, as joined tiles may."""
+    method = SpatialFusion(1, 1, window)
+    x = torch.arange(1.0, rows * columns + 1)
+    whole = x.reshape(1, 1, rows, columns)
+    after = -rows % window, -columns % window
+    for before in (False, True):
+        top, left = after if before else (0, 0)
+        sides = (left, 0, top, 0) if before else (0, after[1], 0, after[0])
+        padded = nn.functional.pad(whole, sides, mode="replicate")
+        want = nn.functional.unfold(padded, window, stride=window)[0].mT
+        cells = grid(rows, columns) + torch.tensor([0, top, left])
+        fused, joined = method.joined(VisualTokens.of(x[None, :, None]), cells)
+        assert fused.counts.tolist() == [len(want)]
+        assert torch.equal(joined[0], want)
 
 
 def test_views_and_tokens_outside_the_grid_keep_to_themselves():
@@ -96,12 +102,12 @@ def test_views_and_tokens_outside_the_grid_keep_to_themselves():
     assert joined[0].tolist() == [[0, 0, 0, 0], [1, 2, 3, 4], [5, 5, 5, 5], [6, 7, 8, 9]]
 
 
-def test_behind_a_method_that_dropped_tokens_their_places_hold_the_mean():
+def test_behind_a_method_that_dropped_tokens_their_neighbours_stand_in():
     keep = torch.ones(1, 16, dtype=torch.bool)
     keep[0, [0, 2, 3, 6, 7]] = False  # one of the first window, the whole second
     tokens = VisualTokens.of(torch.arange(16.0)[None, :, None]).where(keep)
     means, joined = SpatialFusion(1, 1, window=2).joined(tokens, grid(4, 4))
-    assert joined[0, 0].tolist() == pytest.approx([(1 + 4 + 5) / 3, 1, 4, 5])
+    assert joined[0, 0].tolist() == [1, 1, 4, 5]  # of two as near, the one to the right
     assert means.counts.tolist() == [3] and means.owner[0, 2] == -1
 
 
@@ -245,15 +251,41 @@ def test_a_warm_start_is_the_old_projector_and_average_pooling(family, window):
             foveate.restore(model)
 
 
+def test_edges_of_windows_of_two_begin_as_pooling_too():
+    """Padding by replication shows every patch at the edge as often as the others."""
+    method = SpatialFusion(6, 4, window=2)
+    projector = nn.Sequential(nn.Linear(4, 6), nn.GELU(), nn.Linear(6, 6))
+    method.warm_start(projector)
+    x, cells = torch.randn(1, 15, 4), grid(3, 5)
+    pooled = foveate.Pool(2, dims=2)(VisualTokens.of(projector(x)), Context(grid=cells))
+    torch.testing.assert_close(seen(method, x, cells).x, pooled.x)
+
+
+def test_parts_without_weights_begin_as_they_are():
+    model = Llava().model()
+    foveate.compress(model, foveate.Chain(foveate.VisionZip(8), SpatialFusion.for_model(model)))
+    foveate.warm_start(model)
+
+
+def test_no_warm_start_on_the_meta_device():
+    with torch.device("meta"):
+        model = Llava().model_class(Llava().config())
+        foveate.compress(model, SpatialFusion.for_model(model))
+    with pytest.raises(ValueError, match="on the meta device: start warm before that"):
+        foveate.warm_start(model)
+
+
 def test_no_warm_start_where_nothing_could_be_equal():
     model = Llava().model()
     with pytest.raises(ValueError, match="not compressed"):
         foveate.warm_start(model)
     for method, words in [
         (LLaVASTF.for_model(model, final_activation=True), "behind a final activation"),
-        (LLaVASTF.for_model(model, hidden=10), "want hidden >= 256, got 10"),
-        (LLaVASTF.for_model(model, block_hidden=10), "want hidden >= 64, got 10"),
-        (foveate.Pool(2), "Pool has no warm start"),
+        (LLaVASTF.for_model(model, hidden=10), "takes 256 hidden units, and there are 10"),
+        (LLaVASTF.for_model(model, window=3), "make the method with hidden=576"),
+        (LLaVASTF.for_model(model, block_hidden=10), "takes 64 hidden units, and there are 10"),
+        (foveate.DepthwiseConv.for_model(model), "DepthwiseConv has no warm start"),
+        (foveate.Pool(2), "Pool has no weights"),
     ]:
         foveate.compress(model, method)
         before = {name: value.clone() for name, value in method.state_dict().items()}
@@ -263,12 +295,21 @@ def test_no_warm_start_where_nothing_could_be_equal():
             assert torch.equal(value, before[name]), name
 
 
-def test_a_projector_with_another_activation_leaves_it_as_it_was():
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda projector: setattr(projector, "act", nn.Tanh()), "no two with a GELU between them"),
+        (lambda p: setattr(p, "act", activation("quick_gelu")), "no two with a GELU between them"),
+        (lambda p: setattr(p, "norm", nn.LayerNorm(32)), r"nothing else .* LayerNorm"),
+    ],
+    ids=["tanh", "quick GELU", "a norm"],
+)
+def test_another_kind_of_projector_leaves_the_weights_as_they_were(change, words):
     model = Llava().model()
-    model.model.multi_modal_projector.act = nn.Tanh()
+    change(model.model.multi_modal_projector)
     method = SpatialFusion.for_model(model)
     foveate.compress(model, method)
     before = {name: value.clone() for name, value in method.state_dict().items()}
-    with pytest.raises(ValueError, match="no two with a GELU between them"):
+    with pytest.raises(ValueError, match=words):
         foveate.warm_start(model)
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())

@@ -237,5 +237,20 @@ def test_a_connector_learns_alone_and_then_with_the_language_model(card, model, 
     assert back.config.visual_compression["positions"] == "renumbered"
 
 
+def test_a_warm_start_does_not_undo_training(card, tmp_path):
+    connector = {"method": "llava_stf", "trains": {"compressor": 1e-2}, "steps": 1}
+    run(card(**connector, warm_start=True), tmp_path / "one")
+    with pytest.raises(ValueError, match="has a compressor with weights that were trained"):
+        run(card(**connector, warm_start=True), tmp_path / "two", model=str(tmp_path / "one"))
+    assert not (tmp_path / "two" / "model.safetensors").exists()
+
+
+def test_a_warm_connector_beside_adapters(card, tmp_path):
+    changes = {**LORA, "method": "llava_stf", "warm_start": True, "steps": 1}
+    run(card(**changes), tmp_path / "out")
+    back = foveate.from_pretrained(tmp_path / "out")
+    assert isinstance(back.model.visual_compressor, foveate.LLaVASTF)
+
+
 def _pairs(one, two):
     return list(zip(small.losses(one), small.losses(two), strict=True))

@@ -57,8 +57,9 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     with it, so give each model its own. While a compressor stands before the projector, features that
     `get_image_features` returns are those that the projector reads.
 
-    Raises TypeError for models and methods that are none, ValueError for layers the model does not have
-    and unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
+    Raises TypeError for models and methods that are none, ValueError for layers the model does not have,
+    methods made for other widths (their arguments width, feature_width and tower_width; see `sized`) and
+    unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
     """
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
@@ -94,9 +95,14 @@ def warm_start(model: Model) -> Model:
     _attachment(model)
     base = traits.base_of(model)
     method = base.visual_compressor
+    weighted = [part for part in method.every() if any(True for _ in part.parameters())]
+    if not weighted:
+        raise ValueError(f"{type(method).__name__} has no weights that could begin as something")
+    if any(p.is_meta for p in [*method.parameters(), *base.parameters()]):
+        raise ValueError("weights are offloaded, or on the meta device: start warm before that")
     before = copy.deepcopy(method.state_dict())
     try:
-        for part in method.every():
+        for part in weighted:
             part.warm_start(traits.projector_of(base)[0])
     except ValueError:
         method.load_state_dict(before)

@@ -92,6 +92,16 @@ def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
     return model
 
 
+def has_weights(path: str) -> bool:
+    """Whether a checkpoint holds weights of a compressor."""
+    return any(key.startswith(PREFIX) for file in _files(path, {}) for key in _keys(file))
+
+
+def _keys(file: Path) -> list[str]:
+    with safe_open(file, "pt") as stored:
+        return list(stored.keys())
+
+
 def _load(method: nn.Module, path: str, hub: dict[str, Any], fresh: bool = False) -> None:
     """Fill in the compressor's weights from the checkpoint's safetensors files.
 

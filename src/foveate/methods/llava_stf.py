@@ -51,7 +51,8 @@ class MultiBlockFusion(Compressor):
             raise ValueError(f"vision_layers={[*chosen]}: want every hidden state once")
         self.needs = frozenset({"features"} if self.vision_layers else ())
         joined = feature_width + len(self.vision_layers) * tower_width
-        self.mlp = _mlp(joined, hidden or 4 * feature_width, feature_width, final_activation)
+        hidden = 4 * feature_width if hidden is None else hidden
+        self.mlp = _mlp(joined, hidden, feature_width, final_activation)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """The same tokens, fused. tokens.x (B, N, feature_width)."""
@@ -87,7 +88,8 @@ class SpatialFusion(Compressor):
     tokens of another width.
 
     Differs from the paper: where a window is not full, at the edge of a grid that it does not divide or
-    behind a method that dropped tokens, its mean stands in for what is missing; the paper's are full.
+    behind a method that dropped tokens, its nearest patch stands in for each that is missing, as in
+    padding by replication; the paper's windows are full.
     """
 
     site = Site(Tower.projector)
@@ -105,33 +107,37 @@ class SpatialFusion(Compressor):
         self.width = _whole("width", width)
         self.feature_width = _whole("feature_width", feature_width)
         self.window = _whole("window", window)
-        self.mlp = _mlp(window**2 * feature_width, hidden or 4 * width, width, final_activation)
+        hidden = 4 * width if hidden is None else hidden
+        self.mlp = _mlp(window**2 * feature_width, hidden, width, final_activation)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """One token for each window. tokens.x (B, N, feature_width) → (B, M, width)."""
         _check_width(tokens.x, self.feature_width)
-        means, joined = self.joined(tokens, context.grid)
-        return means.carry(self.mlp(joined).masked_fill(~means.valid[..., None], 0))
+        fused, joined = self.joined(tokens, context.grid)
+        return fused.carry(self.mlp(joined).masked_fill(~fused.valid[..., None], 0))
 
     def joined(self, tokens: VisualTokens, grid: Tensor) -> tuple[VisualTokens, Tensor]:
-        """Windows as tokens, their means, and with all cells side by side: (B, M, D), (B, M, D·window²)."""
+        """Windows as tokens, and all cells of each side by side: (B, M, D), (B, M, D·window²)."""
         patch = tokens.anchor.clamp(max=grid.shape[1] - 1)
         cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
-        means = tokens.merge(*windows(cell, self.window, tokens.valid))
-        N, M, cells = patch.shape[1], means.x.shape[1], self.window**2
+        fused = tokens.merge(*windows(cell, self.window, tokens.valid))
+        M, cells = fused.x.shape[1], self.window**2
         row, column = (cell[..., 1:] % self.window).unbind(-1)
-        place = means.owner.gather(1, patch) * cells + row * self.window + column
-        place = place.masked_fill(~tokens.valid, M * cells)
-        # A place shows its window's mean, and then the token that stands there.
-        source = torch.arange(N, N + M + 1, device=patch.device).repeat_interleave(cells)
-        own = torch.arange(N, device=patch.device).expand_as(place)
-        source = source.expand(len(patch), -1).scatter(1, place, own)[:, : M * cells, None]
-        x = torch.cat([tokens.x, means.x], dim=1)
-        x = x.gather(1, source.expand(-1, -1, x.shape[-1]))
-        return means, rearrange(x, "b (m cell) c -> b m (c cell)", cell=cells)
+        place = fused.owner.gather(1, patch) * cells + row * self.window + column
+        place = place.masked_fill(~tokens.valid, M * cells)  # behind the last window
+        token = torch.arange(patch.shape[1], device=patch.device).expand_as(patch)
+        there = token.new_full((len(patch), M * cells + 1), -1).scatter(1, place, token)
+        there = there[:, :-1].unflatten(1, (M, cells))
+        source = there.gather(2, nearest(there >= 0, self.window)).clamp(min=0).flatten(1)
+        x = tokens.x.gather(1, source[..., None].expand(-1, -1, tokens.x.shape[-1]))
+        return fused, rearrange(x, "b (m cell) c -> b m (c cell)", cell=cells)
 
     def warm_start(self, projector: nn.Module) -> None:
-        """Begin as average pooling behind the projector. Raises ValueError as `warm.as_pooling` does."""
+        """Begin as average pooling behind the projector, exactly so in full windows.
+
+        It takes hidden = window² times the projector's own hidden width, where it has one: with window 2
+        what there is unless told. Raises ValueError as `warm.as_pooling` does.
+        """
         warm.as_pooling(self.mlp, projector, self.window**2)
 
     def arguments(self) -> dict[str, Any]:
@@ -231,13 +237,22 @@ def blocks_of(feature_layer: int, blocks: int | None = None) -> tuple[int, ...]:
     `blocks` counts the selected one; unless told, 8 or as many as there are. Of CLIP-L's 23rd, 8 are the
     paper's 21, 18, … 3 and 4 are its 18, 12, 6. Raises ValueError for more than there are.
     """
-    most = max(1, feature_layer)
+    most = max(1, _whole("feature_layer", feature_layer, least=0))
     blocks = min(BLOCKS, most) if blocks is None else _whole("blocks", blocks)
     if blocks > most:
         raise ValueError(
             f"blocks={blocks}: the tower gives at most {most}, the selected one included"
         )
     return tuple((feature_layer + 1) * i // blocks for i in range(blocks - 1, 0, -1))
+
+
+def nearest(there: Tensor, side: int) -> Tensor:
+    """For each cell of a window, which is the nearest that is there. there (…, side²) → (…, side²)."""
+    cell = torch.arange(side * side, device=there.device)
+    row, column = cell // side, cell % side
+    steps = (row[:, None] - row).abs() + (column[:, None] - column).abs()
+    far = steps * len(cell) + cell  # of equally near ones the first
+    return far.where(there[..., None, :], far.max() + 1).argmin(-1)
 
 
 def _mlp(width: int, hidden: int, out: int, final_activation: bool) -> nn.Sequential:

@@ -47,6 +47,15 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
     return compress(model, method, recipe.positions), processor
 
 
+def refuse_trained(recipe: Recipe, place: str | Path | None = None) -> None:
+    """Raise ValueError if a warm start would begin anew what the recipe's model was saved with."""
+    path = str(place or recipe.model)
+    if recipe.vision is None and saving.has_weights(path):
+        raise ValueError(
+            f"warm_start=True, and {path} has a compressor with weights that were trained: leave it out"
+        )
+
+
 def build(recipe: Recipe, config: Any) -> Compressor:
     """The compressor of a recipe, with the sizes it asks for. Raises ValueError for unknown names."""
     if isinstance(recipe.method, Compressor):

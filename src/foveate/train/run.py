@@ -16,8 +16,8 @@ from foveate.provenance import dumps, record, write
 from foveate.train import checkpoints
 from foveate.train.curve import curve
 from foveate.train.data import Collator, Problem, Records, check, listed
-from foveate.train.model import load
-from foveate.train.parts import adapted, freeze, named, shrink
+from foveate.train.model import load, refuse_trained
+from foveate.train.parts import adapted, freeze, learning_rates, named, shrink
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered
@@ -147,12 +147,14 @@ def _trainer(
     set_seed(recipe.seed)
     # The trainer puts adapters and shards in place; of whole models it would leave most weights new.
     whole = begun is not None and any(begun.glob("model*.safetensors"))
+    if begun is None and recipe.warm_start:
+        refuse_trained(recipe, model)
     model, processor = load(recipe, begun if whole else model)
+    if begun is None:
+        _beginning(model, recipe)
     if recipe.lora is not None:
         model = adapted(model, recipe.lora, recipe.trains)
     rates = freeze(model, recipe.trains)
-    if begun is None:
-        _beginning(model, recipe, rates)
     model.config.get_text_config().use_cache = False  # caches of whole batches, for nothing
     collator = Collator(processor, max_length=recipe.max_length, template=recipe.template)
     return VisualTrainer(
@@ -169,16 +171,16 @@ def _trainer(
     )
 
 
-def _beginning(model: Any, recipe: Recipe, rates: dict[str, float]) -> None:
+def _beginning(model: Any, recipe: Recipe) -> None:
     """The weights that training begins with.
 
     Shrunk, they are the same whatever learns and whatever the seed; a compressor that begins as the
     projector does so after it.
     """
     if recipe.shrink < 1:
-        begun = [name for part in ("projector", "language") for name in named(model, part)]
+        names = [name for part in ("projector", "language") for name in named(model, part)]
         set_seed(0)
-        shrink(model, recipe.shrink, [*begun, *rates])
+        shrink(model, recipe.shrink, [*names, *learning_rates(model, recipe.trains)])
     if recipe.warm_start:
         warm_start(model)
 

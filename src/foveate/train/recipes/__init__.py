@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from foveate.train.recipe import Recipe
-from foveate.train.recipes import llava, llavolta, patchqa
+from foveate.train.recipes import llava, llava_stf, llavolta, patchqa
 
 
 def _by_name(*rooms: object) -> dict[str, Callable[[], Recipe]]:
@@ -17,4 +17,4 @@ def _by_name(*rooms: object) -> dict[str, Callable[[], Recipe]]:
     return found
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = _by_name(llava, llavolta, patchqa)
+RECIPES: dict[str, Callable[[], Recipe]] = _by_name(llava, llava_stf, llavolta, patchqa)

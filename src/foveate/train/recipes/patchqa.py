@@ -67,6 +67,32 @@ def llavolta_light_patchqa() -> Recipe:
     return _staged("light")
 
 
+def llava_stf_patchqa_pretrain() -> Recipe:
+    """LLaVA-STF's first stage in small: the connector learns alone, from a warm start."""
+    return replace(
+        patchqa(),
+        name="llava_stf_patchqa_pretrain",
+        method="llava_stf",
+        positions="renumbered",
+        trains={"compressor": 3e-4},
+        warm_start=True,
+        seed=1,  # other scenes than the second stage's
+    )
+
+
+def llava_stf_patchqa() -> Recipe:
+    """LLaVA-STF's second stage in small: connector and language model learn together."""
+    return replace(
+        llava_stf_patchqa_pretrain(),
+        name="llava_stf_patchqa",
+        model="./out/llava_stf_patchqa_pretrain",
+        trains={"compressor": 3e-4, "language": 1e-3},
+        warm_start=False,
+        shrink=1.0,
+        seed=0,
+    )
+
+
 def _staged(schedule: str) -> Recipe:
     return replace(
         patchqa(),
