@@ -24,7 +24,7 @@ from foveate.train import Recipe, run
 
 NAME = "embedded-llava_stf"
 STEPS, BATCH = 1500, 48
-RATES = {"compressor": 1e-3, "language": 3e-4}
+RATES = {"compressor": 3e-4, "language": 3e-4}
 ARGUMENTS: dict[str, Any] = {}  # the paper's proportions
 QUESTIONS = 5000
 
