@@ -18,7 +18,7 @@ from foveate.cli.methods import describe
 from foveate.cli.saved import as_saved, beside, trained
 from foveate.cli.work import TIMED, Work, plan
 from foveate.cli.wrong import Wrong
-from foveate.embedded import MODELS, PATH
+from foveate.embedded import MODELS, PATH, carried
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
 
@@ -99,8 +99,8 @@ def test_bad_images(capsys, files, name, says):
         (["--keep", "0.5"], "--method"),
         (["--picture", "kept.docx"], ".png"),
         (["--picture", "/no/such/folder/kept.png"], "no directory"),
-        (["--model", "/no/such/model"], "want 'embedded', 'embedded-llava_stf', a directory"),
-        (["--model", "embeded-llava_stf"], "nearest: embedded-llava_stf; want"),
+        (["--model", "/no/such/model"], f"want {', '.join(map(repr, carried()))}, a directory"),
+        (["--model", "embeded"], "nearest: embedded; want"),
         (["--max-new-tokens", "0"], "max-new-tokens"),
         (["--kep", "1"], "--kep"),
     ],
@@ -503,9 +503,27 @@ def test_what_is_no_trained_row(capsys, tiny, saved, tmp_path, change, says):
 
 
 def test_what_comes_beside_the_embedded_model():
-    carried = [n for n, path in MODELS.items() if (path / "config.json").exists()]
-    assert beside("embedded") == [n for n in carried if n != "embedded"]
+    assert beside("embedded") == [name for name in carried() if name != "embedded"]
     assert beside("elsewhere") == []
+
+
+def test_nothing_offers_a_model_that_is_missing(capsys, files, tmp_path, monkeypatch):
+    assert run(["ask", "--help"]) == 0
+    words = capsys.readouterr().out.split()
+    offered = {word.strip("',│") for word in words if "embedded" in word}
+    assert offered >= set(carried()) and not offered & (set(MODELS) - set(carried()))
+    monkeypatch.setitem(MODELS, "embedded-lost", tmp_path)
+    says = refused(capsys, "ask", files / "good.png", "what ?", "--model", "embedded-los")
+    says += refused(capsys, "methods", "--model", "embedded-los")
+    with pytest.raises(ValueError, match="want one of embedded") as error:
+        foveate.embedded.load(name="embedded-lost")
+    assert "'embedded'" in says
+    assert "embedded-lost" not in says + str(error.value).partition(": ")[2]
+
+
+def test_names_are_known_without_what_loads_models():
+    code = "import sys, foveate.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.slow

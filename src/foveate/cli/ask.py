@@ -10,6 +10,7 @@ import typer
 
 from foveate.cli import arguments, models, output, pictures
 from foveate.cli.wrong import Wrong
+from foveate.embedded import carried
 
 if TYPE_CHECKING:
     from foveate.spec import Spec
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Model = Annotated[
     str,
     typer.Option(
-        help="'embedded', 'embedded-llava_stf', a directory with a saved model, or a Hub id such as "
+        help=f"{', '.join(map(repr, carried()))}, a directory with a saved model, or a Hub id such as "
         "owner/name."
     ),
 ]

@@ -49,13 +49,13 @@ def skeleton(name: str = EMBEDDED) -> Any:
     from transformers import AutoConfig
 
     from foveate.bench import CONFIGS
-    from foveate.embedded import MODELS
+    from foveate.embedded import MODELS, carried
     from foveate.hosts import cost
 
     if name in CONFIGS:
         return cost.skeleton(CONFIGS[name].config())
     if name not in MODELS and "/" not in name and not Path(name).exists():
-        raise unknown("model", name, [*MODELS, *CONFIGS])
+        raise unknown("model", name, [*carried(), *CONFIGS])
     try:
         return cost.skeleton(AutoConfig.from_pretrained(place(name)))
     except (OSError, ValueError, ImportError) as error:
@@ -64,19 +64,19 @@ def skeleton(name: str = EMBEDDED) -> Any:
 
 def place(name: str) -> str:
     """Where to load a model from. Raises Wrong for what is neither a model's directory nor a Hub id."""
-    from foveate.embedded import MODELS
+    from foveate.embedded import MODELS, carried
 
-    path = MODELS.get(name, Path(name))
-    if name in MODELS and not (path / "config.json").exists():
+    path, there = MODELS.get(name, Path(name)), carried()
+    if name in MODELS and name not in there:
         raise Failed(f"this copy of foveate carries no model {name!r}: name another")
     if path.is_dir():
         if not (path / "config.json").exists():
             raise Wrong(f"model {name}: this directory has no config.json, so it is no saved model")
         return str(path)
     if path.exists() or not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
-        carried = ", ".join(map(repr, MODELS))
+        names = ", ".join(map(repr, there))
         raise Wrong(
-            f"model {name}: {nearest(name, MODELS)}want {carried}, a directory with a saved model, or "
+            f"model {name}: {nearest(name, there)}want {names}, a directory with a saved model, or "
             "owner/name"
         )
     return name

@@ -72,10 +72,9 @@ def trained(
 
 def beside(name: str) -> list[str]:
     """The trained models that this copy of foveate carries, for the embedded model; none for others."""
-    from foveate.embedded import MODELS
+    from foveate.embedded import carried
 
-    carried = [other for other, path in MODELS.items() if (path / "config.json").exists()]
-    return [other for other in carried if other != name] if name == models.EMBEDDED else []
+    return [other for other in carried() if other != name] if name == models.EMBEDDED else []
 
 
 def differing(ours: Any, theirs: Any, examples: Sequence[Any]) -> str:

@@ -1,24 +1,17 @@
 """Small real LLaVAs that come with the package: one trained from nothing on PatchQA, and what it became.
 
-MODELS   what people call them → where their files are
+MODELS   what people call them → where their files are, or will be
 PATH     the first of them, which sees every token
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    PreTrainedModel,
-    ProcessorMixin,
-)
-
-from foveate import methods
-from foveate.compressor import Compressor
-from foveate.hosts import saving
-from foveate.hosts.attach import compress
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, ProcessorMixin
 
 PATH = Path(__file__).with_name("model")
 MODELS = {
@@ -27,23 +20,33 @@ MODELS = {
 }
 
 
+def carried() -> dict[str, Path]:
+    """Those of MODELS whose files are in this copy of foveate."""
+    return {name: path for name, path in MODELS.items() if (path / "config.json").exists()}
+
+
 def load(
-    dtype: torch.dtype = torch.float32, name: str = "embedded"
+    dtype: torch.dtype | None = None, name: str = "embedded"
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Read a model, ready for inference, and its processor from the package's own files.
 
-    A model that was trained with a compressor has it attached. Raises ValueError for unknown names.
+    dtype is float32 unless given. A model that was trained with a compressor has it attached. Raises
+    ValueError for names that this copy of foveate does not carry.
     """
-    if name not in MODELS:
-        raise ValueError(f"name={name!r}: want one of {', '.join(MODELS)}")
-    path = MODELS[name]
+    # Imported here: help and errors ask this file for names alone, and these take seconds.
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+    from foveate import methods
+    from foveate.hosts import saving
+    from foveate.hosts.attach import compress
+
+    if name not in carried():
+        raise ValueError(f"name={name!r}: want one of {', '.join(carried())}")
+    path, dtype = MODELS[name], dtype or torch.float32
     if getattr(AutoConfig.from_pretrained(path), "visual_compression", None):
-        known = {k: c for k, c in vars(methods).items() if _is_compressor(c)}
-        model = compress(*saving.from_pretrained(str(path), known, None, dtype=dtype))
+        # What is carried names foveate's own compressors alone, so nothing has to be told apart.
+        model = compress(*saving.from_pretrained(str(path), vars(methods), None, dtype=dtype))
     else:
         model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
     return model.eval(), AutoProcessor.from_pretrained(path)
-
-
-def _is_compressor(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, Compressor)
