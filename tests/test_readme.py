@@ -37,7 +37,7 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
         known = {"image": file.convert("RGB")}
     Path("mine.json").write_text(*blocks("json"))
     shutil.copy(ROOT / "examples" / "shop.png", "shop.png")
-    assert len(blocks("python")) == 5
+    assert len(blocks("python")) == 6
     for block in blocks("python"):
         exec(compile(block.replace(HUB_ID, str(embedded.PATH)), "README.md", "exec"), known)
     assert capsys.readouterr().out
@@ -51,7 +51,7 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
 
 def test_its_commands_are_commands(capsys):
     words = {word for b in blocks("bash") for word in re.findall(r"\bfoveate ([a-z]+)", b)}
-    assert words == {"methods", "ask", "compare", "bench", "train"}
+    assert words == {"methods", "ask", "compare", "bench", "train", "convert"}
     for word in words:
         assert run([word, "--help"]) == 0
     targets = set(re.findall(r"make ([a-z-]+)", README))
