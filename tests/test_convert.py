@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 
@@ -20,6 +21,7 @@ from transformers import (
     CLIPVisionModel,
     LlamaConfig,
     LlamaForCausalLM,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
@@ -166,6 +168,7 @@ def by_hand(tower, speaker, weights, pixels, before, after, blocks=BLOCKS, windo
 
 def same_as_by_hand(out, tower, speaker, weights, **how):
     model = foveate.from_pretrained(out).eval()
+    assert model.config.visual_compression["positions"] == "renumbered"
     processor = AutoProcessor.from_pretrained(out)
     noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     text = "w1 w2 <image> w3 w4 w5"
@@ -203,6 +206,9 @@ def test_a_tower_from_elsewhere_and_the_projector_nobody_runs(tower, speaker, tm
     source = folder(tmp_path / "public", weights, "no/such")
     with pytest.raises(OSError, match="no/such cannot be read: vision="):
         convert_llava_stf(source, tmp_path / "out")
+    speaker.save_pretrained(tmp_path / "speaker")
+    with pytest.raises(ValueError, match="speaker is a llama: want a vision tower"):
+        convert_llava_stf(source, tmp_path / "out", vision=str(tmp_path / "speaker"))
     found = []
     for name in ("a", "b"):
         torch.manual_seed(len(found))
@@ -307,6 +313,13 @@ LAYER = "model.layers.1.mlp.up_proj.weight"
         ({"model.vision_tower.vision_tower.vision_model.post_layernorm.bias": None},
          "lacks model.vision_tower.vision_tower.vision_model.post_layernorm.bias"),
         ({"model.embed_tokens.weight": torch.ones(7, WIDTH)}, r"embed_tokens.weight is \(7, 32\)"),
+        ({"ema.mm_projector.0.bias": torch.ones(HIDDEN)}, "ema.mm_projector.0.bias are the same weight"),
+        ({"model.vision_tower.vision_tower.post_layernorm.bias": torch.ones(TOWER)},
+         "vision_model.post_layernorm.bias and .* are the same weight"),
+        ({LAYER: torch.ones(64, 32, dtype=torch.int8)}, f"{LAYER} is of torch.int8: want one of float16"),
+        ({f"{STF}.2.bias": torch.ones(WIDTH, dtype=torch.int8)}, "mm_projector.2.bias is of torch.int8"),
+        ({LAYER: torch.full((64, 32), torch.nan)}, f"{LAYER} has 2048 values of 2048 that are NaN"),
+        ({f"{STF}.2.bias": torch.tensor([torch.inf] + [0.0] * 31)}, "has 1 values of 32 that are NaN or"),
     ],
 )  # fmt: skip
 def test_weights_that_do_not_fit(tower, speaker, tmp_path, change, says):
@@ -331,12 +344,139 @@ def test_a_plain_llava_is_told_so(tower, speaker, tmp_path):
         ({"mm_vision_select_feature": "cls_patch"}, "want patch"),
         ({"image_aspect_ratio": "anyres"}, "want pad or square"),
         ({"mm_hidden_size": 8}, "mm_hidden_size is 8, the tower .* has 16"),
+        ({"mm_vision_select_layer": -100}, "layer is -100: the tower .* 0 to 24, or -25 to -1"),
+        ({"mm_vision_select_layer": 99}, "layer is 99: the tower .* has hidden states 0 to 24"),
+        ({"mm_vision_select_layer": "-2"}, "layer is '-2': the tower"),
+        ({"vocab_size": None}, r"config\.json: vocab_size is None: want a whole number >= 1"),
+        ({"num_attention_heads": "4"}, "num_attention_heads is '4': want a whole number"),
+        ({"rms_norm_eps": "small"}, r"config\.json makes no llama: .*rms_norm_eps"),
+        ({"num_attention_heads": 5}, r"config\.json makes no llama: .*\(5\)"),
     ],
 )
 def test_configs_that_cannot_be_kept(tower, speaker, tmp_path, said, says):
     source = folder(tmp_path / "public", weights_of(tower, speaker), tower, **said)
     with pytest.raises(ValueError, match=says):
         convert_llava_stf(source, tmp_path / "out")
+
+
+def test_a_config_without_a_size(tower, speaker, tmp_path):
+    source = folder(tmp_path / "public", weights_of(tower, speaker), tower)
+    said = {name: value for name, value in SAID.items() if name != "vocab_size"}
+    (source / "config.json").write_text(json.dumps(said | {"mm_vision_tower": str(tower)}))
+    with pytest.raises(ValueError, match=r"config\.json: vocab_size is not there: want"):
+        convert_llava_stf(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("how", ["missing", "equal"])
+def test_tied_embeddings(tower, speaker, tmp_path, how):
+    weights = weights_of(tower, speaker)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    tied = copy.deepcopy(speaker)
+    tied.load_state_dict({"lm_head.weight": weights["lm_head.weight"]}, strict=False)
+    if how == "missing":
+        del weights["lm_head.weight"]
+    source = folder(tmp_path / "public", weights, tower, tie_word_embeddings=True)
+    model = same_as_by_hand(convert_llava_stf(source, tmp_path / "out"), tower, tied, weights)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+def test_a_head_of_its_own_is_not_tied_unsaid(tower, speaker, tmp_path):
+    weights = weights_of(tower, speaker)
+    source = folder(tmp_path / "public", weights, tower, tie_word_embeddings=True)
+    with pytest.raises(ValueError, match=r"lm_head.weight is not model.embed_tokens.weight: want"):
+        convert_llava_stf(source, tmp_path / "out")
+
+
+def test_how_it_generates_is_taken_over(tower, speaker, tmp_path):
+    source = folder(tmp_path / "public", weights_of(tower, speaker), tower)
+    # As LLaVA-1.5's own: temperatures without sampling, which transformers warns of.
+    said = {"eos_token_id": [2, 5], "pad_token_id": 0, "temperature": 0.9, "top_p": 0.6}
+    (source / "generation_config.json").write_text(json.dumps(said))
+    out = convert_llava_stf(source, tmp_path / "out")
+    found = foveate.from_pretrained(out).generation_config
+    assert {name: getattr(found, name) for name in said} == said
+    (source / "generation_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"public/generation_config\.json is not JSON"):
+        convert_llava_stf(source, tmp_path / "other")
+
+
+def test_nothing_of_the_users_is_taken_for_a_left_over(tower, speaker, tmp_path, monkeypatch):
+    kept = tmp_path / "out.partial" / "notes.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    source = folder(tmp_path / "public", weights_of(tower, speaker), tower)
+    out = convert_llava_stf(source, tmp_path / "new" / "out")
+    assert [p.name for p in out.parent.iterdir()] == ["out"] and kept.read_text() == "mine"
+    convert_llava_stf(source, tmp_path / "out")
+    assert kept.read_text() == "mine"
+
+    def full(self, *args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(LlavaProcessor, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert_llava_stf(source, tmp_path / "other")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "out", "out.partial", "public"]
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"],
+         "holds model.embed_tokens.weight, model.layers.0.mlp.up_proj.weight: want a connector"),
+        (["ema.mm_projector.0.bias"],
+         "model.mm_projector.0.bias and ema.mm_projector.0.bias are the same weight"),
+    ],
+)  # fmt: skip
+def test_a_first_stage_that_holds_more(tmp_path, names, says):
+    file = tmp_path / "mm_projector.bin"
+    torch.save(connector() | {name: torch.ones(3) for name in names}, file)
+    with pytest.raises(ValueError, match=says):
+        convert_llava_stf(file, tmp_path / "out", vision="no/such", language="no/such")
+
+
+@pytest.mark.parametrize(
+    "name", ["non_lora_trainables.bin", "adapter_model.bin", "adapter_model.safetensors"]
+)
+def test_a_lora_is_to_be_merged_first(tower, tmp_path, name):
+    source = folder(tmp_path / "public", connector(), tower)
+    for whole in (True, False):
+        save = save_file if name.endswith("safetensors") else torch.save
+        save(connector() | {"base_model.model.model.norm.weight": torch.ones(WIDTH)}, source / name)
+        for given in (source, source / name):
+            with pytest.raises(ValueError, match=rf"{name}: merge the LoRA first"):
+                convert_llava_stf(given, tmp_path / "out", language="no/such")
+        if whole:
+            (source / "pytorch_model.bin").unlink()
+
+
+def test_a_name_in_two_files(tower, speaker, tmp_path):
+    source = folder(tmp_path / "public", weights_of(tower, speaker), tower, "shards")
+    first, second = sorted(source.glob("*.bin"))
+    name = next(iter(torch.load(first)))
+    torch.save(torch.load(second) | {name: torch.ones(1)}, second)
+    with pytest.raises(ValueError, match=f"{second.name} has {name}, and so has {first.name}"):
+        convert_llava_stf(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", r"public/config\.json is not JSON: "),
+        ("[1]", r"public/config\.json holds a list: want an object"),
+        ('{"mm_vision_tower": null}', "names no mm_vision_tower"),
+    ],
+)
+def test_a_broken_config(tower, tmp_path, text, says):
+    source = folder(tmp_path / "public", connector(), tower)
+    (source / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        convert_llava_stf(source, tmp_path / "out")
+    index = source / "pytorch_model.bin.index.json"
+    for text, says in (("{", "index.json is not JSON"), ("{}", "index.json has no weight_map")):
+        index.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            convert_llava_stf(source, tmp_path / "out")
 
 
 class Evil:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate.compressor import Compressor
-from foveate.convert.connector import attachable, own_names
-from foveate.convert.weights import files, fill, read
+from foveate.convert.config import feature_layer, llava_config, text_config, tower_config
+from foveate.convert.connector import attachable, parted
+from foveate.convert.files import Weights, few, read, read_object, refuse_unmerged, weight_files
+from foveate.convert.weights import check, fill
 from foveate.hosts import assemble
 from foveate.hosts.attach import compress
 
-LANGUAGES = {
-    "llava": "llama",
-    "llava_llama": "llama",
-}  # model_type in LLaVA's config → transformers'
 TOWER = "model.vision_tower.vision_tower."
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 # What older checkpoints hold besides weights: it is reckoned from the config.
 RECKONED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 Parts = tuple[nn.Module, Any, Compressor]  # model, processor, connector
@@ -52,59 +50,77 @@ def convert_llava_stf(
     get the mean of all embeddings, so that greedy decoding never says one. Weights stay on disk until they
     are written, and nothing else is read from their files.
 
-    Raises ValueError for weights that are missing, left over or of another shape, for a LLaVA without
-    LLaVA-STF, and where `out` is there already; OSError where a file or the tower cannot be read.
+    Raises ValueError for weights that are missing, left over, there twice, of another shape or not
+    finite, for a config.json that is broken, another code's or at odds with them, for a LoRA that is not
+    merged, for a LLaVA without LLaVA-STF, and where `out` is there already; OSError where a file or the
+    tower cannot be read.
     """
     source, out = Path(source), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already: want a new folder")
+    model, processor, method = _parts(source, vision, language, vision_layers)
+    compress(model, method, positions="renumbered")
+    return _saved(model, processor, out)
+
+
+def _parts(
+    source: Path, vision: str | None, language: str | None, vision_layers: Sequence[int] | None
+) -> Parts:
+    """The parts of a whole checkpoint, or of the first stage's file and what it is put onto."""
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
-    if source.is_dir() and not files(source) and (source / "mm_projector.bin").exists():
+    refuse_unmerged(source)
+    if source.is_dir() and not weight_files(source) and (source / "mm_projector.bin").exists():
         source = source / "mm_projector.bin"
-    if source.is_dir() and language is not None:
+    if not source.is_dir():
+        return _onto(source, vision, language, vision_layers)
+    if language is not None:
         raise ValueError(f"language={language}: {source} is a whole checkpoint and has its own")
-    if source.is_dir():
-        model, processor, method = _whole(source, vision, vision_layers)
-    else:
-        model, processor, method = _onto(source, vision, language, vision_layers)
-    compress(model, method, positions="renumbered")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial, max_shard_size="5GB")
-    processor.save_pretrained(partial)
-    return partial.replace(out)
+    return _whole(source, vision, vision_layers)
 
 
 def _whole(source: Path, vision: str | None, vision_layers: Sequence[int] | None) -> Parts:
     """The parts of a folder as LLaVA's code saves it."""
-    said = _config(source)
-    weights = {name: value for file in files(source) for name, value in read(file).items()}
-    connector = own_names(weights)
-    weights = {n: w for n, w in weights.items() if not RECKONED.search(n) and not own_names({n: w})}
-    if not weights:
-        raise ValueError(f"{source}: want weights, pytorch_model*.bin or *.safetensors")
+    said = llava_config(source)
+    connector, weights = _weights(source)
+    if said.get("tie_word_embeddings", False):
+        weights = _tied(weights, source)
     dtype = next(iter(weights.values())).dtype
     vision = vision or said["mm_vision_tower"]
-    seen = _tower_config(vision, said)
+    seen, text = tower_config(vision, said), text_config(said, source)
     processor = assemble.processor_of(vision, str(source), seen)
     if said.get("image_aspect_ratio") == "pad":
         assemble.pad_to_square(processor)
 
-    text = _text_config(said)
     if (words := len(processor.tokenizer)) > text.vocab_size:
         text.vocab_size = -(-words // 64) * 64
-    model = assemble.skeleton(seen, text, processor, said.get("mm_vision_select_layer", -2))
+    model = assemble.skeleton(seen, text, processor, feature_layer(said))
     assemble.renew_projector(model, dtype, torch.Generator().manual_seed(0))
     method = attachable(connector, model, vision_layers, source)
     if not any(name.startswith(TOWER) for name in weights):
         model.model.vision_tower = assemble.vision_tower(vision, dtype=dtype)
-    for name in {"model.embed_tokens.weight", "lm_head.weight"} & weights.keys():
+    for name in {EMBEDDING, HEAD} & weights.keys():
         if len(weights[name]) == said["vocab_size"]:
             weights[name] = _grown(weights[name], text.vocab_size)
     weights = {name: value.to(dtype) for name, value in weights.items()}
     fill(model, weights, _names(model), source)
+    model.tie_weights()
+    if (source / "generation_config.json").exists():
+        read_object(source / "generation_config.json")
+        model.generation_config = type(model.generation_config).from_pretrained(source)
     return model, processor, method
+
+
+def _weights(source: Path) -> tuple[Weights, Weights]:
+    """The connector's weights and all others of a folder, without what is reckoned."""
+    weights = read(*weight_files(source))
+    connector, weights = parted(
+        {name: value for name, value in weights.items() if not RECKONED.search(name)}, source
+    )
+    if not weights:
+        raise ValueError(f"{source}: want weights, pytorch_model*.bin or *.safetensors")
+    check(connector | weights, source)
+    return connector, weights
 
 
 def _onto(
@@ -116,7 +132,10 @@ def _onto(
             f"{file} is a connector alone: language= says what it goes onto, a LLaVA-1.5 as transformers "
             "saves it, or with vision= a language model"
         )
-    connector = own_names(read(file))
+    connector, rest = parted(read(file), file)
+    if rest:
+        raise ValueError(f"{file} holds {few([*rest])}: want a connector's weights and no others")
+    check(connector, file)
     config = AutoConfig.from_pretrained(language)
     if hasattr(config, "mm_vision_tower"):
         raise ValueError(
@@ -135,50 +154,27 @@ def _onto(
     return model, processor, attachable(connector, model, vision_layers, file)
 
 
-def _config(source: Path) -> dict[str, Any]:
-    """What LLaVA's config.json says. Raises ValueError for another's, and for what cannot be kept."""
-    path = source / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    said = json.loads(path.read_text())
-    if "mm_vision_tower" not in said:
+def _saved(model: nn.Module, processor: Any, out: Path) -> Path:
+    """Written into a new folder beside `out` and moved there: `out` is whole or it is not there."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as beside:
+        made = Path(beside) / "model"
+        model.save_pretrained(made, max_shard_size="5GB")
+        processor.save_pretrained(made)
+        return made.replace(out)
+
+
+def _tied(weights: Weights, source: Path) -> Weights:
+    """With the head that the embedding is. Raises ValueError for another head than that."""
+    embedding = weights.get(EMBEDDING)
+    if embedding is None:
+        return weights
+    if not torch.equal(weights.get(HEAD, embedding), embedding):
         raise ValueError(
-            f"{path} names no mm_vision_tower: want a checkpoint as LLaVA's code saves it"
+            f"{source}: config.json says tie_word_embeddings, but {HEAD} is not {EMBEDDING}: want it false "
+            "in config.json where the head is its own, or no head in the weights"
         )
-    allowed = {
-        "model_type": tuple(LANGUAGES),
-        "mm_vision_select_feature": ("patch",),
-        "image_aspect_ratio": ("pad", "square", None),
-        "mm_use_im_start_end": (False,),
-    }
-    for name, values in allowed.items():
-        if said.get(name, values[0]) not in values:
-            raise ValueError(
-                f"{path}: {name} is {said[name]!r}: want {' or '.join(map(str, values))}"
-            )
-    return said
-
-
-def _text_config(said: dict[str, Any]) -> Any:
-    """The language model's part of LLaVA's config."""
-    kind = LANGUAGES[said.get("model_type", "llava")]
-    known = {*AutoConfig.for_model(kind).to_dict(), "rope_theta", "rope_scaling"}
-    known -= {"architectures", "model_type", "transformers_version", "_name_or_path"}
-    return AutoConfig.for_model(kind, **{n: v for n, v in said.items() if n in known})
-
-
-def _tower_config(vision: str, said: dict[str, Any]) -> Any:
-    try:
-        seen = assemble.vision_config(vision)
-    except (OSError, ValueError) as error:
-        raise OSError(
-            f"the vision tower {vision} cannot be read: vision= names a folder or Hub id of it"
-        ) from error
-    if said.get("mm_hidden_size", seen.hidden_size) != seen.hidden_size:
-        raise ValueError(
-            f"mm_hidden_size is {said['mm_hidden_size']}, the tower {vision} has {seen.hidden_size}"
-        )
-    return seen
+    return weights | {HEAD: embedding}
 
 
 def _names(model: nn.Module) -> dict[str, str]:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compressor import Compressor
-from foveate.convert.weights import Weights, fill
+from foveate.convert.files import Weights
+from foveate.convert.weights import fill, keyed
 from foveate.methods import llava_stf
 from foveate.sizes import sized
 
@@ -20,9 +21,15 @@ SPATIAL, BLOCKS = "mm_projector.", "mm_projector_crosslayer."
 NAME = re.compile(r"(?:^|\.)(mm_projector(?:_crosslayer)?\..+)$")  # whatever wraps the model
 
 
-def own_names(weights: Weights) -> Weights:
-    """The connector's of these weights, without what its model puts before their names."""
-    return {match[1]: weights[name] for name in weights if (match := NAME.search(name))}
+def parted(weights: Weights, source: Path) -> tuple[Weights, Weights]:
+    """The connector's of these weights, without what its model puts before their names, and the rest.
+
+    Raises ValueError where two of them are one weight of the connector.
+    """
+    matches = {name: match for name in weights if (match := NAME.search(name))}
+    own = keyed(matches, lambda name: matches[name][1], source)
+    rest = {name: value for name, value in weights.items() if name not in matches}
+    return {ours: weights[name] for ours, name in own.items()}, rest
 
 
 def attachable(
