@@ -12,35 +12,45 @@ from foveate.cli.ask import AsJson
 from foveate.cli.wrong import Failed, Wrong
 
 
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="A LLaVA-STF as LLaVA's code saves it: a folder, or the first stage's mm_projector.bin."
+    ),
+]
+Out = Annotated[Path, typer.Argument(help="The new folder.")]
+Tower = Annotated[
+    str | None,
+    typer.Option(help="The vision tower: a folder or Hub id. Default: the one config.json names."),
+]
+Language = Annotated[
+    str | None,
+    typer.Option(
+        help="Only with mm_projector.bin, what it goes onto: a LLaVA-1.5 as transformers saves it, or "
+        "with --vision a language model; a folder or Hub id."
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="The tower's hidden states that are fused with the selected one, in the order of the "
+        "weights, such as 21,18,15,12,9,6,3. Default: evenly spaced."
+    ),
+]
+
+
 def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="A LLaVA-STF as LLaVA's code saves it: a folder, or the first stage's mm_projector.bin."
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="The new folder.")],
-    vision: Annotated[
-        str | None,
-        typer.Option(help="The vision tower: a folder or Hub id. Default: what config.json names."),
-    ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            help="With mm_projector.bin, what it goes onto: a LLaVA-1.5 as transformers saves it, or with "
-            "--vision a language model; a folder or Hub id."
-        ),
-    ] = None,
-    vision_layers: Annotated[
-        str | None,
-        typer.Option(
-            help="Hidden states fused with the selected one, with commas, in the order of the weights: "
-            "21,18,15,12,9,6,3. Default: evenly spaced."
-        ),
-    ] = None,
+    source: Source,
+    out: Out,
+    vision: Tower = None,
+    language: Language = None,
+    vision_layers: Layers = None,
     json: AsJson = False,
 ) -> None:
-    """Make a public LLaVA-STF checkpoint a model of transformers with its connector attached."""
+    """Turn a public LLaVA-STF checkpoint into a model that --model and transformers take.
+
+    The connector lies in the same folder, and foveate attaches it on loading.
+    """
     layers = None if vision_layers is None else _layers(vision_layers)
     with output.answering() as emit:
         output.hush()
