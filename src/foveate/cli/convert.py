@@ -11,7 +11,6 @@ from foveate.cli import arguments, output
 from foveate.cli.ask import AsJson
 from foveate.cli.wrong import Failed, Wrong
 
-
 Source = Annotated[
     Path,
     typer.Argument(
