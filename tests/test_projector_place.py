@@ -116,8 +116,10 @@ def fuse_windows(method, view: Tensor) -> Tensor:
     for y in range(0, len(view), k):
         for x in range(0, view.shape[1], k):
             cells = view[y : y + k, x : x + k]
-            mean = cells.flatten(0, 1).nanmean(0)
-            filled[y : y + k, x : x + k] = torch.where(cells.isnan(), mean, cells)
+            rows, columns = (~cells[..., 0].isnan()).nonzero(as_tuple=True)
+            if len(rows):  # a rectangle, and its edge goes on
+                whole = [torch.arange(k).clamp(n.min(), n.max()) for n in (rows, columns)]
+                filled[y : y + k, x : x + k] = cells[whole[0]][:, whole[1]]
     grid = filled.movedim(-1, 0)[None]
     grid = functional.conv2d(grid, one.weight.view(-1, D, k, k), one.bias, stride=k)
     grid = functional.conv2d(functional.gelu(grid), two.weight[:, :, None, None], two.bias)
