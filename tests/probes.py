@@ -45,17 +45,17 @@ class Ragged(Compressor):
 class Asked(Compressor):
     """Keeps the tokens most like the instruction; with weights, in the projector's place.
 
-    Without a width it stands behind a projector that does not take tokens one by one.
+    Without a feature_width it stands behind a projector that does not take tokens one by one.
     """
 
     needs = frozenset({"text", "text_mask"})
 
-    def __init__(self, width: int | None = 32, out: int = 64, keep: int = 5):
+    def __init__(self, feature_width: int | None = 32, width: int = 64, keep: int = 5):
         super().__init__()
-        self.width, self.keep = width, keep
-        self.site = language(0) if width is None else Site(Tower.projector)
+        self.feature_width, self.keep = feature_width, keep
+        self.site = language(0) if feature_width is None else Site(Tower.projector)
         torch.manual_seed(4)
-        self.project = nn.Linear(width or out, out)
+        self.project = nn.Linear(feature_width or width, width)
 
     def forward(self, tokens, context):
         tokens = tokens.carry(self.project(tokens.x))
@@ -65,7 +65,8 @@ class Asked(Compressor):
         return tokens.where(top(score, self.keep, tokens.valid))
 
     def arguments(self):
-        return {"width": self.width, "out": self.project.out_features, "keep": self.keep}
+        widths = {"feature_width": self.feature_width, "width": self.project.out_features}
+        return widths | {"keep": self.keep}
 
 
 def opened(method: DepthwiseConv, gate: float = 0.7) -> DepthwiseConv:

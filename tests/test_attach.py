@@ -9,22 +9,27 @@ import threading
 
 import pytest
 import torch
-from families import ONE, SHORT, TEXT, TWO, Prompt
+from families import FAMILIES, ONE, SHORT, TEXT, TWO, Prompt
 from probes import PromptRows, Ragged, asked, zipped
 from torch import nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 import foveate
 from foveate import (
     METHODS,
     Chain,
+    DepthwiseConv,
     DivPrune,
     FastV,
     Identity,
+    LLaVASTF,
+    MultiBlockFusion,
     Pool,
     Random,
+    SpatialFusion,
     Stages,
     Stride,
+    VisionZip,
 )
 from foveate.hosts import traits
 
@@ -339,6 +344,45 @@ def test_a_failed_compress_leaves_the_old_method(model, family, inputs):
     with pytest.raises(TypeError, match="no attention module"):
         foveate.compress(model, zipped(family, 4))
     assert fingerprint(model) == before
+
+
+FITTING = {"feature_width": 32, "tower_width": 32, "feature_layer": 3}
+MISFITS = {
+    "width=128, the model has width=64": lambda: SpatialFusion(128, 32),
+    "width=128, feature_width=48, the model has width=64, feature_width=32": lambda: Chain(
+        VisionZip(8), SpatialFusion(128, 48)
+    ),
+    "tower_width=64, the model has tower_width=32": lambda: LLaVASTF(
+        64, **FITTING | {"tower_width": 64}
+    ),
+    "feature_width=64, the model has feature_width=32": lambda: MultiBlockFusion(
+        **FITTING | {"feature_width": 64}
+    ),
+    "width=32, the model has width=64": lambda: Stages(
+        (0.5, DepthwiseConv(32, 4, layer=1)), (1.0, Identity())
+    ),
+}
+
+
+@pytest.mark.parametrize("says", MISFITS)
+def test_a_method_made_for_another_model_is_refused(says):
+    """With the numbers, before anything is attached; `support` says the same."""
+    model = FAMILIES["llava"].model()
+    before = fingerprint(model)
+    method = MISFITS[says]()
+    with pytest.raises(ValueError, match=f"made for {says}: for_model") as raised:
+        foveate.compress(model, method)
+    assert fingerprint(model) == before
+    assert foveate.support(model, method).why == str(raised.value)
+    assert foveate.support(model, LLaVASTF(64, **FITTING)).works
+
+
+def test_what_a_config_does_not_say_is_not_compared():
+    model = FAMILIES["llava"].model()
+    method = MultiBlockFusion(**FITTING)
+    model.config.vision_config = PreTrainedConfig()
+    assert foveate.support(model, method).works
+    assert not foveate.support(model, SpatialFusion(128, 32)).works
 
 
 def next_token(family, batch):

@@ -31,6 +31,14 @@ def sized(make: Callable[..., Made], model: Any, **arguments: Any) -> Made:
     return make(**{name: _size(config, name) for name in asked}, **arguments)
 
 
+def said(config: Any, name: str) -> int | None:
+    """A size by its name, as in `sized`; None where the config does not say it."""
+    try:
+        return SIZES[name](config)
+    except ValueError:
+        return None
+
+
 def scaled(layer: int, layers: int, of: int = 32) -> int:
     """A decoder layer of a model with `of` layers, at the same depth of one with `layers`.
 

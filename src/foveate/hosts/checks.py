@@ -7,7 +7,9 @@ from torch import nn
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import encode, traits
 from foveate.hosts.positions import layer_type
+from foveate.sizes import said
 
+WIDTHS = ("width", "feature_width", "tower_width")
 ATTENTION = frozenset({"last_attention", "prompt_attention"})
 
 
@@ -21,6 +23,7 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
     for part in method.every():
         try:
             _check_site(base, part)
+            _check_widths(base, part)
             found |= _glanced(base, part)
         except (NotImplementedError, ValueError, TypeError) as error:
             name, early = type(part).__name__, part.site.tower < Tower.language
@@ -56,6 +59,17 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
         raise NotImplementedError(
             f"decoder layers of kind {sorted(others)} keep no columns that could be dropped: compress "
             "before the language model, at language 0"
+        )
+
+
+def _check_widths(base: nn.Module, part: Compressor) -> None:
+    """Of its arguments, those that `sized` would fill in; what else a compressor knows is its own."""
+    given = {n: v for n, v in part.arguments().items() if n in WIDTHS and v is not None}
+    there = {name: said(base.config, name) for name in given}
+    if wrong := [name for name in given if there[name] not in (None, given[name])]:
+        made, has = (", ".join(f"{n}={sizes[n]}" for n in wrong) for sizes in (given, there))
+        raise ValueError(
+            f"made for {made}, the model has {has}: for_model(model) takes the model's"
         )
 
 
