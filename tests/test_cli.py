@@ -453,6 +453,80 @@ def test_compare_has_rows_of_trained_models(capsys, tiny, saved, tmp_path):
     assert "(trained)" in capsys.readouterr().out
 
 
+FRESH = "llava_stf has fresh weights, never trained: train it (foveate train) or load a model saved"
+OLD = (
+    "runs without that use its old projector, though its language model was trained behind its own"
+)
+
+
+@pytest.fixture(scope="session")
+def connected(tiny, tmp_path_factory):
+    """A model with the tiny one's shape, saved with a compressor in its projector's place."""
+    folder = tmp_path_factory.mktemp("connected")
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tiny))
+    compress(model, sized(METHODS["llava_stf"], model, keep=0.25)).save_pretrained(folder)
+    AutoProcessor.from_pretrained(tiny).save_pretrained(folder)
+    return folder
+
+
+def test_ask_says_that_weights_are_fresh(capsys, files, tiny, connected):
+    command = ["ask", str(files / "good.png"), "what ?", "--max-new-tokens", "1", "--model"]
+    assert run([*command, tiny, "--method", "llava_stf", "--keep", "0.25"]) == 0
+    out, err = capsys.readouterr()
+    assert FRESH in err and OLD not in err and " (untrained): visual tokens" in out
+    assert run([*command, str(connected), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["untrained"] is False
+    assert err == ""
+    assert run([*command, str(connected), "--method", "llava_stf", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["untrained"] is True
+    assert FRESH in err and f"{connected.name} was saved with llava_stf" in err and OLD in err
+
+
+def test_eval_says_what_is_fresh_or_left_out(capsys, tiny, saved, connected):
+    command = ["eval", "--limit", "1", "--max-new-tokens", "1", "--model"]
+    assert run([*command, tiny, "--method", "llava_stf", "--keep", "0.25", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["untrained"] is True
+    assert FRESH in err and OLD not in err
+    assert run([*command, str(connected), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["untrained"] is False
+    assert err == ""
+    assert run([*command, str(connected), "--method", "identity"]) == 0
+    out, err = capsys.readouterr()
+    assert "uncompressed" in out and OLD in err and "fresh" not in err
+    assert run([*command, str(saved), "--method", "identity"]) == 0
+    assert "a model that may have been trained for it" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_compare_says_what_is_fresh_and_shows_the_model_as_saved(capsys, connected, tmp_path):
+    command = ["compare", "--model", str(connected), "--out", str(tmp_path), "--limit", "4"]
+    command += ["--methods", "llava_stf,stride", "--keeps", "0.25", "--scenes", "1", "--no-timing"]
+    command += ["--max-new-tokens", "1"]
+    assert run([*command, "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    name = f"{connected.name} as saved (trained)"
+    names = ["uncompressed", "llava_stf (untrained)", "stride", name]
+    assert [r["name"] for r in document["runs"]] == names
+    assert [r["untrained"] for r in document["runs"]] == [False, True, False, False]
+    assert [FRESH in note or OLD in note for note in document["notes"]] == [True, True]
+    assert FRESH in err and OLD in err
+    assert run(["eval", *command[1:3], *command[5:7], *command[-2:], "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    (file,) = (tmp_path / "runs").glob(f"patchqa-{connected.name}_as_saved-llava_stf-*.json")
+    assert json.loads(file.read_text())["answers"] == alone["answers"]
+    page = (tmp_path / "report.html").read_text()
+    assert FRESH in page and OLD in page
+    for name in names[1:]:
+        assert page.count(f'<td class="name">{name}</td>') == 3  # in every table
+    assert run(command) == 0
+    assert "llava_stf (untrained)" in capsys.readouterr().out
+
+
 def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
     loaded = models.load(str(saved), "cpu")
     plan_ = as_saved(loaded)

@@ -13,6 +13,7 @@ from foveate import evaluate, is_compressed
 from foveate.embedded import PATH
 from foveate.evaluate import results
 from foveate.evaluate import runs as room
+from foveate.evaluate.comparison import series
 from foveate.evaluate.curves import curves
 from foveate.evaluate.report import Panel, Scene, report
 from foveate.methods import FastV, Stride
@@ -194,6 +195,22 @@ def test_a_trained_model_is_a_star_and_no_line(model, processor, examples):
     assert page.count('<td class="name">other (trained)</td>') == 3
     assert "Star: a model trained with its method, other." in page
     assert "Star:" not in report(before)
+
+
+def test_untrained_weights_are_another_run_and_said_everywhere(model, processor, examples):
+    fresh = replace(JOB, untrained=True)
+    assert fresh.name != JOB.name
+    runs = [
+        evaluate.run(model, processor, examples, replace(JOB, method="identity", keep=1.0)),
+        evaluate.run(model, processor, examples, JOB, Stride(0.25)),
+        evaluate.run(model, processor, examples, fresh, Stride(0.25)),
+    ]
+    assert [run["untrained"] for run in runs] == [False, False, True]
+    document = evaluate.comparison(runs, notes=["<b>fresh</b> weights"])
+    assert list(series(document)) == ["stride", "stride (untrained)"]  # two lines
+    page = report(document)
+    assert page.count('<td class="name">stride (untrained)</td>') == 3
+    assert "&lt;b&gt;fresh&lt;/b&gt; weights." in page
 
 
 def test_the_report_needs_nothing_else(model, processor, examples):

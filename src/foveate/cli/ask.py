@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import arguments, models, output, pictures
+from foveate.cli.saved import acting, own, remarks
 from foveate.cli.wrong import Wrong
 from foveate.embedded import carried
 
@@ -58,7 +59,10 @@ def ask(
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
+        saved = own(loaded)
         document, seen = answer(loaded, spec, shown, question.strip(), max_new_tokens)
+        for remark in remarks(loaded, [acting(loaded, spec)], saved):
+            output.note(remark)
         if picture is not None:
             _draw(loaded, shown, question.strip(), seen).save(picture)
             document["picture"] = str(picture)
@@ -111,6 +115,7 @@ def answer(
         "question": question,
         "model": loaded.name,
         "method": written(loaded.model.model.visual_compressor),
+        "untrained": acting(loaded, spec).untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
         "steps": [
             {"site": str(s.site), "before": int(s.before[0]), "after": int(s.after[0])}
@@ -160,6 +165,7 @@ def _print(document: dict[str, Any]) -> None:
     screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
     share = f"{100 * tokens['after'] / tokens['before']:.0f} %" if tokens["before"] else "–"
     line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
-    screen.print(f"{document['method']}: {line}", style="dim", markup=False)
+    acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
+    screen.print(f"{acts}: {line}", style="dim", markup=False)
     if "picture" in document:
         screen.print(f"what was kept: {document['picture']}", style="dim", markup=False)

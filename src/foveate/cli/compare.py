@@ -9,7 +9,7 @@ import typer
 
 from foveate.cli import arguments, models, output, tasks
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_method
-from foveate.cli.saved import saved_or
+from foveate.cli.saved import own, remarks, saved_or
 from foveate.cli.saved import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
@@ -54,21 +54,15 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
-    from foveate.spec import named
-
     tasks.check(task)
-    plans, skipped = plan(methods, keeps)
+    asked = plan(methods, keeps)
     folder(out)
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
-        plans, unfit = fitting(loaded.model, plans)
-        skipped += unfit
-        for skip in skipped:
-            output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        plans += those_trained(trained, loaded, work.examples, device)
-        document, page = _compared(work, plans, skipped, scenes)
+        plans, skipped, notes = _rows(work, *asked, trained, device)
+        document, page = _compared(work, plans, skipped, notes, scenes)
         if json:
             emit({**document, "report": str(page)})
     if not json:
@@ -77,14 +71,35 @@ def compare(
         screen.print(f"result files: {out / 'runs'}\nreport: {page}", markup=False, soft_wrap=True)
 
 
-def _compared(work: Work, plans: list[Plan], skipped: list, scenes: int) -> tuple[dict, Path]:
+def _rows(
+    work: Work, asked: list[Plan], skipped: list, trained: str | None, device: str
+) -> tuple[list[Plan], list, list[str]]:
+    """The runs to make, what is left out of them, and what to know of them; a person is told."""
+    from foveate.spec import named
+
+    loaded = work.loaded
+    saved = own(loaded)
+    plans, unfit = fitting(loaded.model, asked)
+    plans += [saved] if saved is not None else []
+    plans += those_trained(trained, loaded, work.examples, device)
+    skipped, notes = skipped + unfit, remarks(loaded, plans, saved)
+    for skip in skipped:
+        output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
+    for remark in notes:
+        output.note(remark)
+    return plans, skipped, notes
+
+
+def _compared(
+    work: Work, plans: list[Plan], skipped: list, notes: list[str], scenes: int
+) -> tuple[dict, Path]:
     """All runs in one document, and where the page about them is."""
     from foveate import evaluate
     from foveate.evaluate.report import report
     from foveate.provenance import dumps, write
 
     runs = work.runs(plans)
-    document = evaluate.comparison(runs, skipped)
+    document = evaluate.comparison(runs, skipped, notes)
     write(work.out / "compare.json", dumps(document))
     budget = shown_budget(plans)
     words = (
@@ -123,9 +138,12 @@ def evaluate_one(
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
+        saved = own(loaded)
         fit, unfit = fitting(loaded.model, [saved_or(loaded, spec)])
         if unfit:
             raise Wrong(unfit[0]["why"])
+        for remark in remarks(loaded, fit, saved):
+            output.note(remark)
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
         runs = work.runs(fit)
         if json:

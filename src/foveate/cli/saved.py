@@ -39,6 +39,56 @@ def as_saved(loaded: models.Loaded) -> Plan:
     return Plan(method, keep, None, compressor, saved["positions"])
 
 
+def own(loaded: models.Loaded) -> Plan | None:
+    """The row of a model as it was saved, beside it bare; None if it was saved without a compressor.
+
+    Ask before anything else is attached: then the model no longer knows.
+    """
+    saved = saved_or(loaded, None)
+    if saved.method == BARE:
+        return None
+    return saved._replace(trained=replace(loaded, name=f"{loaded.name} as saved"))
+
+
+def acting(loaded: models.Loaded, spec: Spec | None) -> Plan:
+    """What acts on a model now, which was asked for so."""
+    compressor = loaded.model.model.visual_compressor
+    return Plan(BARE if spec is None else str(spec), None, spec, compressor)
+
+
+def remarks(loaded: models.Loaded, plans: Sequence[Plan], saved: Plan | None) -> list[str]:
+    """What one must know of these runs: weights that nobody trained, a compressor that is left out.
+
+    saved: the model with the compressor it was saved with, as `own` has it.
+    """
+    found = [
+        f"{one.method} has fresh weights, never trained: train it (foveate train) or load a model saved "
+        "with it"
+        for one in plans
+        if one.untrained
+    ]
+    ours = [one for one in plans if one.trained is None]
+    if saved is not None and any(one.compressor is not saved.compressor for one in ours):
+        found.append(_left_out(loaded.name, saved))
+    return list(dict.fromkeys(found))
+
+
+def _left_out(name: str, saved: Plan) -> str:
+    """What it means to run a model without the compressor it was saved with."""
+    import foveate
+
+    parts = saved.compressor.every()
+    if any(part.site.tower == foveate.Tower.projector for part in parts):
+        return (
+            f"{name} was saved with {saved.method} in its projector's place: runs without that use its old "
+            "projector, though its language model was trained behind its own compressor"
+        )
+    return (
+        f"{name} was saved with {saved.method}: runs without that are of a model that may have been "
+        "trained for it"
+    )
+
+
 def trained(
     names: str | None, compared: models.Loaded, examples: Sequence[Any], device: str
 ) -> list[Plan]:

@@ -62,7 +62,7 @@ def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any])
 
     found, first = [], 0
     step = _seen(work, one, examples) if one.compressor is not None else None
-    name = called(one.method, work.of(one).name, work.loaded.name)
+    name = called(run["job"], work.loaded.name)
     for example in examples:
         answer = run["answers"][example.key]
         shown = _shown(work, example, step, first) if step else _plain(example.images[0])

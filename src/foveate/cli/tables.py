@@ -11,7 +11,7 @@ def table(document: Mapping[str, Any]) -> Any:
     from rich import box
     from rich.table import Table
 
-    from foveate.evaluate.comparison import called, tokens
+    from foveate.evaluate.comparison import tokens
     from foveate.evaluate.report import interval, percent, si
 
     title = f"{document['model']} on {document['task']}, {document['n']} questions, 95 % intervals"
@@ -30,7 +30,7 @@ def table(document: Mapping[str, Any]) -> Any:
         made.add_column(head, justify="right")
     last = None
     for run in document["runs"]:
-        name = called(run["method"], run["model"], document["model"])
+        name = run["name"]
         if last not in (None, name):
             made.add_section()
         shares = [

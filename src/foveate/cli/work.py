@@ -33,6 +33,12 @@ class Plan(NamedTuple):
     positions: str = "original"
     trained: models.Loaded | None = None
 
+    @property
+    def untrained(self) -> bool:
+        """Whether weights act that nobody trained: those of a method that was made from its name."""
+        made = self.compressor if self.spec is not None else None
+        return made is not None and any(p.numel() for p in made.parameters())
+
     def __str__(self) -> str:
         if self.trained is not None:
             return self.trained.name
@@ -151,6 +157,7 @@ class Work:
             positions=one.positions,
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
+            untrained=one.untrained,
         )
 
     def _time(self, one: Plan) -> dict[str, Any]:

@@ -6,16 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 BARE = "identity"
-COLUMNS = ("method", "keep", "tokens", "tokens_before", "accuracy", "interval", "kinds", "n")
+COLUMNS = (
+    "method",
+    "keep",
+    "untrained",
+    "tokens",
+    "tokens_before",
+    "accuracy",
+    "interval",
+    "kinds",
+    "n",
+)
 
 
 def comparison(
-    runs: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[Mapping[str, Any]],
+    skipped: Sequence[Mapping[str, Any]] = (),
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """One document of several runs on the same task, the bare model first.
 
     The first run's model is the one that is compared; runs of others are of models trained with a method.
-    skipped lists {"method", "keep", "why"}: budgets that were asked for and could not be had.
+    skipped lists {"method", "keep", "why"}: budgets that were asked for and could not be had. notes are
+    sentences that readers of the numbers need.
     """
     job = runs[0]["job"]
     return {
@@ -24,23 +37,27 @@ def comparison(
         "n": runs[0]["n"],
         "seed": job["seed"],
         "groups": list(runs[0]["accuracy"]),
-        "runs": [_row(run) for run in runs],
+        "runs": [_row(run, job["model"]) for run in runs],
         "skipped": list(skipped),
+        "notes": list(notes),
         "circumstances": runs[0]["circumstances"],
     }
 
 
-def called(method: str, model: str, compared: str) -> str:
+def called(job: Mapping[str, Any], compared: str) -> str:
     """What people read of a run: the bare model, a method on it, or another model as it was trained."""
-    if model != compared:
-        return f"{model} (trained)"
-    return "uncompressed" if method == BARE else method
+    if job["model"] != compared:
+        return f"{job['model']} (trained)"
+    if job["method"] == BARE:
+        return "uncompressed"
+    return f"{job['method']} (untrained)" if job["untrained"] else job["method"]
 
 
-def _row(run: Mapping[str, Any]) -> dict[str, Any]:
+def _row(run: Mapping[str, Any], compared: str) -> dict[str, Any]:
     """What tables and curves need of one run."""
     return {
         "model": run["job"]["model"],
+        "name": called(run["job"], compared),
         **{name: run[name] for name in COLUMNS},
         "compressor": run["job"]["compressor"],
         "cost": run["cost"],
@@ -65,9 +82,9 @@ def of_trained(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def series(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
-    """The compared model's runs of each method, fewest tokens first."""
+    """The compared model's runs of each method as it is called, fewest tokens first."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for run in document["runs"]:
         if run["method"] != BARE and run["model"] == document["model"]:
-            found.setdefault(run["method"], []).append(run)
-    return {slug: sorted(runs, key=tokens) for slug, runs in found.items()}
+            found.setdefault(run["name"], []).append(run)
+    return {name: sorted(runs, key=tokens) for name, runs in found.items()}

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from foveate.evaluate.comparison import called, of_bare, tokens
+from foveate.evaluate.comparison import of_bare, tokens
 from foveate.evaluate.curves import curves
 from foveate.evaluate.score import OVERALL
 
@@ -49,11 +49,7 @@ def report(
     """
     page = Environment(loader=PackageLoader("foveate.evaluate"), autoescape=True, trim_blocks=True)
     page.filters.update(uri=uri, percent=percent, interval=interval, si=si, tokens=tokens)
-    names = {
-        called(run["method"], run["model"], document["model"]): run["method"]
-        for run in document["runs"]
-        if not of_bare(document, run)
-    }
+    names = {r["name"]: r["method"] for r in document["runs"] if not of_bare(document, r)}
     return page.get_template("report.html.j2").render(
         doc=document,
         curves=curves(document),
@@ -61,7 +57,6 @@ def report(
         methods={name: (methods or {}).get(slug, {}) for name, slug in names.items()},
         budget=budget,
         groups=[OVERALL, *(g for g in document["groups"] if g != OVERALL)],
-        called=called,
         others=list(dict.fromkeys(run["model"] for run in document["runs"]))[1:],
         timed=any(run["prefill"] for run in document["runs"]),
     )

@@ -22,7 +22,7 @@ class Job:
 
     fingerprint is the bare model's, with the weights of a compressor that was saved with it; examples is
     that of the questions; method is as people write it, keep None where its arguments say it; compressor
-    is its repr.
+    is its repr; untrained says that it has weights and nobody trained them.
     """
 
     model: str
@@ -37,6 +37,7 @@ class Job:
     positions: str = "original"
     batch_size: int = 32
     max_new_tokens: int = 8
+    untrained: bool = False
 
     @property
     def name(self) -> str:

@@ -149,6 +149,7 @@ def _document(
         "job": asdict(job),
         "method": job.method,
         "keep": job.keep,
+        "untrained": job.untrained,
         "tokens": sum(a["after"] for a in answers) / len(answers),
         "tokens_before": sum(a["before"] for a in answers) / len(answers),
         **scores(answers),
