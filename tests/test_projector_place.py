@@ -16,6 +16,7 @@ from families import FAMILIES, IMAGE, ONE, TWO, VIDEO, VIDEO_AND_IMAGE, VIDEO_ID
 from probes import drawn
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 import foveate
 from foveate import (
@@ -336,6 +337,48 @@ def test_a_resampler_is_refused_by_what_it_does():
     said = foveate.support(model, sized(SpatialFusion, model))
     assert not said.works
     assert "draws its tokens from all others" in said.why and "language 0, work" in said.why
+
+
+MERGING = {  # what none of their configs says
+    "got_ocr2": "merges windows",  # convolutions
+    "lfm2_vl": "merges windows",
+    "lfm3_vl": "reads 4096 channels at once where a token has 1024",
+    "minimax_m3_vl": "merges windows",
+    "molmo2": "merges windows",
+}
+
+
+@pytest.mark.parametrize("kind", MERGING)
+def test_connectors_that_merge_tokens_are_refused_by_what_they_have(kind):
+    """Families that were never tested: a promise would break in the first forward."""
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {kind}")
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(CONFIG_MAPPING[kind]())
+    for method in (VisionZip(8), sized(SpatialFusion, model)):
+        said = foveate.support(model, method)
+        assert not said.works and MERGING[kind] in said.why and "language 0, work" in said.why
+
+
+class Convolved(nn.Module):
+    """A projector that looks at neighbours, and makes as many tokens as there were."""
+
+    def __init__(self, width: int, out: int):
+        super().__init__()
+        self.mix = nn.Conv1d(width, width, 3, padding=1)
+        self.linear = nn.Linear(width, out)
+
+    def forward(self, x):
+        return self.linear(self.mix(x.mT).mT)
+
+
+def test_a_connector_that_looks_at_neighbours_is_refused():
+    model = FAMILIES["llava"].model()
+    method = sized(SpatialFusion, model)
+    model.model.multi_modal_projector.pooling = nn.Identity()  # of a config that pools nothing
+    assert foveate.support(model, method).works
+    model.model.multi_modal_projector = Convolved(32, 64)
+    assert "merges windows" in foveate.support(model, method).why
 
 
 def test_onevision_fuses_small_images_and_refuses_what_it_interpolates():

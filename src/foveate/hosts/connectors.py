@@ -5,23 +5,30 @@ Letters: U units, S tokens of the tower for one unit, D and E widths.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+MERGING = ("pool", "conv", "merg")
 MATRIX = "mm_input_projection_weight"  # Gemma 3's projector, a bare parameter of its connector
 
 
-def mixes(connector: nn.Module) -> str | None:
-    """Why tokens cannot pass a projector of the connector's one by one; None where they can."""
+def mixes(connector: nn.Module, width: int | None = None) -> str | None:
+    """Why tokens cannot pass a projector of the connector's one by one; None where they can.
+
+    width: of the tokens that reach the projector, where the config says it.
+    """
     if resamples(connector):
         return "the connector draws its tokens from all others"
-    known = any(
-        hasattr(connector, name) for name in (MATRIX, "modality_projection", "patch_merger")
-    )
-    windows = any(hasattr(connector, name) for name in ("avg_pool", "pixel_shuffle"))
-    return None if known or not windows else "the connector merges windows of tokens on their way"
+    if not _known(connector) and _merges(connector):
+        return "the connector merges windows of tokens on their way"
+    linear = (m for m in apart(connector)[0].modules() if isinstance(m, nn.Linear))
+    reads = next((m.in_features for m in linear), None)
+    if None in (width, reads) or reads == width:
+        return None
+    return f"the connector reads {reads} channels at once where a token has {width}"
 
 
 def apart(connector: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
@@ -45,6 +52,26 @@ def resamples(connector: nn.Module) -> bool:
     """Whether a connector asks all tokens with queries of its own, so that none stands for a place."""
     names = (name for name, _ in connector.named_modules())
     return hasattr(connector, "query") or any("resampl" in n or "perceiver" in n for n in names)
+
+
+def _known(connector: nn.Module) -> bool:
+    """Whether it is of a kind that `apart` takes apart."""
+    if hasattr(connector, "modality_projection"):
+        return hasattr(connector, "pixel_shuffle") and hasattr(connector, "scale_factor")
+    return hasattr(connector, MATRIX) or hasattr(connector, "patch_merger")
+
+
+def _merges(connector: nn.Module) -> bool:
+    """Whether its parts' names tell of tokens that are made of several, or of their neighbours."""
+    parts = [(n, m) for n, m in connector.named_modules() if type(m) is not nn.Identity]
+    names = (f"{name} {type(part).__name__}".lower() for name, part in parts)
+    told = any(word in name for name in names for word in MERGING)
+    return told or any(_shuffles(type(part)) for _, part in parts)
+
+
+@functools.cache
+def _shuffles(kind: type[nn.Module]) -> bool:
+    return any("shuffle" in name for name in dir(kind))
 
 
 def _pooled(connector: nn.Module, x: Tensor) -> Tensor:

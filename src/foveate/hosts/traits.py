@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.hosts import connectors
+from foveate.sizes import said
 
 MODALITIES = ("image", "video")
 TOWERS = ("vision_tower", "image_tower", "vision_model", "visual")
@@ -172,7 +173,7 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
         inside = "the vision tower itself merges windows of tokens and projects them"
         mixes = "it has no connector that foveate knows" if merger_of(base) is None else inside
     else:
-        mixes = connectors.mixes(connector)
+        mixes = connectors.mixes(connector, said(base.config, "feature_width"))
     if mixes is None:
         return connectors.apart(connector)
     raise NotImplementedError(
