@@ -435,6 +435,34 @@ def test_another_feature_layer_for_one_call_is_refused(model, family, inputs):
         model(**inputs, vision_feature_layer=1)
 
 
+@pytest.mark.parametrize("make", [LLaVASTF, MultiBlockFusion, SpatialFusion, VisionZip])
+@torch.no_grad()
+def test_another_feature_layer_in_the_config_is_refused(make):
+    """What acts on features would see others than it was made for; the rest may as well."""
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs((ONE,))
+    model.config.vision_feature_layer = [1, -2]
+    joined = nn.Linear(64, 64)
+    model.model.multi_modal_projector.linear_1 = joined
+    foveate.compress(model, make.for_model(model) if make is not VisionZip else VisionZip(4))
+    model(**inputs)
+    for name, value in [
+        ("vision_feature_layer", [0, -2]),  # as deep, as wide
+        ("vision_feature_select_strategy", "full"),
+    ]:
+        before = getattr(model.config, name)
+        setattr(model.config, name, value)
+        with pytest.raises(ValueError, match=f"{name} is .* now, and was .*: compress again"):
+            model(**inputs)
+        setattr(model.config, name, before)
+    model.config.vision_feature_layer[0] = 2
+    with pytest.raises(ValueError, match=r"is \[2, -2\] now, and was \[1, -2\]"):
+        model(**inputs)
+    with foveate.compressed(model, Stride(4)):
+        model.config.vision_feature_layer = [0, -2]
+        model(**inputs)
+
+
 def test_rows_taken_out_of_a_cache_are_refused(model, family):
     inputs = family.inputs((SHORT, ONE))
     for method in (Stride(4), FastV(4)):

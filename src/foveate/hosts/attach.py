@@ -24,7 +24,7 @@ class Attachment:
     """What hangs on a compressed base model beside its compressor."""
 
     positions: str
-    selected: int  # hidden state of the tower that is the feature
+    selected: dict[str, Any]  # what of the tower the features are, as the config said
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)
     traces: list[Trace] = field(default_factory=list)
@@ -69,7 +69,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     versions.check()
     versions.check_family(base.config.model_type)
     glanced = checks.check(base, method)
-    attachment = Attachment(positions, selected=traits.selected_layer(base))
+    attachment = Attachment(positions, selected=traits.selection(base))
     if is_compressed(model):
         before = base.visual_attachment
         attachment.traces, attachment.step = before.traces, before.step
@@ -200,12 +200,8 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
         @functools.wraps(own)
         def get_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             attachment = self.visual_attachment
-            if attachment.tapped and attachment.selected != traits.selected_layer(self):
-                raise ValueError(
-                    f"vision_feature_layer is {self.config.vision_feature_layer} now, and was another when "
-                    "the method was attached: compress again"
-                )
             parts = [p for p in attachment.acting(self) if hooks.acts_before(p)]
+            checks.refuse_reselected(self, attachment.selected, parts)
             return encode.encode(self, own, modality, parts, *args, **kwargs)
 
         return get_features

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
@@ -39,6 +41,18 @@ def refuse_shards(base: nn.Module) -> None:
         raise RuntimeError(
             f"{sharded[0]} is sharded already: compress or restore first, then shard"
         )
+
+
+def refuse_reselected(base: nn.Module, attached: dict[str, Any], parts: list[Compressor]) -> None:
+    """Raise ValueError where these parts are given other features of the tower than when attached."""
+    if not (encode.of_tower(parts) or any(part.site.tower < Tower.language for part in parts)):
+        return
+    for name, now in traits.selection(base).items():
+        if now != attached[name]:
+            raise ValueError(
+                f"{name} is {now!r} now, and was {attached[name]!r} when the method was attached: "
+                "compress again"
+            )
 
 
 def _check_site(base: nn.Module, part: Compressor) -> None:

@@ -253,7 +253,7 @@ def _refuse_mixing(seen: _Watched, units: list[Tensor], look: glance.TowerGlance
 
 
 def _refuse_other_features(base: nn.Module, kwargs: dict[str, Any], needs: frozenset[str]) -> None:
-    for name in ("vision_feature_layer", "vision_feature_select_strategy"):
+    for name in traits.SELECTING:
         if needs and kwargs.get(name) not in (None, getattr(base.config, name, None)):
             raise NotImplementedError(
                 f"{name}={kwargs[name]!r} in one call: set it in model.config, then compress"

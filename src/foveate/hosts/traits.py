@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from foveate.sizes import said
 
 MODALITIES = ("image", "video")
 TOWERS = ("vision_tower", "image_tower", "vision_model", "visual")
+SELECTING = ("vision_feature_layer", "vision_feature_select_strategy")
 CONNECTORS = ("multi_modal_projector", "connector")
 
 
@@ -118,6 +120,11 @@ def has_class_token(base: nn.Module, tower: nn.Module | None = None) -> bool:
     embeddings = getattr(getattr(tower, "vision_model", tower), "embeddings", None)
     tokens = (getattr(embeddings, name, None) for name in ("class_embedding", "cls_token"))
     return any(token is not None for token in tokens)
+
+
+def selection(base: nn.Module) -> dict[str, Any]:
+    """What of the tower the features are, as the config says it now; None where it does not."""
+    return {name: copy.copy(getattr(base.config, name, None)) for name in SELECTING}
 
 
 def selected_layer(base: nn.Module) -> int:
