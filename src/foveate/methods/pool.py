@@ -16,8 +16,10 @@ class Pool(Compressor):
 
     dims=1 averages every `stride` tokens in reading order, dims=2 every window of `stride` × `stride`
     patches. layer 0 pools the projector's output, layer K the residual stream before decoder layer K.
-    The last run and the windows at the edges may be smaller. A pooled token sits at the floor of the
-    mean position of its members. ValueError if stride < 1 or dims is not 1 or 2.
+    The last run and the windows at the edges may be smaller. Windows are of the model's own patches:
+    behind a method that fused 2 × 2 of them, stride 2 changes nothing and stride 4 joins four tokens.
+    A pooled token sits at the floor of the mean position of its members. ValueError if stride < 1 or
+    dims is not 1 or 2.
     """
 
     selects = True
