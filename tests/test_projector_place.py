@@ -339,6 +339,17 @@ def test_a_resampler_is_refused_by_what_it_does():
     assert "draws its tokens from all others" in said.why and "language 0, work" in said.why
 
 
+@torch.no_grad()
+def test_windows_behind_a_fusion_are_of_the_models_patches():
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs((ONE,))
+    for stride, left in [(2, 4), (4, 1)]:
+        chain = foveate.Chain(sized(SpatialFusion, model), foveate.Pool(stride, dims=2))
+        foveate.compress(model, chain)
+        model(**inputs)
+        assert foveate.last_counts(model) == [left]
+
+
 MERGING = {  # what none of their configs says
     "got_ocr2": "merges windows",  # convolutions
     "lfm2_vl": "merges windows",

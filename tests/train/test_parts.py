@@ -9,11 +9,19 @@ import small
 import torch
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
-from families import FAMILIES
+from families import FAMILIES, ONE, TWO, VIDEO_ID
 from peft import get_peft_model_state_dict
 
 import foveate
-from foveate import DepthwiseConv, Stride, compress
+from foveate import (
+    DepthwiseConv,
+    LLaVASTF,
+    MultiBlockFusion,
+    SpatialFusion,
+    Stages,
+    Stride,
+    compress,
+)
 from foveate.hosts import traits
 from foveate.train import Lora, parts, run
 from foveate.train.data import Collator, Records
@@ -66,6 +74,54 @@ def test_a_method_without_weights_has_no_part(card):
     assert parts.freeze(bare, {"projector": 1e-3, "compressor": 1e-3})
     with pytest.raises(ValueError, match="nothing would learn"):
         parts.freeze(bare, {"compressor": 1e-3})
+
+
+TRAINS = {"projector": 1e-3, "compressor": 2e-3}
+BEFORE = {"gemma3": ["mm_soft_emb_norm"], "mistral3": [".norm", "patch_merger"]}  # in connectors
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llava", "mistral3", "smolvlm", "llava_next"])
+@pytest.mark.parametrize("adapters", [False, True])
+def test_a_projector_that_never_runs_does_not_learn(name, adapters):
+    """It is frozen and stays as loaded; what runs, also of its connector, gets a gradient."""
+    family = FAMILIES[name]
+    model = family.model().bfloat16()
+    compress(model, SpatialFusion.for_model(model)).train()
+    trains = TRAINS | ({"lora": 1e-3} if adapters else {})
+    if adapters:
+        model = parts.adapted(model, Lora(rank=2, alpha=4), trains)
+    connector = [n for n, part in parts.parts_of(model).items() if part == "projector"]
+    rates = parts.freeze(model, trains)
+    held = dict(model.named_parameters())
+    assert all(held[n].dtype == (torch.float32 if n in rates else torch.bfloat16) for n in held)
+    inputs = family.inputs((ONE, TWO))
+    inputs = {n: v.bfloat16() if v.is_floating_point() else v for n, v in inputs.items()}
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**inputs, labels=labels.where(labels < VIDEO_ID, -100)).loss.backward()
+    assert all(held[n].grad is not None for n in rates)
+    runs = {n for n in connector if n in rates}
+    before = BEFORE.get(name, [] if adapters else ["image_newline"])
+    assert runs == {n for n in connector if any(part in n for part in before)}
+    saved = any(".modules_to_save." in n for n in connector)
+    assert saved == (adapters and name in BEFORE)
+
+
+@pytest.mark.parametrize("method", [SpatialFusion, LLaVASTF])
+def test_a_projector_that_never_runs_cannot_learn_alone(method):
+    model = FAMILIES["llava"].model()
+    compress(model, method.for_model(model))
+    with pytest.raises(ValueError, match=r"train the compressor in its place; nothing would learn"):
+        parts.freeze(model, {"projector": 1e-3})
+
+
+def test_a_projector_that_runs_learns():
+    """Behind multi-block fusion, and in a schedule that comes back to it."""
+    model = FAMILIES["llava"].model()
+    fused = SpatialFusion.for_model(model)
+    for method in (MultiBlockFusion.for_model(model), Stages((0.5, fused), (1.0, Stride(4)))):
+        rates = parts.freeze(compress(model, method), {"projector": 1e-3})
+        assert len(rates) == 4 and all("multi_modal_projector" in n for n in rates)
 
 
 def test_the_optimizer_has_these_rates(card, data, tmp_path):

@@ -95,6 +95,10 @@ class Matrix(nn.Linear):
         """(E, D), as a linear layer has it."""
         return getattr(self.owner, self.name).mT
 
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """The owner's, (D, E)."""
+        yield getattr(self.owner, self.name)
+
     def forward(self, x: Tensor) -> Tensor:
         """x (…, D) → (…, E), by the very product that the owner takes."""
         with _at_hand(self.owner):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
+from foveate.compressor import Tower
 from foveate.hosts import traits
 from foveate.train.recipe import Lora
 
@@ -44,9 +45,10 @@ def parts_of(model: nn.Module) -> dict[str, str]:
 def learning_rates(model: nn.Module, trains: Mapping[str, float]) -> dict[str, float]:
     """The learning rate of every parameter that learns, by name; the last entry that fits it counts.
 
-    Raises ValueError for an entry that fits nothing.
+    A projector that a compressor stands in the place of never runs, and so learns nothing whatever
+    `trains` says. Raises ValueError for an entry that fits nothing.
     """
-    parts, rates = parts_of(model), {}
+    parts, rates, never = parts_of(model), {}, idle(model)
     for entry, rate in trains.items():
         fits = [n for n, part in parts.items() if part == entry or fnmatchcase(n, entry)]
         if not fits and entry != "compressor":  # a method may have no weights
@@ -56,7 +58,22 @@ def learning_rates(model: nn.Module, trains: Mapping[str, float]) -> dict[str, f
                 f"such as '*.layers.0.*' go by names such as {next(iter(parts))!r}"
             )
         rates |= dict.fromkeys(fits, rate)
-    return rates
+    return {name: rate for name, rate in rates.items() if name not in never}
+
+
+def idle(model: nn.Module) -> set[str]:
+    """The names of what never runs: of the projector's parameters, where a compressor is in its place.
+
+    What a connector does before its projector runs. So does a projector that a schedule comes back to.
+    """
+    base = traits.base_of(model)
+    method = getattr(base, "visual_compressor", None)
+    if method is None or method.scheduled:
+        return set()
+    if all(part.site.tower != Tower.projector for part in method.parts()):
+        return set()
+    own = {id(p) for p in traits.projector_of(base)[0].parameters()}
+    return {name for name, p in model.named_parameters() if id(p) in own}
 
 
 def freeze(model: nn.Module, trains: Mapping[str, float]) -> dict[str, float]:
@@ -70,8 +87,10 @@ def freeze(model: nn.Module, trains: Mapping[str, float]) -> dict[str, float]:
         # An adapter is saved with these modules and nothing else: newline embeddings stay as they are.
         rates = {n: r for n, r in rates.items() if "lora_" in n or ".modules_to_save." in n}
     if not rates:
+        instead = ", but for a projector that never runs: train the compressor in its place"
         raise ValueError(
-            f"trains={dict(trains)}: this model has no such weights, nothing would learn"
+            f"trains={dict(trains)}: this model has no such weights{instead if idle(model) else ''}; "
+            "nothing would learn"
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in rates)
@@ -123,14 +142,15 @@ def adapted(model: nn.Module, lora: Lora, trains: Mapping[str, float]) -> nn.Mod
     decoder = traits.decoder_of(base)
     linear = [names[m] for m in decoder.modules() if isinstance(m, nn.Linear)]
     connector = traits.connector_of(base) or traits.merger_of(base)
+    never = idle(model)
     whole = {"projector": connector, "compressor": getattr(base, "visual_compressor", None)}
+    saved = [names[m] for p, m in whole.items() if p in trains and _learns(m, names.get(m), never)]
     config = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="|".join(map(re.escape, linear)),
-        modules_to_save=[names[m] for p, m in whole.items() if p in trains and _has_weights(m)]
-        or None,
+        modules_to_save=saved or None,
     )
     return get_peft_model(model, config)
 
@@ -149,5 +169,7 @@ def groups(
     ]
 
 
-def _has_weights(module: nn.Module | None) -> bool:
-    return module is not None and any(True for _ in module.parameters())
+def _learns(module: nn.Module | None, name: str | None, never: set[str]) -> bool:
+    """Whether a module of this name has weights other than those that never run."""
+    own = () if module is None else (n for n, _ in module.named_parameters())
+    return any(f"{name}.{n}" not in never for n in own)
