@@ -189,12 +189,17 @@ def counted(cells: Iterable[Mapping[str, Any]], visual: int) -> str:
 def timings(cells: Sequence[Mapping[str, Any]]) -> str:
     """Medians of each cell, in ms, and its ratios."""
     lengths = [n for n in cells[0]["end_to_end_s"] if n != "1"]
+    parts = any("connector_s" in cell for cell in cells)  # older files time the whole only
 
     def ms(spread: Mapping[str, Any] | None) -> str:
         return "–" if spread is None else f"{1000 * spread['median']:,.4g}"
 
     def times(ratio: Mapping[str, Any] | None) -> str:
         return "–" if ratio is None else f"{ratio['wall']['median']:.2f}"
+
+    def part(cell: Mapping[str, Any]) -> str:
+        found = cell.get("connector_share")
+        return "–" if found is None else f"{100 * found['wall']['median']:.1f} %"
 
     rows = [
         (
@@ -204,6 +209,7 @@ def timings(cells: Sequence[Mapping[str, Any]]) -> str:
             ms(cell["prefill_s"]),
             times(cell.get("to_bare")),
             times(cell.get("to_limit")),
+            *((ms(cell.get("connector_s")), part(cell), times(cell.get("to_bare_behind_tower"))) * parts),
             ms(cell["ttft_s"]),
             ms(cell["decode_s_per_token"]),
             *(ms(cell["end_to_end_s"][n]) for n in lengths),
@@ -212,8 +218,10 @@ def timings(cells: Sequence[Mapping[str, Any]]) -> str:
         for cell in cells
     ]
     answers = (f"{n} tokens, ms" for n in lengths)
-    head = ("method", "keep", "batch", "prefill, ms", "× bare", "× limit", "first token, ms")
-    return table((*head, "per further token, ms", *answers, "peak MiB"), rows)
+    head = ("method", "keep", "batch", "prefill, ms", "× bare", "× limit")
+    shares = ("connector, ms", "of prefill", "connector and LLM × bare") * parts
+    after = ("first token, ms", "per further token, ms", *answers, "peak MiB")
+    return table((*head, *shares, *after), rows)
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:

@@ -128,7 +128,10 @@ def test_adapters_are_taken_away():
         (["patchqa", "--set", "method=pool", "--set", "arguments.strid=4"], "nearest: stride;"),
         (["patchqa", "--set", "trains.projektor=1e-3"], "the parts are language, projector"),
         (["llava_1_5_7b"], "unknown data file or task 'data/llava_v1_5_mix665k.json'"),
-        (["patchqa", "--set", "model=./out/first"], "want 'embedded', 'embedded-llava_stf', a directory"),
+        (
+            ["patchqa", "--set", "model=./out/first"],
+            "want 'embedded', ",
+        ),
     ],
 )
 def test_mistakes(capsys, tmp_path, words, says):

@@ -210,7 +210,7 @@ def llava_stf(
     block_hidden: int | None = None,
     final_activation: bool = False,
 ) -> Compressor:
-    """LLaVA-STF, or a part of it, that keeps this share. Tang and Shen 2025, arXiv:2506.07138.
+    """Fuse blocks of the tower, then windows of patches. Tang and Shen 2025, arXiv:2506.07138.
 
     keep: 1/window², a quarter unless told. only: "stf" for `SpatialFusion`, "mbtf" for
     `MultiBlockFusion`, which keeps all tokens; None for both, `LLaVASTF`. Raises ValueError for other
