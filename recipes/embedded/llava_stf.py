@@ -23,7 +23,7 @@ from foveate.provenance import dumps, write
 from foveate.train import Recipe, run
 
 NAME = "embedded-llava_stf"
-STEPS, BATCH = 1500, 48
+STEPS, BATCH = 600, 48
 RATES = {"compressor": 3e-4, "language": 3e-4}
 ARGUMENTS: dict[str, Any] = {}  # the paper's proportions
 QUESTIONS = 5000
