@@ -68,8 +68,11 @@ def _support_table(found: list[dict[str, Any]]) -> Any:
 
 def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
     """One method in words, from its docstring, its signature and one made with its defaults."""
+    import torch
+
     own = arguments.parameters(make)
-    example = make()
+    with torch.device("meta"):  # those of a 7B model have weights to match
+        example = make()
     about = getattr(make, "__self__", make)  # a classmethod speaks for its class
     first = (about.__doc__ or "").strip().splitlines()[0]
     match = FIRST_LINE.match(first)
