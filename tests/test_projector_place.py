@@ -403,3 +403,24 @@ def test_onevision_fuses_small_images_and_refuses_what_it_interpolates():
         for prompts in [(ONE, ONE), (VIDEO,)]:  # the second image shrinks; frames are pooled
             with pytest.raises(NotImplementedError, match=r"interpolates .*language 0"):
                 model(**family.inputs(prompts))
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3"])
+def test_the_projector_is_frozen_while_its_place_is_taken(name):
+    """And no longer; what a connector does before it goes on learning. What was frozen stays so."""
+    model = FAMILIES[name].model()
+    connector = traits.connector_of(model.model)
+    first = next(iter(connector.parameters()))
+    for already in (True, False):
+        first.requires_grad_(already)
+        before = {n: p.requires_grad for n, p in model.named_parameters()}
+        foveate.compress(model, SpatialFusion.for_model(model))
+        foveate.compress(model, SpatialFusion.for_model(model, hidden=8))
+        projector = {id(p) for p in traits.projector_of(model.model)[0].parameters()}
+        for n, p in model.named_parameters():
+            want = id(p) not in projector and before.get(n, True)
+            assert p.requires_grad == want, n
+        foveate.compress(model, MultiBlockFusion.for_model(model))
+        assert all(p.requires_grad == before[n] for n, p in model.named_parameters() if n in before)
+        foveate.restore(model)
+        assert {n: p.requires_grad for n, p in model.named_parameters()} == before

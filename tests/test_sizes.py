@@ -46,6 +46,14 @@ def test_only_what_is_asked_for_and_not_given():
     assert Pool.for_model(model, layer=2).site.layer == 2
 
 
+def test_arguments_that_nobody_takes():
+    model = Llava().model()
+    words = r"LLaVASTF has no argument 'widow': nearest: window; there are width, feature_width"
+    with pytest.raises(TypeError, match=words):
+        foveate.LLaVASTF.for_model(model, widow=3)
+    assert sized(lambda **more: more, model, anything=1) == {"anything": 1}
+
+
 def test_a_model_that_does_not_say():
     config = Llava().config().get_text_config()
     assert sized(lambda width, layers: (width, layers), config) == (64, 5)

@@ -52,9 +52,9 @@ several blocks of the vision tower into one feature (MBTF), and trains both in t
 embedded model (2.2 M parameters, 144 visual tokens in a grid of 12 × 12, a tower of 5 blocks) on PatchQA.
 All runs begin from one state, that of [LLaVolta's page](llavolta.md): projector and language model shrunk
 to {card["shrink"]} of their weights, the rest fresh. LLaVA-STF's connectors begin warm, as that projector
-with average pooling behind it, so that all rows of one budget begin as the same function. Then {STEPS}
-steps of {card["batch"]} scenes with one question each, the same in the same order for every run of a
-seed, the vision tower frozen; behind fusion and pooling the positions are {POSITIONS}. The rate is
+with average pooling behind it, so that all rows of one budget but the cold one begin as the same function.
+Then {STEPS} steps of {card["batch"]} scenes with one question each, the same in the same order for every run
+of a seed, the vision tower frozen; behind fusion and pooling the positions are {POSITIONS}. The rate is
 {card["trains"]["language"]:g}, of the connectors {RATE:g}: their layers read four times as many channels.
 That, the warm start and the number of steps were chosen in a few trial runs of seed 0, on half of the
 questions below. {QUESTIONS} questions of the test split answer for every row. ± is half a 95 % interval:
@@ -67,7 +67,8 @@ task: what holds here is a sign, and no measure, of what holds at 7B.
 ## 1. A quarter of the tokens
 
 *Parameters* and *MMAC* are the connector's: all that an image passes between the tower and the language
-model. *Cost* is the forward of the whole model over training, relative to no compression.
+model. *Cost* is the forward of the whole model over training, relative to no compression. These rows are
+not to be compared with those of README, whose model was trained to its end.
 
 {main_table(baseline)}
 

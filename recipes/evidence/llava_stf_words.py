@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from statistics import fmean
 
+from costs import connectors
 from found import Results, groups, right, seeds_of, to
 from intervals import Estimate, estimate, seen_on
 from llava_stf import BEFORE_STEPS, BLOCKS, COLD, OWN, PAGE, STAGED, beside
+from protocol import ROOT
 
 # Tang and Shen 2025, arXiv:2506.07138, as METHODS quotes it; MME, which lacks a row, left out.
 POINTS = ("VQAv2", "GQA", "VizWiz", "SQA", "TextVQA", "POPE", "MMB", "MMB-CN")
@@ -36,7 +39,7 @@ STANDS = {1: "stands above", 0: "is not told apart from", -1: "stands below"}
 def in_short(baseline: Results) -> str:
     """The claims and whether they hold, in words that follow from the numbers; "" without any."""
     pool = seeds_of(PAGE, "pool")
-    words = [reached(to(PAGE, baseline, OWN)), over_pooling(to(PAGE, pool, OWN))]
+    words = [reached(to(PAGE, baseline, OWN)), over_pooling(to(PAGE, pool, OWN)), price()]
     words += [*parts(baseline, pool), paying(baseline), windows(), changed(), staged()]
     words = [f"- {line}" for line in words if line]
     return "\n".join(["**In short.**\n", *words, ""]) if words else ""
@@ -61,8 +64,22 @@ def over_pooling(found: Estimate | None) -> str:
         return ""
     return (
         f"{seen_on(found)}he learnt fusion {STANDS[found.side]} average pooling retrained at the same "
-        f"tokens ({found.text()}; in the paper {paper(OWN, 'pool'):+.1f}). It also has more weights that "
-        "learn, and no row tells what these alone bring."
+        f"tokens ({found.text()}; in the paper {paper(OWN, 'pool'):+.1f}). Longer training may part the two. "
+        "It also has more weights that learn, and no row tells what these alone bring."
+    )
+
+
+def price() -> str:
+    """What an image's way to the language model costs, beside what there is to save."""
+    own, old = (connectors(PAGE)[row]["macs"] / 1e6 for row in (OWN, "baseline"))
+    cells = json.loads((ROOT / "results" / "bench-llava_stf-7b.json").read_text())["cells"]
+    large = next(cell["macs"] for cell in cells if cell["method"] == "llava_stf")
+    bare = next(cell["macs"] for cell in cells if cell["method"] == "identity")
+    return (
+        f"The connector takes {own:.0f} MMAC an image where the projector takes {old:.0f}. Beside a language "
+        "model as small as this one that eats what fewer tokens save (column *cost*). At 7B it takes "
+        f"{large['connector'] / 1e9:.1f} of {large['total'] / 1e9:,.0f} GMAC, {bare['total'] / 1e9:,.0f} "
+        "without it (results/bench-llava_stf-7b.json)."
     )
 
 

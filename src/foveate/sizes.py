@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -20,8 +21,18 @@ def sized(make: Callable[..., Made], model: Any, **arguments: Any) -> Made:
     feature_layer  the hidden state of the tower that is the feature, the deepest where several are
 
     make: an entry of METHODS, a compressor's class, any callable. model: a model or its config.
-    Raises TypeError for what has no config, ValueError where the config does not say a size.
+    Raises TypeError for what has no config and for arguments that `make` does not have, ValueError where
+    the config does not say a size.
     """
+    known = inspect.signature(make).parameters
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    if wrong := [name for name in arguments if name not in known and not open_ended]:
+        near = difflib.get_close_matches(wrong[0], known, n=1)
+        raise TypeError(
+            f"{make.__qualname__} has no argument {wrong[0]!r}: "
+            + (f"nearest: {near[0]}; " if near else "")
+            + f"there are {', '.join(known)}"
+        )
     asked = [n for n in SIZES if n in inspect.signature(make).parameters and n not in arguments]
     config = getattr(model, "config", model)
     if asked and not hasattr(config, "get_text_config"):

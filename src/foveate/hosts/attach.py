@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from foveate.compressor import Compressor
+from foveate.compressor import Compressor, Tower
 from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
 from foveate.hosts.trace import Trace
 
@@ -27,6 +27,7 @@ class Attachment:
     selected: dict[str, Any]  # what of the tower the features are, as the config said
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)
+    frozen: list[nn.Parameter] = field(default_factory=list)  # of the projector, as it never runs
     traces: list[Trace] = field(default_factory=list)
     counts: list[int] | None = None
     step: int | None = None
@@ -54,8 +55,9 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     that is compressed already gets the new method instead. Returns the model it was given.
 
     The method becomes part of the model: its weights move to the model's device and dtype and are saved
-    with it, so give each model its own. While a compressor stands before the projector, features that
-    `get_image_features` returns are those that the projector reads.
+    with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
+    stands before the projector, features that `get_image_features` returns are those that the projector
+    reads.
 
     Raises TypeError for models and methods that are none, ValueError for layers the model does not have,
     methods made for other widths (their arguments width, feature_width and tower_width; see `sized`) and
@@ -81,9 +83,22 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     for module, class_token in glanced.items():
         glance.tap(module, class_token)
         attachment.tapped.append(module)
+    attachment.frozen = [p for p in idle(base) if p.requires_grad]
+    for parameter in attachment.frozen:
+        parameter.requires_grad_(False)
     attachment.handles = hooks.register(whole, base, attachment)
     whole.config.visual_compression = saving.describe(method, positions)
     return model
+
+
+def idle(base: nn.Module) -> list[nn.Parameter]:
+    """The parameters that never run: the projector's, where a compressor always is in its place."""
+    method = getattr(base, "visual_compressor", None)
+    if method is None or method.scheduled:
+        return []
+    if all(part.site.tower != Tower.projector for part in method.parts()):
+        return []
+    return list(traits.projector_of(base)[0].parameters())
 
 
 def warm_start(model: Model) -> Model:
@@ -121,6 +136,8 @@ def restore(model: Model) -> Model:
         handle.remove()
     for module in attachment.tapped:
         glance.untap(module)
+    for parameter in attachment.frozen:
+        parameter.requires_grad_(True)
     base.__class__ = type(base).__bases__[0]
     del base.visual_attachment
     del base.visual_compressor

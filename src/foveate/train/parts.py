@@ -10,8 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForImageTextToText
 
-from foveate.compressor import Tower
-from foveate.hosts import traits
+from foveate.hosts import attach, traits
 from foveate.train.recipe import Lora
 
 PARTS = ("vision", "projector", "language", "compressor", "lora")
@@ -66,13 +65,7 @@ def idle(model: nn.Module) -> set[str]:
 
     What a connector does before its projector runs. So does a projector that a schedule comes back to.
     """
-    base = traits.base_of(model)
-    method = getattr(base, "visual_compressor", None)
-    if method is None or method.scheduled:
-        return set()
-    if all(part.site.tower != Tower.projector for part in method.parts()):
-        return set()
-    own = {id(p) for p in traits.projector_of(base)[0].parameters()}
+    own = {id(p) for p in attach.idle(traits.base_of(model))}
     return {name for name, p in model.named_parameters() if id(p) in own}
 
 
