@@ -209,7 +209,10 @@ def timings(cells: Sequence[Mapping[str, Any]]) -> str:
             ms(cell["prefill_s"]),
             times(cell.get("to_bare")),
             times(cell.get("to_limit")),
-            *((ms(cell.get("connector_s")), part(cell), times(cell.get("to_bare_behind_tower"))) * parts),
+            *(
+                (ms(cell.get("connector_s")), part(cell), times(cell.get("to_bare_behind_tower")))
+                * parts
+            ),
             ms(cell["ttft_s"]),
             ms(cell["decode_s_per_token"]),
             *(ms(cell["end_to_end_s"][n]) for n in lengths),

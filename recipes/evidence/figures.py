@@ -51,12 +51,15 @@ def budgets(
         low, high = (100 * (level.mean + side * level.half) for side in (-1, 1))
         axes.axhspan(low, high, color="#9a9a9a", alpha=0.15, linewidth=0)
         _level(axes, level.mean, "all tokens")
+        named: set[int] = set()
         for i, (name, points) in enumerate(lines.items()):
             x = [tokens + 0.3 * i for tokens, _ in points.values()]  # bars do not hide each other
             y, half = ([100 * e[n] for _, e in points.values()] for n in (0, 1))
             axes.errorbar(x, y, yerr=half, capsize=3, label=name, **_look(i))
             for side, place in zip(points, zip(x, y, strict=True), strict=True):
-                _name(axes, f"k = {side}", place, COLOURS[i], right=True)
+                if side not in named:  # lines lie close to one another
+                    _name(axes, f"k = {side}", place, "#404040", right=False)
+                named.add(side)
         axes.set_xlabel("visual tokens")
         axes.margins(x=0.08)
         if lines:
