@@ -58,7 +58,7 @@ def budgets(
             axes.errorbar(x, y, yerr=half, capsize=3, label=name, **_look(i))
             for side, place in zip(points, zip(x, y, strict=True), strict=True):
                 if side not in named:  # lines lie close to one another
-                    _name(axes, f"k = {side}", place, "#404040", right=False)
+                    _name(axes, f"k = {side}", place, "#404040", left=True)
                 named.add(side)
         axes.set_xlabel("visual tokens")
         axes.margins(x=0.08)
@@ -101,15 +101,15 @@ def _level(axes: Axes, share: float, name: str) -> None:
 
 
 def _name(
-    axes: Axes, text: str, place: tuple[float, float], colour: str, right: bool = False
+    axes: Axes, text: str, place: tuple[float, float], colour: str, left: bool = False
 ) -> None:
-    """A word beside a point: below it, or on its right."""
+    """A word beside a point: below it, or on its left."""
     axes.annotate(
         text,
         place,
-        xytext=(6, -11) if right else (-6, -11),
+        xytext=(-6, 4) if left else (-6, -11),
         fontsize=8,
         textcoords="offset points",
         color=colour,
-        ha="left" if right else "center",
+        ha="right" if left else "center",
     )
