@@ -25,7 +25,7 @@ import llava_stf_words  # noqa: E402
 import llavolta  # noqa: E402
 import llavolta_page  # noqa: E402
 import llavolta_words  # noqa: E402
-import make  # noqa: E402
+import making  # noqa: E402
 import protocol  # noqa: E402
 
 from foveate import METHODS, compress, sized  # noqa: E402
@@ -100,7 +100,7 @@ def test_what_a_run_was_trained_with_comes_back(tmp_path):
         for weight in method.parameters():
             weight.normal_()
     compress(model, method).save_pretrained(tmp_path)
-    back = make.own_method(tmp_path)
+    back = making.own_method(tmp_path)
     assert repr(back) == repr(method)
     want, found = method.state_dict(), back.state_dict()
     assert want and want.keys() == found.keys()
@@ -113,7 +113,7 @@ def test_a_run_is_named_the_same_once_it_is_saved(name, tmp_path):
     model, _ = load()
     method = build(run.recipe, model.config)
     compress(model, method).save_pretrained(tmp_path)
-    assert repr(make.own_method(tmp_path)) == repr(method)
+    assert repr(making.own_method(tmp_path)) == repr(method)
 
 
 def test_words_do_not_say_more_than_intervals():
@@ -136,8 +136,8 @@ def test_a_first_stage_begins_where_one_recipe_alone_does(tmp_path):
     still = dict.fromkeys(("projector", "language", "compressor"), 1e-30)  # moves no weight
     alone = replace(RECIPES["patchqa"](), trains=still, batch=1, micro_batch=1, steps=1)
     first = replace(alone, trains=dict.fromkeys(("projector", "compressor"), 1e-30))
-    make.train(protocol.Run("alone", alone), tmp_path / "alone")
-    make.train(protocol.Run("staged", alone, before=first), tmp_path / "staged")
+    making.train(protocol.Run("alone", alone), tmp_path / "alone")
+    making.train(protocol.Run("staged", alone, before=first), tmp_path / "staged")
     want = load_file(tmp_path / "alone" / "model.safetensors")
     bare = load_file(PATH / "model.safetensors")
     assert any(not torch.equal(want[name], bare[name]) for name in want if "language" in name)
@@ -154,10 +154,10 @@ def test_two_recipes_one_after_the_other(tmp_path):
     )
     first = replace(last, trains={"projector": 1e-3, "compressor": 1e-3})
     run, out = protocol.Run("two", last, before=first), tmp_path / "two"
-    spent = make.train(run, out)
+    spent = making.train(run, out)
     assert [found["steps"] for _, found in spent] == [2, 2]
     still = replace(last, method="identity", trains={"projector": 1e-30}, steps=1)
-    make.train(protocol.Run("still", still), tmp_path / "still")
+    making.train(protocol.Run("still", still), tmp_path / "still")
     begin, one, two = (
         load_file(folder / "model.safetensors")
         for folder in (tmp_path / "still", out / "before", out)
@@ -170,19 +170,19 @@ def test_two_recipes_one_after_the_other(tmp_path):
     shutil.rmtree(out / "checkpoint-2")
     (out / "before" / "training.json").unlink()
     shutil.rmtree(out / "before" / "checkpoint-2")
-    make.train(run, out)
+    making.train(run, out)
     for folder, want in [("before", one), (".", two)]:
         again = load_file(out / folder / "model.safetensors")
         assert all(torch.equal(again[name], want[name]) for name in want)
-    scenes = [make.records(card)[0].id for card in (first, replace(first, seed=make.ELSEWHERE))]
+    scenes = [making.records(card)[0].id for card in (first, replace(first, seed=making.ELSEWHERE))]
     assert scenes[0] != scenes[1]
 
 
 def test_a_run_is_made_and_found(tmp_path, monkeypatch):
     """Two stages of LLaVA-STF, begun warm, asked a few questions, and nothing made twice."""
-    for room in (make, found):
+    for room in (making, found):
         monkeypatch.setattr(room, "ROOT", tmp_path)
-    for room in (make, protocol):
+    for room in (making, protocol):
         monkeypatch.setattr(room, "QUESTIONS", 11)
     card = llava_stf.recipe("stf_mbtf", seed=1)
     last = replace(card, batch=2, micro_batch=2, steps=2, warm_start=True)
@@ -190,7 +190,7 @@ def test_a_run_is_made_and_found(tmp_path, monkeypatch):
     run = protocol.Run("stf_mbtf-seed1", last, before=first)
     page = protocol.Page("llava_stf", (run,))
     assert found.missing(page) == [run.name]
-    make.make(page, run)
+    making.make(page, run)
     assert found.missing(page) == []
     (result,) = found.seeds_of(page, "stf_mbtf").values()
     (answer,) = result["answers"]
@@ -224,7 +224,7 @@ def test_llava_stf_page_of_all_and_of_no_runs(tmp_path, monkeypatch):
     runs = len(llava_stf.PAGE.runs)
     assert "Still to be run" not in page and f"{runs} of {runs}" in page
     words = page[page.index("In short") : page.index("## 1.")]
-    assert words.count("\n- ") == 8 and "STF + MBTF stands below the full-token" in words
+    assert words.count("\n- ") == 9 and "STF + MBTF stands below the full-token" in words
     assert page.count("–") == page.count(" – ")  # no cell is empty, and dashes are words
     lines = llava_stf_page.lines()
     assert [sorted(points) for points in lines.values()] == [[2, 3, 4], [2, 3, 4]]

@@ -21,7 +21,7 @@ import llava_stf
 import llava_stf_page
 import llavolta
 import llavolta_page
-import make
+import making
 
 HERE = Path(__file__).parent
 PAGES = {
@@ -51,7 +51,7 @@ def main() -> None:
     page, write_page = PAGES[given.page]
     runs, missing = {run.name: run for run in page.runs}, found.missing(page)
     if given.run:
-        make.make(page, runs[given.run])
+        making.make(page, runs[given.run])
     elif given.list:
         for name in runs:
             print("     " if name in missing else "done ", name)

@@ -71,6 +71,8 @@ def over_pooling(found: Estimate | None) -> str:
 
 def price() -> str:
     """What an image's way to the language model costs, beside what there is to save."""
+    if not seeds_of(PAGE, OWN):
+        return ""
     own, old = (connectors(PAGE)[row]["macs"] / 1e6 for row in (OWN, "baseline"))
     cells = json.loads((ROOT / "results" / "bench-llava_stf-7b.json").read_text())["cells"]
     large = next(cell["macs"] for cell in cells if cell["method"] == "llava_stf")
