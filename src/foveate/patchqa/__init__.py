@@ -3,6 +3,7 @@
 from .prior import language_prior
 from .scene import DIGIT_REGION, SIGN_REGION, Example, Picture, Question, Scene, Thing
 from .task import VERSION, PatchQA
+from .truth import asked_regions, patches_of
 from .words import GROUPS, KINDS, vocabulary
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Question",
     "Scene",
     "Thing",
+    "asked_regions",
     "language_prior",
+    "patches_of",
     "vocabulary",
 ]

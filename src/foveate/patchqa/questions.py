@@ -4,18 +4,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from .dice import Dice
-from .scene import Picture, Question, Thing
+from .scene import DIGIT_REGION, SIGN_REGION, Picture, Question, Thing
 from .words import COLORS, COLUMNS, DIRECTIONS, GROUP, ROWS, SHAPES
 
 APART = 10  # pixels between two centres before "left of" or "above" is asked
 COLOR_NAMES = tuple(COLORS)
-Asked = tuple[str, str] | None  # question and answer, or the picture has nothing to ask about
+Regions = tuple[int, ...]  # of a picture, by number
+# Question, answer and the regions it asks about; or the picture has nothing to ask about.
+Asked = tuple[str, str, Regions] | None
 
 
 def ask(dice: Dice, picture: Picture, kind: str) -> Question | None:
     """A random question of this kind about the picture, or None if it cannot be asked."""
     asked = ASK[kind](dice, picture)
-    return asked and Question(*asked, kind, GROUP[kind])
+    if not asked:
+        return None
+    text, answer, about = asked
+    return Question(text, answer, kind, GROUP[kind], about)
 
 
 def ask_many(dice: Dice, picture: Picture, kinds: Sequence[str], n: int) -> tuple[Question, ...]:
@@ -31,30 +36,36 @@ def ask_many(dice: Dice, picture: Picture, kinds: Sequence[str], n: int) -> tupl
 
 
 def _sign(dice: Dice, picture: Picture) -> Asked:
-    return picture.sign and ("what does the sign say ?", " ".join(picture.sign))
+    return picture.sign and ("what does the sign say ?", " ".join(picture.sign), (SIGN_REGION,))
 
 
 def _digit(dice: Dice, picture: Picture) -> Asked:
-    return None if picture.digit is None else ("what digit is handwritten ?", str(picture.digit))
+    if picture.digit is None:
+        return None
+    return "what digit is handwritten ?", str(picture.digit), (DIGIT_REGION,)
 
 
 def _background(dice: Dice, picture: Picture) -> Asked:
-    return "what is the background ?", picture.background
+    return "what is the background ?", picture.background, ()
 
 
 def _color(dice: Dice, picture: Picture) -> Asked:
     thing = _only_one(dice, picture, lambda thing: thing.shape)
-    return thing and (f"what color is the {thing.shape} ?", thing.color)
+    return thing and (f"what color is the {thing.shape} ?", thing.color, _numbers(picture, thing))
 
 
 def _shape(dice: Dice, picture: Picture) -> Asked:
     thing = _only_one(dice, picture, lambda thing: thing.color)
-    return thing and (f"what shape is the {thing.color} object ?", thing.shape)
+    return thing and (
+        f"what shape is the {thing.color} object ?",
+        thing.shape,
+        _numbers(picture, thing),
+    )
 
 
 def _size(dice: Dice, picture: Picture) -> Asked:
     thing = _only_one(dice, picture, _name)
-    return thing and (f"what size is the {_name(thing)} ?", thing.size)
+    return thing and (f"what size is the {_name(thing)} ?", thing.size, _numbers(picture, thing))
 
 
 def _place(dice: Dice, picture: Picture) -> Asked:
@@ -69,12 +80,17 @@ def _place(dice: Dice, picture: Picture) -> Asked:
     if not clear:
         return None
     thing, ((row, column),) = dice.pick(clear)
-    return f"what object is in the {ROWS[row]} {COLUMNS[column]} ?", _name(thing)
+    return (
+        f"what object is in the {ROWS[row]} {COLUMNS[column]} ?",
+        _name(thing),
+        _numbers(picture, thing),
+    )
 
 
 def _count(dice: Dice, picture: Picture) -> Asked:
     if dice.chance(30):
-        return "how many objects are there ?", str(len(picture.objects))
+        everything = _numbers(picture, *picture.objects)
+        return "how many objects are there ?", str(len(everything)), everything
     if dice.chance(50):
         options, seen = SHAPES, Counter(thing.shape for thing in picture.objects)
     else:
@@ -83,21 +99,23 @@ def _count(dice: Dice, picture: Picture) -> Asked:
     numbers = sorted(set(seen.values()))
     number = 0 if dice.chance(12) else dice.pick([n for n in numbers for _ in range(min(n, 3))])
     word = dice.pick([option for option in options if seen[option] == number])
-    return f"how many {word} objects are there ?", str(number)
+    meant = [thing for thing in picture.objects if word in (thing.shape, thing.color)]
+    return f"how many {word} objects are there ?", str(number), _numbers(picture, *meant)
 
 
 def _exists(dice: Dice, picture: Picture) -> Asked:
     present = {(thing.color, thing.shape) for thing in picture.objects}
     if dice.chance(50):
         color, shape = dice.pick(sorted(present))
-        return f"is there a {color} {shape} ?", "yes"
+        meant = [thing for thing in picture.objects if (thing.color, thing.shape) == (color, shape)]
+        return f"is there a {color} {shape} ?", "yes", _numbers(picture, *meant)
     for _ in range(20):
         # Mostly hard ones: both words are in the picture but not together, or one of them is.
         colors = COLOR_NAMES if dice.chance(40) else [thing.color for thing in picture.objects]
         shapes = SHAPES if dice.chance(40) else [thing.shape for thing in picture.objects]
         color, shape = dice.pick(colors), dice.pick(shapes)
         if (color, shape) not in present:
-            return f"is there a {color} {shape} ?", "no"
+            return f"is there a {color} {shape} ?", "no", ()
     return None
 
 
@@ -113,7 +131,8 @@ def _side(dice: Dice, picture: Picture) -> Asked:
         return None
     word = ("left of", "right of", "above", "below")[2 * axis + claim]
     answer = "yes" if (gap > 0) == (claim == 1) else "no"
-    return f"is the {_name(pair[0])} {word} the {_name(pair[1])} ?", answer
+    text = f"is the {_name(pair[0])} {word} the {_name(pair[1])} ?"
+    return text, answer, _numbers(picture, *pair)
 
 
 def _direction(dice: Dice, picture: Picture) -> Asked:
@@ -125,7 +144,7 @@ def _direction(dice: Dice, picture: Picture) -> Asked:
     if 2 * abs(gaps[axis]) < 3 * abs(gaps[1 - axis]):
         return None
     text = f"where is the {_name(pair[0])} relative to the {_name(pair[1])} ?"
-    return text, DIRECTIONS[2 * axis + (gaps[axis] > 0)]
+    return text, DIRECTIONS[2 * axis + (gaps[axis] > 0)], _numbers(picture, *pair)
 
 
 ASK: dict[str, Callable[[Dice, Picture], Asked]] = {
@@ -145,6 +164,11 @@ ASK: dict[str, Callable[[Dice, Picture], Asked]] = {
 
 def _name(thing: Thing) -> str:
     return f"{thing.color} {thing.shape}"
+
+
+def _numbers(picture: Picture, *things: Thing) -> Regions:
+    """The regions of these objects."""
+    return tuple(picture.objects.index(thing) + 1 for thing in things)
 
 
 def _unique(picture: Picture, key: Callable[[Thing], str]) -> list[Thing]:

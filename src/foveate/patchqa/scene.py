@@ -39,12 +39,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Question:
-    """A question, its only right answer, what it asks about and the group that belongs to."""
+    """A question, its only right answer, what it asks about and the group that belongs to.
+
+    about    the regions one must see to answer: those of the objects that are meant, the sign's, the
+             digit's; none for a background, and where nothing of the kind is there
+    picture  which of the scene's
+    """
 
     text: str
     answer: str
     kind: str
     group: str
+    about: tuple[int, ...] = ()
+    picture: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,10 @@ class Scene:
 
 @dataclass(frozen=True)
 class Example:
-    """One question with its images: what an evaluation consumes."""
+    """One question with its images: what an evaluation consumes.
+
+    asked  of each image, (size, size) uint8: what the question is about, see `truth.asked_regions`
+    """
 
     images: tuple[Image.Image, ...]
     question: str
@@ -71,3 +81,4 @@ class Example:
     kind: str
     group: str
     key: str
+    asked: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)

@@ -7,7 +7,8 @@ from . import assets
 from .dice import Dice
 from .paint import CELL, paint
 from .questions import ask, ask_many
-from .scene import Example, Picture, Scene
+from .scene import Example, Picture, Question, Scene
+from .truth import asked_regions
 from .words import KINDS, ORDINALS
 
 VERSION = 1
@@ -57,7 +58,7 @@ class PatchQA:
         which = dice(self.images)
         questions = ask_many(dice, pictures[which], kinds, self.questions)
         if self.images > 1:
-            questions = tuple(replace(q, text=_about(which, q.text)) for q in questions)
+            questions = tuple(_about(which, question) for question in questions)
         return Scene(pictures, questions, self._key(index))
 
     def examples(self, n: int) -> list[Example]:
@@ -69,10 +70,8 @@ class PatchQA:
             which = dice(self.images)
             question = ask(dice, pictures[which], KINDS[len(found) % len(KINDS)])
             if question:
-                text = question.text if self.images == 1 else _about(which, question.text)
-                shown = tuple(picture.pil() for picture in pictures)
-                kind, group = question.kind, question.group
-                found.append(Example(shown, text, question.answer, kind, group, self._key(index)))
+                question = question if self.images == 1 else _about(which, question)
+                found.append(_example(pictures, question, self._key(index)))
             index += 1
         return found
 
@@ -89,5 +88,19 @@ class PatchQA:
         return f"patchqa{VERSION}-{self.split}-{self.seed}-{index}"
 
 
-def _about(which: int, text: str) -> str:
-    return f"in the {ORDINALS[which]} picture {text}"
+def _about(which: int, question: Question) -> Question:
+    text = f"in the {ORDINALS[which]} picture {question.text}"
+    return replace(question, text=text, picture=which)
+
+
+def _example(pictures: tuple[Picture, ...], question: Question, key: str) -> Example:
+    about = [question.about if i == question.picture else () for i in range(len(pictures))]
+    return Example(
+        images=tuple(picture.pil() for picture in pictures),
+        question=question.text,
+        answer=question.answer,
+        kind=question.kind,
+        group=question.group,
+        key=key,
+        asked=tuple(map(asked_regions, pictures, about)),
+    )
