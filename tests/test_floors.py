@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "foveate"
 
 FLOORS = {
-    **dict.fromkeys(("tokens", "compressor", "sizes", "spec", "warm", "ops", "provenance"), 0),
+    **dict.fromkeys(
+        ("tokens", "compressor", "sizes", "spec", "warm", "ops", "scan", "provenance"), 0
+    ),
     **dict.fromkeys(("methods", "hosts"), 1),
     **dict.fromkeys(
         ("draw", "bench", "convert", "loading", "patchqa", "embedded", "evaluate", "train"), 2
