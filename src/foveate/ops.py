@@ -24,6 +24,13 @@ def check_keep(keep: Keep) -> Keep:
     return keep
 
 
+def whole(name: str, value: int, least: int = 1) -> int:
+    """The value itself, a whole number of at least `least`. Raises ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r}: want an int >= {least}")
+    return value
+
+
 def budget(keep: Keep, count: Tensor) -> Tensor:
     """How many tokens stay of `count`: at most as many as there are, a share never rounds to none."""
     if isinstance(keep, int):
@@ -93,6 +100,40 @@ def windows(cell: Tensor, side: int, valid: Tensor) -> tuple[Tensor, int]:
     rows, columns = (int(n.max()) + 1 if n.numel() else 1 for n in (row, column))
     window = (view * rows + row) * columns + column
     return window, int(window.max()) + 1 if window.numel() else 0
+
+
+def nearest(there: Tensor, side: int) -> Tensor:
+    """For each cell of a window, which is the nearest that is there. there (…, side²) → (…, side²)."""
+    cell = torch.arange(side * side, device=there.device)
+    row, column = cell // side, cell % side
+    steps = (row[:, None] - row).abs() + (column[:, None] - column).abs()
+    far = steps * len(cell) + cell  # of equally near ones the first
+    return far.where(there[..., None, :], far.max() + 1).argmin(-1)
+
+
+def neighbours(cell: Tensor, valid: Tensor) -> Tensor:
+    """(B, N, 9) the tokens in the 3 × 3 cells around each one, row by row; itself is the fifth.
+
+    cell (B, N, 3) view, row and column of each token; valid (B, N). Where a cell is empty, over an edge of
+    the grid or because its token was dropped, the nearest of the others stands in, as in padding by
+    replication. Tokens outside of the grid, at row and column -1, and padding have only themselves.
+    """
+    view, row, column = torch.where(valid[..., None], cell, 0).unbind(-1)
+    inside = valid & (row >= 0) & (column >= 0)
+    rows, columns = (int(n.max()) + 3 if n.numel() else 3 for n in (row, column))  # with a margin
+    place = ((view * rows + row + 1) * columns + column + 1).masked_fill(~inside, 0)
+    token = torch.arange(cell.shape[1], device=cell.device).expand_as(place)
+    cells = rows * columns * (int(view.max()) + 1 if view.numel() else 1)
+    held = token.masked_fill(~inside, -1)
+    table = token.new_full((len(cell), cells), -1).scatter(1, place, held)
+    table[:, :1] = -1  # a corner of the margin, where tokens outside of the grid were sent
+    step = torch.arange(-1, 2, device=cell.device)
+    around = (step[:, None] * columns + step).flatten()
+    there = table.gather(1, (place[..., None] + around).clamp(min=0).flatten(1)).unflatten(
+        1, (-1, 9)
+    )
+    found = there.gather(2, nearest(there >= 0, 3))
+    return torch.where(inside[..., None], found, token[..., None])
 
 
 def square_side(tokens: int) -> int | None:

@@ -20,6 +20,17 @@ def as_identity(mlp: nn.Sequential, width: int) -> None:
 
 
 @torch.no_grad()
+def widened(linear: nn.Linear) -> None:
+    """A linear layer begins as the identity, with zeros in what channels it has more."""
+    if linear.out_features < linear.in_features:
+        raise ValueError(
+            f"no warm start: {linear.in_features} channels do not fit into {linear.out_features}"
+        )
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+
+
+@torch.no_grad()
 def as_pooling(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
     """Begin as the mean of what the projector makes of `places` tokens; channels lie (channel, place).
 

@@ -16,6 +16,7 @@ from foveate.methods.kmeans import KMeans
 from foveate.methods.layerwise import layerwise
 from foveate.methods.llava_stf import LLaVASTF, MultiBlockFusion, SpatialFusion, llava_stf
 from foveate.methods.llavolta import llavolta
+from foveate.methods.meteor import FlashGlobalFusion, VisualNativeSelection, meteor
 from foveate.methods.pool import Pool
 from foveate.methods.random import Random
 from foveate.methods.stride import Stride
@@ -38,6 +39,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "layerwise": layerwise,
     "llavolta": llavolta,
     "llava_stf": llava_stf,
+    "meteor": meteor,
 }
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "DepthwiseConv",
     "DivPrune",
     "FastV",
+    "FlashGlobalFusion",
     "Identity",
     "KMeans",
     "LLaVASTF",
@@ -55,7 +58,9 @@ __all__ = [
     "Stride",
     "VCCAttention",
     "VisionZip",
+    "VisualNativeSelection",
     "layerwise",
     "llava_stf",
     "llavolta",
+    "meteor",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate import warm
 from foveate.compressor import Compressor, Context, Site, Tower
-from foveate.ops import Keep, stride_of, windows
+from foveate.ops import Keep, nearest, stride_of, whole, windows
 from foveate.tokens import VisualTokens
 
 BLOCKS = 8  # how many the paper fuses, of CLIP-L's 24
@@ -41,12 +41,12 @@ class MultiBlockFusion(Compressor):
         final_activation: bool = False,
     ):
         super().__init__()
-        self.feature_width = _whole("feature_width", feature_width)
-        self.tower_width = _whole("tower_width", tower_width)
+        self.feature_width = whole("feature_width", feature_width)
+        self.tower_width = whole("tower_width", tower_width)
         if blocks is not None and vision_layers is not None:
             raise ValueError(f"blocks={blocks} and vision_layers={[*vision_layers]}: give one")
         chosen = blocks_of(feature_layer, blocks) if vision_layers is None else vision_layers
-        self.vision_layers = tuple(_whole("vision_layers", layer, least=0) for layer in chosen)
+        self.vision_layers = tuple(whole("vision_layers", layer, least=0) for layer in chosen)
         if len(set(self.vision_layers)) < len(self.vision_layers):
             raise ValueError(f"vision_layers={[*chosen]}: want every hidden state once")
         self.needs = frozenset({"features"} if self.vision_layers else ())
@@ -104,9 +104,9 @@ class SpatialFusion(Compressor):
         final_activation: bool = False,
     ):
         super().__init__()
-        self.width = _whole("width", width)
-        self.feature_width = _whole("feature_width", feature_width)
-        self.window = _whole("window", window)
+        self.width = whole("width", width)
+        self.feature_width = whole("feature_width", feature_width)
+        self.window = whole("window", window)
         hidden = 4 * width if hidden is None else hidden
         self.mlp = _mlp(window**2 * feature_width, hidden, width, final_activation)
 
@@ -237,8 +237,8 @@ def blocks_of(feature_layer: int, blocks: int | None = None) -> tuple[int, ...]:
     `blocks` counts the selected one; unless told, 8 or as many as there are. Of CLIP-L's 23rd, 8 are the
     paper's 21, 18, … 3 and 4 are its 18, 12, 6. Raises ValueError for more than there are.
     """
-    most = max(1, _whole("feature_layer", feature_layer, least=0))
-    blocks = min(BLOCKS, most) if blocks is None else _whole("blocks", blocks)
+    most = max(1, whole("feature_layer", feature_layer, least=0))
+    blocks = min(BLOCKS, most) if blocks is None else whole("blocks", blocks)
     if blocks > most:
         raise ValueError(
             f"blocks={blocks}: the tower gives at most {most}, the selected one included"
@@ -246,17 +246,8 @@ def blocks_of(feature_layer: int, blocks: int | None = None) -> tuple[int, ...]:
     return tuple((feature_layer + 1) * i // blocks for i in range(blocks - 1, 0, -1))
 
 
-def nearest(there: Tensor, side: int) -> Tensor:
-    """For each cell of a window, which is the nearest that is there. there (…, side²) → (…, side²)."""
-    cell = torch.arange(side * side, device=there.device)
-    row, column = cell // side, cell % side
-    steps = (row[:, None] - row).abs() + (column[:, None] - column).abs()
-    far = steps * len(cell) + cell  # of equally near ones the first
-    return far.where(there[..., None, :], far.max() + 1).argmin(-1)
-
-
 def _mlp(width: int, hidden: int, out: int, final_activation: bool) -> nn.Sequential:
-    hidden = _whole("hidden", hidden)
+    hidden = whole("hidden", hidden)
     last = [nn.GELU()] if final_activation else []
     return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, out), *last)
 
@@ -284,9 +275,3 @@ def _check_width(x: Tensor, width: int) -> None:
             f"tokens of width {x.shape[-1]} for a connector that reads {width}: for_model(model) takes "
             "the model's own"
         )
-
-
-def _whole(name: str, value: int, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: want an int >= {least}")
-    return value

@@ -1,0 +1,371 @@
+"""LLaVA-Meteor: every token perceives the whole image and the question, then two experts choose."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from foveate import warm
+from foveate.compressor import Chain, Compressor, Context, Site, Tower, language
+from foveate.ops import Keep, budget, check_keep, cosine, neighbours, top, whole
+from foveate.statespace import S6, SSD
+from foveate.tokens import VisualTokens
+
+SCANS = {"add": [10], "pair": [9, 1], "window": [1] * 9}  # vectors summed in each step of a token
+DIRECTIONS = {"forward": 1, "both": 2}
+STATES = {"ssd": 64, "mamba1": 16}  # of each channel, as Mamba-2 and Mamba have them
+AGGREGATES = ("sum", "product", "max", "union")
+
+
+class FlashGlobalFusion(Compressor):
+    """FGF: a projector in which every token sees image and question. Li et al. 2025, arXiv:2505.11945.
+
+    In the projector's place: an input projection, `depth` blocks of selective state spaces that run over
+    the whole image, and an output projection; as many tokens as before. The scan is local to single: a
+    token's 3 × 3 neighbourhood goes before the token ("pair"), is added to it ("add"), or is walked
+    through, the token last ("window"). With directions="both" one scan begins at each end. With `text`
+    the instruction's words stand in front of both, so that they reach every token.
+
+    width: of the language model; feature_width: of the tokens; state_width: inside, feature_width unless
+    told; expand: channels of a scan, in state_width; operator: "ssd" or "mamba1", see `foveate.scan`;
+    states: of each channel, 64 or 16 unless told. The output projection is LayerNorm → Linear; with
+    `hidden` it is Linear → GELU → Linear, a projector's own form, as which it can begin: see
+    `foveate.warm_start`. ValueError for other names, sizes < 1, tokens of another width.
+
+    Differs from the paper, of which no code is public: the operator, sizes and text prefix are ours;
+    neighbours are averaged behind the norm, so that all steps share one projection.
+    """
+
+    site = Site(Tower.projector)
+    optional = frozenset({"text", "text_mask"})
+
+    def __init__(
+        self,
+        width: int = 4096,
+        feature_width: int = 1024,
+        state_width: int | None = None,
+        depth: int = 2,
+        scan: str = "pair",
+        directions: str = "both",
+        text: bool = True,
+        operator: str = "ssd",
+        states: int | None = None,
+        expand: int = 2,
+        hidden: int | None = None,
+    ):
+        super().__init__()
+        for name, given, allowed in [
+            ("scan", scan, SCANS),
+            ("directions", directions, DIRECTIONS),
+            ("operator", operator, STATES),
+        ]:
+            _choice(name, given, allowed)
+        state_width = feature_width if state_width is None else state_width
+        states = STATES[operator] if states is None else states
+        sizes = {"width": width, "feature_width": feature_width, "state_width": state_width}
+        sizes |= {"depth": depth, "states": states, "expand": expand}
+        self._arguments = {name: whole(name, size) for name, size in sizes.items()} | {
+            "scan": scan,
+            "directions": directions,
+            "text": bool(text),
+            "operator": operator,
+            "hidden": hidden,
+        }
+        self.needs = frozenset({"grid", *(self.optional if text else ())})
+        self.enter = nn.Linear(feature_width, state_width)
+        self.words = nn.Linear(width, state_width) if text else None
+        block = state_width, expand * state_width, operator, states, DIRECTIONS[directions]
+        self.blocks = nn.ModuleList(_Block(*block) for _ in range(depth))
+        self.leave = _leave(state_width, hidden, width)
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """The same tokens, fused. tokens.x (B, N, feature_width) → (B, N, width)."""
+        own = self._arguments
+        if tokens.x.shape[-1] != own["feature_width"]:
+            raise ValueError(
+                f"tokens of width {tokens.x.shape[-1]} for a connector that reads {own['feature_width']}: "
+                "sized(meteor, model) takes the model's own"
+            )
+        z, (B, N, _) = self.enter(tokens.x), tokens.x.shape
+        said = torch.zeros(B, 0, dtype=torch.bool, device=z.device)
+        if self.words is not None:
+            said, order = context.text_mask.sort(
+                dim=1, stable=True
+            )  # words last, next to the image
+            text = context.text.gather(1, order[..., None].expand_as(context.text))
+            z = torch.cat([self.words(text.to(z.dtype)), z], dim=1)
+        patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
+        cell = context.grid.gather(1, patch[..., None].expand(-1, -1, 3))
+        route = Route.of(cell, tokens.valid, said, own["scan"], DIRECTIONS[own["directions"]])
+        for block in self.blocks:
+            z = block(z, route)
+        fused = self.leave(z[:, z.shape[1] - N :])
+        return tokens.carry(fused.masked_fill(~tokens.valid[..., None], 0))
+
+    def warm_start(self, projector: nn.Module) -> None:
+        """Begin as the projector, exactly. Raises ValueError as `warm.as_pooling` does."""
+        if not isinstance(self.leave[0], nn.Linear):
+            raise ValueError(
+                "no warm start: LayerNorm and one linear layer cannot be the projector; make the method "
+                "with hidden=, the projector's own hidden width"
+            )
+        warm.widened(self.enter)
+        for block in self.blocks:
+            nn.init.zeros_(block.leave.weight)
+        warm.as_pooling(self.leave, projector, 1)
+
+    def arguments(self) -> dict[str, Any]:
+        """As built."""
+        return dict(self._arguments)
+
+
+@dataclass(frozen=True)
+class Route:
+    """How words and tokens are laid out as sequences, one a direction, and where they are read again.
+
+    G directions, L steps, T words, N tokens. A step is a weighted sum of words or tokens.
+
+    member, weight  what is summed, step by step, by row of (B·(T+N)); nothing of it counts in padding
+    start           (B·L·G,) where each step's members begin
+    real            (B, L) steps that are no padding
+    place           (B·(T+N), G) the steps of each direction at which a word or token is read, by row of
+                    (B·L·G)
+    """
+
+    member: Tensor
+    weight: Tensor
+    start: Tensor
+    real: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, cell: Tensor, valid: Tensor, said: Tensor, scan: str, directions: int) -> Route:
+        """cell (B, N, 3) of the grid; valid (B, N), tokens first; said (B, T), words last."""
+        (B, N), T, G, sizes = valid.shape, said.shape[1], directions, SCANS[scan]
+        member, weight = _members(neighbours(cell, valid), scan)
+        token = torch.arange(N, device=valid.device).expand(B, N)
+        back = (valid.sum(1, keepdim=True) - 1 - token).where(valid, token)
+        slot = torch.stack([token, back][:G], dim=2)  # (B, N, G), and the other way round
+        member = torch.stack([_pick(member, order) + T for order in slot.unbind(2)], dim=2)
+        weight = weight.to(valid.device) * valid[:, :, None, None].expand(B, N, G, 1)
+        word = torch.arange(T, device=valid.device)[:, None].expand(B, T, G)
+        row = torch.arange(B, device=valid.device)[:, None]
+        size = torch.tensor([1] * T * G + [n for n in sizes for _ in range(G)] * N)
+        size = size.to(valid.device).expand(B, -1).flatten()
+        L = T + N * len(sizes)
+        step = torch.cat([word, T + (slot + 1) * len(sizes) - 1], dim=1)
+        direction = torch.arange(G, device=valid.device)
+        return cls(
+            member=torch.cat([word.flatten(1), _in_steps(member, sizes)], 1)
+            .add(row * (T + N))
+            .flatten(),
+            weight=torch.cat(
+                [said[..., None].expand(B, T, G).flatten(1), _in_steps(weight, sizes)], 1
+            ).flatten(),
+            start=size.cumsum(0) - size,
+            real=torch.cat([said, valid.repeat_interleave(len(sizes), dim=1)], dim=1),
+            place=(((row * L)[..., None] + step) * G + direction).flatten(0, 1),
+        )
+
+    def lay(self, value: Tensor) -> Tensor:
+        """What the words and tokens hold, as sequences. value (B, T + N, C) → (B, L, G, C)."""
+        weight = self.weight.to(value.dtype)
+        laid = functional.embedding_bag(
+            self.member, value.flatten(0, 1), self.start, mode="sum", per_sample_weights=weight
+        )
+        return laid.reshape(*self.real.shape, -1, value.shape[-1])
+
+    def read(self, value: Tensor) -> Tensor:
+        """What the words' and tokens' own steps hold, both directions. (B, L, G, C) → (B, T + N, C)."""
+        found = functional.embedding_bag(self.place, value.flatten(0, 2), mode="sum")
+        return found.unflatten(0, (len(value), -1))
+
+
+class _Block(nn.Module):
+    """A selective state space over words and tokens, gated, beside which they go unchanged."""
+
+    def __init__(self, width: int, inner: int, operator: str, states: int, directions: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.space = (SSD if operator == "ssd" else S6)(inner, states, directions)
+        self.enter = nn.Linear(width, inner + self.space.more, bias=False)
+        self.gate = nn.Linear(width, inner, bias=False)
+        self.leave = nn.Linear(inner, width, bias=False)
+
+    def forward(self, z: Tensor, route: Route) -> Tensor:
+        """z (B, T + N, width)."""
+        n = self.norm(z)
+        y = route.read(self.space(route.lay(self.enter(n)), route.real))
+        return z + self.leave(y * functional.silu(self.gate(n)))
+
+
+class VisualNativeSelection(Compressor):
+    """VNS: keep the tokens that two experts find important. Li et al. 2025, arXiv:2505.11945.
+
+    The visual expert scores a token by what the class token's attention gives it, the native expert by its
+    similarity to the mean word of the instruction: softmax of cosine / `temperature`. Both are
+    probabilities over an image's tokens. `balance` is the visual expert's share: 1.0 asks it alone, 0.0
+    the native expert alone. `aggregate`: the weighted "sum", the weighted geometric "product", the "max" of
+    the weighted two, or "union": the visual expert's share of the budget, then the native expert's best of
+    the others. Exactly `keep` tokens stay, unchanged and in order; without an instruction the visual expert
+    decides. `sampled`: budgets of which one is drawn for each image and step in training. ValueError for
+    other names, balances outside [0, 1], temperatures <= 0.
+
+    Differs from the paper, of which no code is public: temperature, balance, union and sampling are ours.
+    """
+
+    site = language(0)
+    selects = True
+    optional = frozenset({"text", "text_mask"})
+
+    def __init__(
+        self,
+        keep: Keep = 144,
+        balance: float = 0.5,
+        aggregate: str = "sum",
+        temperature: float = 0.1,
+        sampled: Sequence[Keep] | None = None,
+    ):
+        super().__init__()
+        if isinstance(balance, bool) or not 0 <= balance <= 1:
+            raise ValueError(f"balance={balance!r}: want the visual expert's share, 0 to 1")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature!r}: want more than 0")
+        if sampled is not None and not sampled:
+            raise ValueError("sampled=[]: want budgets to draw from, or None")
+        self.keep, self.balance, self.temperature = check_keep(keep), balance, temperature
+        self.aggregate = _choice("aggregate", aggregate, AGGREGATES)
+        self.sampled = None if sampled is None else [check_keep(k) for k in sampled]
+        self.needs = frozenset({"cls_attention", *(self.optional if balance < 1 else ())})
+        if sampled is not None:
+            self.needs |= {"generator"}
+
+    def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
+        """The tokens that were chosen. tokens.x (B, N, D)."""
+        return tokens.where(self._chosen(tokens, context))
+
+    @torch.no_grad()
+    def _chosen(self, tokens: VisualTokens, context: Context) -> Tensor:
+        """(B, N) True at the tokens that stay."""
+        n = self._budget(tokens, context)
+        visual, native = self.experts(tokens, context)
+        own, valid = self.balance, tokens.valid
+        if self.aggregate == "union":
+            first = top(visual, (own * n + 0.5).floor().long(), valid)
+            return first | top(native, n - first.sum(1, keepdim=True), valid & ~first)
+        if self.aggregate == "product":
+            return top(visual**own * native ** (1 - own), n, valid)
+        weighted = torch.stack([own * visual, (1 - own) * native])
+        return top(weighted.sum(0) if self.aggregate == "sum" else weighted.amax(0), n, valid)
+
+    def _budget(self, tokens: VisualTokens, context: Context) -> Tensor:
+        """(B, 1) how many tokens stay of each image."""
+        count = tokens.counts[:, None]
+        if not (self.training and self.sampled):
+            return budget(self.keep, count)
+        drawn = [int(torch.randint(len(self.sampled), (), generator=g)) for g in context.generator]
+        each = [budget(self.sampled[i], one) for i, one in zip(drawn, count, strict=True)]
+        return torch.stack(each)
+
+    @torch.no_grad()
+    def experts(self, tokens: VisualTokens, context: Context) -> tuple[Tensor, Tensor]:
+        """(B, N) each: the probabilities that the visual and the native expert give an image's tokens.
+
+        Without an instruction, or where it is not asked, the native expert says what the visual one says.
+        """
+        seen = context.cls_attention.float().masked_fill(~tokens.valid, 0)
+        visual = seen / seen.sum(1, keepdim=True).clamp(min=torch.finfo(seen.dtype).tiny)
+        if self.balance == 1:
+            return visual, visual
+        said = context.text_mask[..., None]
+        count = said.sum(1, keepdim=True)
+        asked = (context.text.float() * said).sum(1, keepdim=True) / count.clamp(min=1)
+        alike = cosine(tokens.x, asked)[..., 0] / self.temperature
+        native = alike.masked_fill(~tokens.valid, -torch.inf).softmax(1).nan_to_num()
+        return visual, torch.where(count[..., 0] > 0, native, visual)
+
+    def arguments(self) -> dict[str, Any]:
+        """As given."""
+        return {
+            "keep": self.keep,
+            "balance": self.balance,
+            "aggregate": self.aggregate,
+            "temperature": self.temperature,
+            "sampled": self.sampled,
+        }
+
+
+def meteor(
+    keep: Keep | None = None,
+    only: str | None = None,
+    width: int = 4096,
+    feature_width: int = 1024,
+    state_width: int | None = None,
+    depth: int = 2,
+    scan: str = "pair",
+    directions: str = "both",
+    text: bool = True,
+    operator: str = "ssd",
+    states: int | None = None,
+    expand: int = 2,
+    hidden: int | None = None,
+    balance: float = 0.5,
+    aggregate: str = "sum",
+    temperature: float = 0.1,
+    sampled: Sequence[Keep] | None = None,
+) -> Compressor:
+    """Fuse the whole image first, then select. Li et al. 2025, arXiv:2505.11945.
+
+    `FlashGlobalFusion` in the projector's place, then `VisualNativeSelection` of `keep` tokens, 144 unless
+    told. only: "fusion" or "selection" for one of them; all other arguments are theirs, and those of the
+    one that is not there mean nothing. Raises ValueError for a budget where nothing is selected.
+    """
+    _choice("only", only, ("fusion", "selection", None))
+    if only == "fusion" and keep not in (None, 1.0):
+        raise ValueError(f"keep={keep!r}: only='fusion' keeps all tokens")
+    parts: list[Compressor] = []
+    if only != "selection":
+        sizes = width, feature_width, state_width, depth
+        kind = scan, directions, text, operator, states, expand, hidden
+        parts.append(FlashGlobalFusion(*sizes, *kind))
+    if only != "fusion":
+        keep = 144 if keep is None else keep
+        parts.append(VisualNativeSelection(keep, balance, aggregate, temperature, sampled))
+    return parts[0] if only else Chain(*parts)
+
+
+def _members(around: Tensor, scan: str) -> tuple[Tensor, Tensor]:
+    """What a token's steps are sums of: tokens (B, N, E), and the weight of each (E,). around (B, N, 9)."""
+    if scan == "window":
+        return around[..., [0, 1, 2, 3, 5, 6, 7, 8, 4]], torch.ones(9)
+    itself = torch.arange(around.shape[1], device=around.device)[:, None].expand_as(around[..., :1])
+    return torch.cat([around, itself], dim=-1), torch.tensor([1 / 9] * 9 + [1.0])
+
+
+def _in_steps(value: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Step by step, and in each the directions side by side. value (B, N, G, E) → (B, N·G·E)."""
+    return torch.cat([step.flatten(2) for step in value.split(sizes, dim=-1)], dim=2).flatten(1)
+
+
+def _pick(value: Tensor, order: Tensor) -> Tensor:
+    """value (B, N, E) in this order (B, N)."""
+    return value.gather(1, order[..., None].expand_as(value))
+
+
+def _leave(inner: int, hidden: int | None, width: int) -> nn.Sequential:
+    if hidden is None:
+        return nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, width))
+    return nn.Sequential(
+        nn.Linear(inner, whole("hidden", hidden)), nn.GELU(), nn.Linear(hidden, width)
+    )
+
+
+def _choice(name: str, given: str | None, allowed: Collection[str | None]) -> str | None:
+    if given not in allowed:
+        raise ValueError(f"{name}={given!r}: want one of {', '.join(map(str, allowed))}")
+    return given
