@@ -10,6 +10,7 @@ from foveate.draw import draw  # eager and light: else the module would hide the
 if TYPE_CHECKING:
     from foveate.compressor import Chain, Compressor, Context, Site, Stages, Tower
     from foveate.convert import convert_llava_stf
+    from foveate.hosts.asked import instruction
     from foveate.hosts.attach import (
         compress,
         compressed,
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "foveate.compressor": ("Chain", "Compressor", "Context", "Site", "Stages", "Tower"),
     "foveate.convert": ("convert_llava_stf",),
+    "foveate.hosts.asked": ("instruction",),
     "foveate.hosts.attach": (
         "compress",
         "compressed",
@@ -129,6 +131,7 @@ __all__ = [
     "convert_llava_stf",
     "draw",
     "from_pretrained",
+    "instruction",
     "is_compressed",
     "last_counts",
     "layerwise",

@@ -52,7 +52,8 @@ def language(layer: int) -> Site:
 class Context:
     """What a compressor may look at besides the tokens. Only the fields it `needs` are filled in.
 
-    text, text_mask     (B, T, D_llm), (B, T)  input embeddings of the instruction, never of an answer
+    text, text_mask     (B, T, D_llm), (B, T)  input embeddings of the instruction's tokens alone, in order,
+                        never of an answer; shorter ones are padded at the end, T may be 0
     cls_attention       (B, N)  head-mean probability that the class token gives each token
     last_attention      (B, N)  what the last prompt row looks at in layer K-1, head-mean probability
     prompt_attention    (B, N)  the mean of that over the instruction's rows
@@ -78,6 +79,8 @@ class Compressor(nn.Module):
 
     site           where it acts
     needs          the Context fields it reads; only these are computed
+    optional       of text and text_mask, what it can do without: a prompt without an instruction then
+                   gives a row of text_mask that is all False, instead of an error
     vision_layers  of features, the tower's hidden states that it reads, by index
     selects        True if keeping everything is the identity
     behind         the argument that sets it behind the projector, for methods that may stand before it
@@ -86,6 +89,7 @@ class Compressor(nn.Module):
 
     site: Site = Site(Tower.language, 0)
     needs: frozenset[str] = frozenset()
+    optional: frozenset[str] = frozenset()
     vision_layers: tuple[int, ...] = ()
     selects: bool = False
     behind: str | None = None

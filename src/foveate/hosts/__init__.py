@@ -9,7 +9,8 @@ rows       images and videos as compressors see them, one row each
 before     before the language model: compressors on, dropped columns out of the prompt
 inside     inside it: the sequence gets shorter before decoder layer K
 later      decoding and later turns on the cache of a compressed prompt
-context    what a compressor may look at: the instruction, never an answer
+asked      what the user asked, in columns and in words; never an answer
+context    what a compressor may look at, and a note of what it did
 glance     the few attention rows and keys that methods ask for
 positions  which columns stay, and what that does to positions, masks and shapes
 flow       what one forward pass, and one generation, know of their visual tokens

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import context, encode, rows, traits
+from foveate.hosts import asked, context, encode, rows, traits
 from foveate.hosts.flow import Flow, Memory
-from foveate.hosts.positions import Cut, padding_mask, renumbered
+from foveate.hosts.positions import Cut, renumbered
 from foveate.tokens import VisualTokens
 
 
@@ -41,8 +41,8 @@ def prefill(
     flow.images, flow.prompt, flow.grid = len(seen.prompt), seen.prompt * copies, seen.grid
     everyone = [*parts, *(part for inside in flow.inside.values() for part in inside)]
     needs = frozenset().union(*(part.needs for part in everyone))
-    _read_prompt(base, kwargs, flow, encoded, needs)
-    context.refuse_unseen(seen.column.amax(1), flow, needs)
+    asked.read(base, kwargs, flow, encoded, needs, copies)
+    asked.refuse_unseen(seen.column.amax(1), seen.prompt, flow, asked.required(everyone))
     if base.training and "generator" in needs:
         flow.samples = _samples(seen, flow.pixels)
     flow.pixels.clear()
@@ -82,26 +82,6 @@ def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) 
             )
 
 
-def _read_prompt(
-    base: nn.Module,
-    kwargs: dict[str, Any],
-    flow: Flow,
-    encoded: dict[str, encode.Encoded],
-    needs: frozenset[str],
-) -> None:
-    """Fill in what the prompt is: its real columns, the instruction, and its words where asked for."""
-    ids = kwargs["input_ids"]
-    is_visual = traits.is_visual(base, ids)
-    real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
-    flow.real = torch.ones_like(is_visual) if real is None else real
-    for one in encoded.values():
-        _told(one, kwargs, flow)
-    context.find_instruction(flow.real, is_visual, flow, needs)
-    if "text" in needs:
-        words = base.get_input_embeddings()(ids.masked_fill(is_visual, traits.padding_id(base)))
-        flow.text, flow.text_mask = words[flow.prompt], flow.instruction[flow.prompt]
-
-
 def _copies(ids: Tensor, outputs: dict[str, Any]) -> int:
     """How often each prompt stands there, one behind the other: generate repeats prompts for beams."""
     found = set()
@@ -125,23 +105,6 @@ def _repeat(flow: Flow, seen: rows.Rows, copies: int) -> None:
     flow.grid = seen.grid
     if flow.text is not None and copies > 1:
         flow.text, flow.text_mask = flow.text.repeat(copies, 1, 1), flow.text_mask.repeat(copies, 1)
-
-
-def _told(encoded: encode.Encoded, kwargs: dict[str, Any], flow: Flow) -> None:
-    """Tell the flow what is prompt where the same encoded images come back with one more column.
-
-    Without a cache, generate recomputes the whole sequence at every step: what it wrote is no prompt.
-    """
-    ids, (prompt, last) = kwargs["input_ids"], encoded.asked
-    goes_on = kwargs.get("use_cache") is False and last is not None and _continues(ids, last)
-    encoded.asked = (prompt if goes_on else ids, ids)
-    if goes_on and flow.labels is None and flow.instruction_mask is None:
-        flow.instruction_mask = torch.ones_like(prompt)
-
-
-def _continues(ids: Tensor, last: Tensor) -> bool:
-    grown = len(ids) == len(last) and ids.shape[1] == last.shape[1] + 1
-    return grown and torch.equal(ids[:, :-1], last)
 
 
 def compress_images(

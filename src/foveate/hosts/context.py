@@ -13,64 +13,6 @@ from foveate.hosts.flow import Flow
 from foveate.hosts.trace import Step
 from foveate.tokens import VisualTokens
 
-READS_PROMPT = frozenset({"text", "text_mask", "last_attention", "prompt_attention"})
-
-
-def find_instruction(real: Tensor, is_visual: Tensor, flow: Flow, needs: frozenset[str]) -> None:
-    """Fill in which columns hold the instruction and which come before any answer; neither holds one.
-
-    real, is_visual (B, S); needs: what all compressors together look at.
-    Raises ValueError where nothing tells instruction and answer apart though a compressor looks.
-    """
-    text = real & ~is_visual
-    if flow.instruction_mask is not None:
-        mask = flow.instruction_mask.bool()
-        mask = torch.nn.functional.pad(mask, (0, text.shape[1] - mask.shape[1]), value=False)
-        flow.instruction = text & mask
-        flow.asking = real & (mask.flip(1).cumsum(1).flip(1) > 0)  # up to its last column
-    elif flow.labels is not None:
-        answer = text & (flow.labels != -100)
-        flow.instruction = text & ~answer
-        flow.asking = real & (answer.cumsum(1) == 0)
-    else:
-        flow.instruction, flow.asking = text, real
-        _refuse_guessing(flow, bool(needs & READS_PROMPT))
-
-
-def _refuse_guessing(flow: Flow, looks: bool) -> None:
-    if looks and flow.training and torch.is_grad_enabled():
-        raise ValueError(
-            "training without labels: nothing tells the instruction from the answer, which a compressor "
-            "that reads the prompt must not see; pass labels or instruction_mask"
-        )
-    if looks and flow.logits_to_keep > 1:
-        raise ValueError(
-            f"logits_to_keep={flow.logits_to_keep}: the prompt may end in guessed tokens, as in assisted "
-            "decoding, that a compressor would read; decode without an assistant, or say what is prompt by "
-            "calling the model with instruction_mask"
-        )
-
-
-def refuse_unseen(ends: Tensor, flow: Flow, needs: frozenset[str]) -> None:
-    """Raise ValueError if no row that a compressor may read comes behind an image. ends (I,) last columns."""
-    said = flow.instruction[flow.prompt].any(1)
-    if needs & {"text", "text_mask"} and not bool(said.all()):
-        raise ValueError(
-            f"no instruction in prompt {int(flow.prompt[~said][0])} of the batch, which a compressor reads: "
-            "labels must be -100 where the instruction stands, or pass instruction_mask"
-        )
-    column = torch.arange(flow.asking.shape[1], device=ends.device)
-    rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
-    for name in sorted(needs & rows.keys()):
-        last = (column * rows[name]).amax(1)[flow.prompt]
-        if bool((last < ends).any()):
-            image = int((last < ends).nonzero()[0])
-            raise ValueError(
-                f"image {image} of the batch ends at column {int(ends[image])}, behind the last one that may "
-                f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
-                "before any answer"
-            )
-
 
 def apply(
     part: Compressor, tokens: VisualTokens, known: dict[str, Any], flow: Flow

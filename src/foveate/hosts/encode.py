@@ -46,10 +46,7 @@ class Encoded:
     deep: list[list[Tensor]] = field(default_factory=list)
     together: int | None = 1
     needs: frozenset[str] = frozenset()  # what was asked of the tower
-    asked: tuple[Tensor | None, Tensor | None] = (
-        None,
-        None,
-    )  # ids: of the prompt, of the last call
+    asked: tuple[Tensor, Tensor] | None = None  # ids: of the prompt, of the last call
 
 
 def encode(

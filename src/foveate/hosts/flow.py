@@ -97,6 +97,7 @@ class Flow:
 
     labels: Tensor | None = None
     instruction_mask: Tensor | None = None
+    instruction_ids: Tensor | None = None  # (B, T) of an instruction that is not in the prompt
     logits_to_keep: int = 0
     outer: bool = False
 
@@ -132,8 +133,8 @@ class Flow:
     real: Tensor | None = None  # (B, S) the language model's input, False where padded
     instruction: Tensor | None = None  # (B, S) columns of the instruction
     asking: Tensor | None = None  # (B, S) every real column before the first answer, images too
-    text: Tensor | None = None  # (B, S', D) embeddings of the uncompressed prompt
-    text_mask: Tensor | None = None
+    text: Tensor | None = None  # (I, T, D) embeddings of the instruction's words, for each image
+    text_mask: Tensor | None = None  # (I, T)
 
     stages: dict[int, Stage] = field(default_factory=dict)
     landed: dict[int, tuple[VisualTokens, Tensor]] = field(default_factory=dict)

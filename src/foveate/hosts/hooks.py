@@ -21,6 +21,9 @@ from foveate.hosts.flow import KEY, Flow
 from foveate.hosts.glance import MergerAfter
 from foveate.hosts.positions import entered_positions, gather_columns
 
+# Arguments of a forward that are ours alone.
+INSTRUCTION = ("instruction_mask", "instruction_ids")
+
 
 def acts_before(part: Compressor) -> bool:
     """Whether a compressor acts before the language model."""
@@ -61,7 +64,7 @@ class OuterBefore:
         kept = given.get("logits_to_keep", 0)
         flow = Flow(
             labels=given.get("labels"),
-            instruction_mask=kwargs.pop("instruction_mask", None),
+            **{name: kwargs.pop(name, None) for name in INSTRUCTION},
             logits_to_keep=kept if isinstance(kept, int) else 0,
             outer=True,
         )
@@ -105,7 +108,9 @@ class BaseBefore:
         """No args, and the kwargs of the shorter call."""
         kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
         flow = kwargs.setdefault(KEY, Flow())
-        flow.instruction_mask = kwargs.pop("instruction_mask", flow.instruction_mask)
+        for name in INSTRUCTION:
+            if (given := kwargs.pop(name, None)) is not None:
+                setattr(flow, name, given)
         cache = kwargs.get("past_key_values")
         first = cache is None or cache.get_seq_length() == 0
         calls.check(base, kwargs, flow, first)

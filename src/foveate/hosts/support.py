@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import checks, traits, versions
+from foveate.hosts import asked, checks, traits, versions
 from foveate.hosts.positions import window_of
 
 
@@ -41,7 +41,7 @@ def support(model: nn.Module, method: Compressor) -> Support:
     notes = [
         _family(base),
         _scores(base, needs),
-        _text(needs),
+        _text(method.every()),
         _packed(base, early, needs),
         _window(base, inside),
         _frames(base),
@@ -64,10 +64,16 @@ def _scores(base: nn.Module, needs: frozenset[str]) -> str | None:
     )
 
 
-def _text(needs: frozenset[str]) -> str | None:
-    if not needs & {"text", "text_mask", "prompt_attention", "last_attention"}:
+def _text(parts: list[Compressor]) -> str | None:
+    reads = asked.WORDS | asked.ROWS
+    if not any(part.needs & reads for part in parts):
         return None
-    return "reads the prompt: the whole of it at inference, without answers (labels) in training"
+    without = "is refused" if asked.required(parts) & reads else "is fine"
+    return (
+        "reads the instruction: what instruction_mask, instruction_ids or foveate.instruction tell; else the "
+        "whole prompt at inference, and all but the answers (labels) in training; an image without an "
+        f"instruction {without}"
+    )
 
 
 def _packed(base: nn.Module, early: bool, needs: frozenset[str]) -> str | None:

@@ -1,0 +1,204 @@
+"""What the user asked: which columns of a prompt are its instruction, and its words; never an answer.
+
+Told by the call (instruction_mask, instruction_ids), else by the block around it (`instruction`), else by
+labels. Where nobody tells, the whole prompt is the instruction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.compressor import Compressor
+from foveate.hosts import calls, traits
+from foveate.hosts.encode import Encoded
+from foveate.hosts.flow import Flow
+from foveate.hosts.positions import Cut, padding_mask
+
+WORDS = frozenset({"text", "text_mask"})
+ROWS = frozenset({"last_attention", "prompt_attention"})
+
+
+@dataclass(frozen=True)
+class _Told:
+    mask: Tensor | None = None
+    ids: Tensor | None = None
+
+
+_told: ContextVar[_Told] = ContextVar("told", default=_Told())  # noqa: B039  frozen
+
+
+@contextmanager
+def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterator[None]:
+    """Say what is asked, for the calls inside: `with foveate.instruction(mask): model.generate(**inputs)`.
+
+    mask  (B, S)  True where the prompt is instruction; as long as the prompt
+    ids   (B, T)  of an instruction that stands in no prompt, -100 in padding: read instead of the prompt
+
+    One row a prompt, however many beams or sequences `generate` makes of it. It is read where a prompt is
+    compressed whose call has no instruction_mask or instruction_ids of its own, not by later calls on a
+    filled cache. An inner block stands in for an outer one; each thread has its own.
+
+    Raises TypeError and ValueError for anything else; the call, for rows and columns that do not fit.
+    """
+    for name, value in (("mask", mask), ("ids", ids)):
+        if value is not None and not (isinstance(value, Tensor) and value.dim() == 2):
+            raise TypeError(
+                f"foveate.instruction: {name}: want a tensor of two dimensions, got {calls.said(value)}"
+            )
+    if mask is not None and bool(((mask != 0) & (mask != 1)).any()):
+        raise ValueError(
+            f"foveate.instruction: mask: want True and False, got {calls.said(mask)} with values up to "
+            f"{mask.max()}; token ids are ids="
+        )
+    token = _told.set(_Told(mask, ids))
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def read(
+    base: nn.Module,
+    kwargs: dict[str, Any],
+    flow: Flow,
+    encoded: dict[str, Encoded],
+    needs: frozenset[str],
+    copies: int,
+) -> None:
+    """Fill in what the prompts are: their real columns, the instruction, and its words where asked for.
+
+    needs: what all compressors together look at; copies: how often each prompt stands there.
+    """
+    ids = kwargs["input_ids"]
+    is_visual = traits.is_visual(base, ids)
+    real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
+    flow.real = torch.ones_like(is_visual) if real is None else real
+    columns = min(_prompt_columns(one, kwargs) for one in encoded.values())
+    _listen(base, flow, ids, columns, copies)
+    if columns < ids.shape[1] and flow.labels is None and flow.instruction_mask is None:
+        flow.instruction_mask = torch.ones_like(ids[:, :columns])
+    _find_columns(flow, flow.real & ~is_visual, needs)
+    if needs & WORDS:
+        _find_words(base, flow, ids)
+
+
+def _prompt_columns(encoded: Encoded, kwargs: dict[str, Any]) -> int:
+    """Columns of the prompt: fewer than there are where the same images come back with one more column.
+
+    Without a cache, generate recomputes the whole sequence at every step: what it wrote is no prompt.
+    """
+    ids = prompt = kwargs["input_ids"]
+    if encoded.asked is not None and kwargs.get("use_cache") is False:
+        asked, last = encoded.asked
+        prompt = asked if _continues(ids, last) else ids
+    encoded.asked = prompt, ids
+    return prompt.shape[1]
+
+
+def _continues(ids: Tensor, last: Tensor) -> bool:
+    """Whether every row is one of the last call's and one more column; beams change places."""
+    if len(ids) != len(last) or ids.shape[1] != last.shape[1] + 1:
+        return False
+    return bool((ids[:, None, :-1] == last).all(-1).any(1).all())
+
+
+def _listen(base: nn.Module, flow: Flow, ids: Tensor, columns: int, copies: int) -> None:
+    """Take what the block around the call tells, where the call itself tells nothing.
+
+    Raises ValueError and TypeError unless it fits the prompts.
+    """
+    told, prompts = _told.get(), len(ids) // copies
+    if flow.instruction_mask is not None or flow.instruction_ids is not None:
+        return
+    if (mask := told.mask) is not None:
+        guessed = max(flow.logits_to_keep - 1, 0)  # as many columns behind the prompt may be
+        if len(mask) != prompts or not columns - guessed <= mask.shape[1] <= columns:
+            raise ValueError(
+                f"foveate.instruction: mask: want ({prompts}, {columns}), a row for each prompt, as long as "
+                f"its input_ids; got {calls.said(mask)}"
+            )
+        flow.instruction_mask = mask.repeat_interleave(copies, dim=0)
+    if told.ids is not None:
+        calls.check_words(base, told.ids, "foveate.instruction: ids", prompts)
+        flow.instruction_ids = told.ids.repeat_interleave(copies, dim=0)
+
+
+def _find_columns(flow: Flow, text: Tensor, needs: frozenset[str]) -> None:
+    """Which columns hold the instruction, and which come before any answer; neither holds one.
+
+    text (B, S) real columns without placeholders. Raises ValueError where nothing tells instruction and
+    answer apart though a compressor looks.
+    """
+    if flow.instruction_mask is not None:
+        mask = flow.instruction_mask.to(text.device).bool()
+        mask = torch.nn.functional.pad(mask, (0, text.shape[1] - mask.shape[1]), value=False)
+        flow.instruction = text & mask
+        flow.asking = flow.real & (mask.flip(1).cumsum(1).flip(1) > 0)  # up to its last column
+    elif flow.labels is not None:
+        answer = text & (flow.labels.to(text.device) != calls.IGNORED)
+        flow.instruction = text & ~answer
+        flow.asking = flow.real & (answer.cumsum(1) == 0)
+    else:
+        flow.instruction, flow.asking = text, flow.real
+        read = needs & (ROWS if flow.instruction_ids is not None else ROWS | WORDS)
+        _refuse_guessing(flow, bool(read))
+
+
+def _refuse_guessing(flow: Flow, looks: bool) -> None:
+    if looks and flow.training and torch.is_grad_enabled():
+        raise ValueError(
+            "training without labels: nothing tells the instruction from the answer, which a compressor "
+            "that reads the prompt must not see; pass labels or instruction_mask"
+        )
+    if looks and flow.logits_to_keep > 1:
+        raise ValueError(
+            f"logits_to_keep={flow.logits_to_keep}: the prompt may end in guessed tokens, as in assisted "
+            "decoding, that a compressor would read; decode without an assistant, or say what is prompt: "
+            "with foveate.instruction(mask), or as instruction_mask of the call"
+        )
+
+
+def _find_words(base: nn.Module, flow: Flow, ids: Tensor) -> None:
+    """The instruction's embeddings for each image, in order, without a column between them."""
+    said = flow.instruction
+    if flow.instruction_ids is not None:
+        ids = flow.instruction_ids.to(ids)
+        said = (ids != calls.IGNORED) & ~traits.is_visual(base, ids)
+    cut = Cut.keeping(said[flow.prompt], pad_right=True)
+    words = base.get_input_embeddings()(cut.take(ids[flow.prompt], fill=traits.padding_id(base)))
+    flow.text, flow.text_mask = words.masked_fill(~cut.valid[..., None], 0), cut.valid
+
+
+def required(parts: list[Compressor]) -> frozenset[str]:
+    """What compressors look at and cannot do without; of all fields, only words are ever optional."""
+    return frozenset().union(*(part.needs - (part.optional & WORDS) for part in parts))
+
+
+def refuse_unseen(ends: Tensor, prompt: Tensor, flow: Flow, required: frozenset[str]) -> None:
+    """Raise ValueError where there is nothing to read for a field that no compressor can do without.
+
+    ends (I,) the last column of each image, prompt (I,) the prompt it stands in.
+    """
+    if required & WORDS and not bool((said := flow.text_mask.any(1)).all()):
+        raise ValueError(
+            f"no instruction in prompt {int(prompt[~said][0])} of the batch, which a compressor reads: "
+            "labels must be -100 where the instruction stands, or pass instruction_mask or instruction_ids"
+        )
+    column = torch.arange(flow.asking.shape[1], device=ends.device)
+    rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
+    for name in sorted(required & rows.keys()):
+        last = (column * rows[name]).amax(1)[flow.prompt]
+        if bool((last < ends).any()):
+            image = int((last < ends).nonzero()[0])
+            raise ValueError(
+                f"image {image} of the batch ends at column {int(ends[image])}, behind the last one that may "
+                f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
+                "before any answer"
+            )
