@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "foveate"
 
 FLOORS = {
     **dict.fromkeys(
-        ("tokens", "compressor", "sizes", "spec", "warm", "ops", "scan", "provenance"), 0
+        ("tokens", "compressor", "sizes", "spec", "warm", "ops", "scan", "provenance", "chat"), 0
     ),
     **dict.fromkeys(("methods", "hosts"), 1),
     **dict.fromkeys(

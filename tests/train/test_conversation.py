@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from processors import ENDS, MAKERS, image, llava, processor
 
+from foveate.chat import Chat, spoken
 from foveate.evaluate import prompts
 from foveate.train.data import Record, Turn
-from foveate.train.data.conversation import Chat, Plain, spoken
+from foveate.train.data.plain import Plain
 
 
 def record(*texts: str) -> Record:

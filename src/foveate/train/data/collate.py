@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
-from foveate.train.data.conversation import Chat, Plain, Said, Span, image_mark
+from foveate.chat import Chat, Said, columns, image_mark, verify
 from foveate.train.data.pictures import picture
+from foveate.train.data.plain import Plain
 from foveate.train.data.records import Record
 
 IGNORED = -100  # a label that no loss counts
@@ -64,7 +65,7 @@ class Collator:
         names = [n for n, value in batch.items() if isinstance(value, list)]
         rows = []
         for i, record in enumerate(records):
-            verify(record, said[i], moves[i], offsets[i])
+            verify(said[i], len(record.images), moves[i], offsets[i], record.where)
             row = {name: torch.tensor(batch[name][i]) for name in names}
             row |= supervised(row["input_ids"], said[i], moves[i], offsets[i])
             end = self.length(record, moves[i], offsets[i])
@@ -149,39 +150,7 @@ class Collator:
 
 def supervised(ids: Tensor, said: Said, moves: list[dict], offsets: Tensor) -> dict[str, Tensor]:
     """Labels and instruction mask of one row. (S,) each."""
-    answers = columns(offsets, [moved(span, moves) for span in said.answers])
-    questions = columns(offsets, [moved(span, moves) for span in said.questions])
+    answers = columns(offsets, said.answers, moves)
+    questions = columns(offsets, said.questions, moves)
     labels = torch.where(answers, ids, IGNORED)
     return {"labels": labels, "instruction_mask": questions & ~answers}
-
-
-def columns(offsets: Tensor, spans: Sequence[Span]) -> Tensor:
-    """The tokens that hold a character of a span. offsets (S, 2); (S,) bool."""
-    first, last = offsets.T
-    found = torch.zeros(len(offsets), dtype=torch.bool)
-    for start, stop in spans:
-        found |= (first < stop) & (last > start) & (last > first)
-    return found
-
-
-def moved(span: Span, moves: list[dict]) -> Span:
-    """A span of the text as it was, in the text with its images' placeholders."""
-    start, stop = span
-    shift = sum(growth(move) for move in moves if move["span"][1] <= start)
-    return start + shift, stop + shift
-
-
-def growth(move: dict) -> int:
-    """Characters that one image's placeholders add."""
-    (start, stop), (first, last) = move["span"], move["new_span"]
-    return (last - first) - (stop - start)
-
-
-def verify(record: Record, said: Said, moves: list[dict], offsets: Tensor) -> None:
-    """Raise ValueError unless the processor changed the text in the places it names and nowhere else."""
-    length = len(said.text) + sum(map(growth, moves))
-    if len(moves) != len(record.images) or int(offsets.max()) != length:
-        raise ValueError(
-            f"{record.where}: the processor names {len(moves)} places of {len(record.images)} images and "
-            f"reads {int(offsets.max())} of {length} characters; its labels cannot be found"
-        )

@@ -12,19 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from foveate.chat import MARK, Turn
 from foveate.train.data.index import scan
 
-MARK = "<image>"  # where an image stands in a turn
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 Fault = tuple[str, str]  # its kind, and what it is in this record
-
-
-@dataclass(frozen=True)
-class Turn:
-    """What one side says: role "user" or "assistant"; the text holds a mark where an image stands."""
-
-    role: str
-    text: str
 
 
 @dataclass(frozen=True)

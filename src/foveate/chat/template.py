@@ -3,46 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from transformers import ProcessorMixin
+from foveate.chat.said import MARK, Conversation, Said, Span, Turn
 
-from foveate.train.data.records import MARK, Record, Turn
-
-Span = tuple[int, int]  # first character, and the one behind the last
 HOLE = "\ue000"  # stands for a text where only the template's own words are wanted
-
-
-@dataclass(frozen=True)
-class Said:
-    """One conversation, one mark of the processor's for each image. It ends with the last answer."""
-
-    text: str
-    questions: tuple[Span, ...]
-    answers: tuple[Span, ...]  # each with the token that ends it
-
-
-class Plain:
-    """LLaVA's pre-training: the images, the caption, the end. Liu et al. 2023, arXiv:2304.08485.
-
-    What the human says is left out. Differs from the paper: the caption ends with the tokenizer's end
-    token instead of a line break, so that the model learns to stop.
-    """
-
-    def __init__(self, processor: ProcessorMixin):
-        self.mark, self.end = image_mark(processor), end_token(processor)
-
-    def __call__(self, record: Record) -> Said:
-        """The record's images and caption. Raises ValueError for more than one answer."""
-        answers = [turn.text for turn in record.turns if turn.role == "assistant"]
-        if len(answers) != 1:
-            raise ValueError(
-                f"{record.where}: template='plain' wants one caption, not {len(answers)}"
-            )
-        images = self.mark * len(record.images)
-        text = images + answers[0].strip() + self.end
-        return Said(text, (), ((len(images), len(text)),))
 
 
 class Chat:
@@ -53,11 +18,11 @@ class Chat:
     tokenizer's end token is put behind each, as LLaVA was trained; otherwise nothing would say stop.
     """
 
-    def __init__(self, processor: ProcessorMixin):
+    def __init__(self, processor: Any):
         self.processor = processor
         ask, answer = spoken("user", HOLE), spoken("assistant", HOLE)
-        prompt = self.render([ask], answered=False).partition(HOLE)[2]
-        frame = self.render([ask, answer]).split(HOLE)
+        prompt = render(processor, [ask], answered=False).partition(HOLE)[2]
+        frame = render(processor, [ask, answer]).split(HOLE)
         if len(frame) != 3:
             raise ValueError("the chat template leaves out or repeats what is said")
         _, head, end = frame
@@ -66,25 +31,14 @@ class Chat:
         self.own_end = "" if holds_special(processor, end) else end_token(processor)
         self.end = "" if self.own_end else end.rstrip()
 
-    def __call__(self, record: Record) -> Said:
+    def __call__(self, conversation: Conversation) -> Said:
         """The conversation as the template writes it. Raises ValueError where that cannot be followed."""
-        turns = [spoken(turn.role, self.ended(turn)) for turn in record.turns]
-        text = self.render(turns)
-        frame = self.render([hollow(turn) for turn in turns]).split(HOLE)
-        said = [
-            (turn["role"], part["text"])
-            for turn in turns
-            for part in turn["content"]
-            if "text" in part
-        ]
-        spans = places(text, frame, [words for _, words in said], record.where)
-        roles = [role for role, _ in said]
-        questions = [s for role, s in zip(roles, spans, strict=True) if role == "user"]
-        answers = [
-            self.whole(text, s, record.where)
-            for role, s in zip(roles, spans, strict=True)
-            if role == "assistant"
-        ]
+        where = conversation.where
+        turns = [spoken(turn.role, self.ended(turn)) for turn in conversation.turns]
+        text = render(self.processor, turns)
+        spans = found(self.processor, turns, text, where)
+        questions = [span for role, span in spans if role == "user"]
+        answers = [self.whole(text, span, where) for role, span in spans if role == "assistant"]
         # White space of the template behind the last answer teaches nothing.
         return Said(text[: answers[-1][1]], tuple(questions), tuple(answers))
 
@@ -101,17 +55,37 @@ class Chat:
             )
         return first - len(self.lead), last + len(self.end)
 
-    def render(self, turns: Sequence[dict[str, Any]], answered: bool = True) -> str:
-        """The turns as text; with answered=False up to where the next answer begins."""
-        if getattr(self.processor, "chat_template", None) is not None:
-            return self.processor.apply_chat_template(turns, add_generation_prompt=not answered)
-        mark = image_mark(self.processor)
-        text = ""
-        for turn in turns:
-            images = sum(part["type"] == "image" for part in turn["content"])
-            words = images * f"{mark}\n" + "".join(p.get("text", "") for p in turn["content"])
-            text += f"USER: {words} " if turn["role"] == "user" else f"ASSISTANT: {words}"
-        return text if answered else text + "ASSISTANT:"
+
+def prompt(processor: Any, question: str, images: int = 1) -> str:
+    """The text of a prompt that asks one question behind its images, up to where the answer begins."""
+    return render(processor, [asking(question, images)], answered=False)
+
+
+def asked(processor: Any, question: str, images: int = 1) -> Said:
+    """The same prompt, and where the question stands. Raises ValueError where the template rewrites it."""
+    turns = [asking(question, images)]
+    text = render(processor, turns, answered=False)
+    spans = found(processor, turns, text, "the question", answered=False)
+    return Said(text, tuple(span for _, span in spans), ())
+
+
+def asking(question: str, images: int) -> dict[str, Any]:
+    """A user's turn: images, and a question behind them."""
+    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    return {"role": "user", "content": content}
+
+
+def render(processor: Any, turns: Sequence[dict[str, Any]], answered: bool = True) -> str:
+    """The turns as text; with answered=False up to where the next answer begins."""
+    if getattr(processor, "chat_template", None) is not None:
+        return processor.apply_chat_template(turns, add_generation_prompt=not answered)
+    mark = image_mark(processor)
+    text = ""
+    for turn in turns:
+        images = sum(part["type"] == "image" for part in turn["content"])
+        words = images * f"{mark}\n" + "".join(p.get("text", "") for p in turn["content"])
+        text += f"USER: {words} " if turn["role"] == "user" else f"ASSISTANT: {words}"
+    return text if answered else text + "ASSISTANT:"
 
 
 def spoken(role: str, text: str) -> dict[str, Any]:
@@ -134,6 +108,16 @@ def hollow(turn: dict[str, Any]) -> dict[str, Any]:
     return {**turn, "content": content}
 
 
+def found(
+    processor: Any, turns: Sequence[dict[str, Any]], text: str, where: str, answered: bool = True
+) -> list[tuple[str, Span]]:
+    """Who says what is said, and where in the text that the template made of these turns."""
+    frame = render(processor, [hollow(turn) for turn in turns], answered).split(HOLE)
+    said = [(t["role"], part["text"]) for t in turns for part in t["content"] if "text" in part]
+    spans = places(text, frame, [words for _, words in said], where)
+    return [(role, span) for (role, _), span in zip(said, spans, strict=True)]
+
+
 def places(text: str, frame: list[str], pieces: list[str], where: str) -> list[Span]:
     """Where each piece stands in frame[0] + piece + frame[1] + …; a template may have trimmed it."""
     if len(frame) != len(pieces) + 1 or not text.startswith(frame[0]):
@@ -141,20 +125,20 @@ def places(text: str, frame: list[str], pieces: list[str], where: str) -> list[S
     spans, at = [], len(frame[0])
     for piece, behind in zip(pieces, frame[1:], strict=True):
         forms = (piece, piece.strip(), piece.lstrip(), piece.rstrip())
-        found = next((form for form in forms if text.startswith(form + behind, at)), None)
-        if found is None:
+        form = next((form for form in forms if text.startswith(form + behind, at)), None)
+        if form is None:
             raise ValueError(f"{where}: the chat template rewrites {piece[:40]!r}")
-        spans.append((at, at + len(found)))
-        at += len(found) + len(behind)
+        spans.append((at, at + len(form)))
+        at += len(form) + len(behind)
     return spans
 
 
-def image_mark(processor: ProcessorMixin) -> str:
+def image_mark(processor: Any) -> str:
     """What stands for an image in a processor's text."""
     return getattr(processor, "image_token", MARK)
 
 
-def end_token(processor: ProcessorMixin) -> str:
+def end_token(processor: Any) -> str:
     """The token that ends a text. Raises ValueError for a tokenizer without one."""
     end = processor.tokenizer.eos_token
     if end is None:
@@ -162,9 +146,9 @@ def end_token(processor: ProcessorMixin) -> str:
     return end
 
 
-def holds_special(processor: ProcessorMixin, text: str) -> bool:
+def holds_special(processor: Any, text: str) -> bool:
     """Whether a text holds one of the tokenizer's special tokens."""
     tokenizer = processor.tokenizer
     special = {n for n, token in tokenizer.added_tokens_decoder.items() if token.special}
-    found = tokenizer(text, add_special_tokens=False).input_ids
-    return not special.isdisjoint({*found}) or not {*tokenizer.all_special_ids}.isdisjoint(found)
+    ids = tokenizer(text, add_special_tokens=False).input_ids
+    return not special.isdisjoint({*ids}) or not {*tokenizer.all_special_ids}.isdisjoint(ids)

@@ -1,0 +1,39 @@
+"""What is said in a conversation: its turns, and the one text they become."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+MARK = "<image>"  # where an image stands in a turn
+Span = tuple[int, int]  # first character, and the one behind the last
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What one side says: role "user" or "assistant"; the text holds a mark where an image stands."""
+
+    role: str
+    text: str
+
+
+class Conversation(Protocol):
+    """Turns, and where they come from, for errors."""
+
+    @property
+    def turns(self) -> Sequence[Turn]:
+        """User and assistant in turn."""
+
+    @property
+    def where(self) -> str:
+        """A file and a line, or what else finds it again."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """One conversation, one mark of the processor's for each image; without an answer it is a prompt."""
+
+    text: str
+    questions: tuple[Span, ...]
+    answers: tuple[Span, ...]  # each with the token that ends it
