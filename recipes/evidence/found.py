@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,30 @@ def seeds_of(page: Page, row: str) -> Results:
     return {s: found for s, r in runs.items() if (found := read(page, r)) is not None}
 
 
-def right(results: Results, method: str | None = None, group: str | None = None) -> Right:
-    """By seed, a 1 or 0 for every question, or every one of a group.
-
-    With a run's own method, or another for the test alone.
-    """
+def right(
+    results: Results,
+    method: str | None = None,
+    group: str | None = None,
+    changed: Mapping[str, Any] | None = None,
+) -> Right:
+    """By seed, a 1 or 0 for every question, or every one of a group; see `answer`."""
     found, wanted = {}, range(QUESTIONS) if group is None else groups()[group]
     for seed, result in results.items():
-        own, *others = result["answers"]
-        answer = own if method is None else next(a for a in others if a["method"] == method)
-        found[seed] = [int(answer["right"][i]) for i in wanted]
+        told = answer(result, method, changed)["right"]
+        found[seed] = [int(told[i]) for i in wanted]
     return found
+
+
+def answer(
+    result: dict[str, Any], method: str | None = None, changed: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """How a run answers: with its own method, or another, or changed arguments, for the test alone."""
+    own, *others = result["answers"]
+    if method is None and not changed:
+        return own
+    if changed:
+        return next(a for a in others if a.get("changed") == changed)
+    return next(a for a in others if a["method"] == method and not a["own"])
 
 
 @cache

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from costs import schedule_cost
 from found import file
-from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Page, Run, asked
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Ask, Page, Run, asked
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import METHODS, Compressor, from_pretrained, restore, sized
 from foveate.cli.tasks import records
@@ -29,11 +30,13 @@ def make(page: Page, run_: Run) -> None:
     out = ROOT / "out" / "evidence" / page.name / run_.name
     stages = [_spent(card, done) for card, done in train(run_, out)]
     *before, last = stages or [None]
+    measured = {name: measure(run_, out) for name, measure in page.measures.items()}
     document = {
         "asked": asked(run_),
         **({"before": before[0]} if before else {}),
         "training": last,
         "answers": answers(run_, out),
+        **{name: value for name, value in measured.items() if value is not None},
         "circumstances": record(run_.recipe.seed if run_.recipe else 0),
     }
     write(file(page.name, run_.name), dumps(document))
@@ -72,6 +75,15 @@ def own_method(out: Path) -> Compressor:
     return method.eval()
 
 
+def changed(recipe: Recipe, out: Path, arguments: Mapping[str, Any]) -> Compressor:
+    """What a recipe was trained with, with its weights, but for these arguments."""
+    own = own_method(out)
+    given = {**recipe.arguments, **arguments}
+    other = sized(METHODS[recipe.method], AutoConfig.from_pretrained(out), **given)
+    other.load_state_dict(own.state_dict())
+    return other.eval()
+
+
 def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
     """Accuracy under each of the methods a run is asked with; right is a 1 or 0 for every question."""
     place = PATH if run_.recipe is None else out
@@ -81,12 +93,8 @@ def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
     examples = PatchQA("test", seed=TEST_SEED).examples(QUESTIONS)
     found = []
     for ask in run_.asks:
-        own = ask == OWN
-        slug = (run_.recipe.method if run_.recipe else "identity") if own else ask.method
-        arguments = run_.recipe.arguments if own and run_.recipe else ask.arguments
-        method = (
-            own_method(out) if own and run_.recipe else sized(METHODS[slug], model, **arguments)
-        )
+        slug, method = _asked_with(run_, ask, model, out)
+        own = ask.method == OWN.method
         job = Job(
             model=run_.name,
             fingerprint=weights,
@@ -102,16 +110,31 @@ def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
         )
         document = answer(model, processor, examples, job, method, out / "answers")
         restore(model)
-        right = [document["answers"][e.key]["right"] for e in examples]
-        found.append(
-            {
-                "method": slug,
-                "compressor": repr(method),
-                "own": own,
-                **{k: document[k] for k in ("tokens", "accuracy", "interval", "n")},
-                "equivalent_tokens": document["cost"]["equivalent_tokens"],
-                "language_macs": document["cost"]["language"],
-                "right": "".join(str(int(r)) for r in right),
-            }
-        )
+        found.append(_told(slug, method, ask, document, [e.key for e in examples]))
     return found
+
+
+def _asked_with(run_: Run, ask: Ask, model: Any, out: Path) -> tuple[str, Compressor]:
+    """What a run is asked with, by its name and made."""
+    if ask.method != OWN.method:
+        return ask.method, sized(METHODS[ask.method], model, **ask.arguments)
+    if run_.recipe is None:
+        return "identity", sized(METHODS["identity"], model)
+    card = run_.recipe
+    return card.method, changed(card, out, ask.arguments) if ask.arguments else own_method(out)
+
+
+def _told(
+    slug: str, method: Compressor, ask: Ask, document: dict[str, Any], keys: list[str]
+) -> dict[str, Any]:
+    own = ask.method == OWN.method
+    return {
+        "method": slug,
+        "compressor": repr(method),
+        "own": own,
+        **({"changed": dict(ask.arguments)} if own and ask.arguments else {}),
+        **{k: document[k] for k in ("tokens", "accuracy", "interval", "n")},
+        "equivalent_tokens": document["cost"]["equivalent_tokens"],
+        "language_macs": document["cost"]["language"],
+        "right": "".join(str(int(document["answers"][key]["right"])) for key in keys),
+    }

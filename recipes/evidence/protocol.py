@@ -7,7 +7,7 @@ the run is about differs. All start from one state: see `shrink` in foveate.trai
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,11 @@ TEST_SEED = 1  # not the scenes that the twin recipe was found with
 
 @dataclass(frozen=True)
 class Ask:
-    """A method to answer the test questions with; "own" stands for what the run was trained with."""
+    """A method to answer the test questions with.
+
+    "own" stands for what the run was trained with, with its weights; arguments are then those that are
+    others for the test alone.
+    """
 
     method: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -48,12 +52,15 @@ class Run:
 class Page:
     """The runs behind docs/<name>.md; a row's runs are named <row>-seed<seed>.
 
-    lender  a page whose results of the same name count here too, if they are of the very same recipe
+    lender    a page whose results of the same name count here too, if they are of the very same recipe
+    measures  what else is found out about a run once it is trained, from the folder it was trained in, by
+              the name it has in the result; None where there is nothing to find
     """
 
     name: str
     runs: tuple[Run, ...]
     lender: str | None = None
+    measures: Mapping[str, Callable[[Run, Path], Any]] = field(default_factory=dict)
 
 
 def asked(run_: Run) -> dict[str, Any]:
