@@ -41,7 +41,7 @@ def main(out="out/train_your_own", **changes):
 
     model, processor = from_pretrained(out, method=own).eval(), AutoProcessor.from_pretrained(out)
     asked = examples("patchqa", 1, seed=0)[0]
-    inputs = encode(processor, [(asked.images, asked.question)])
+    inputs, _ = encode(processor, [(asked.images, asked.question)])
     said = model.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
     print(asked.question, processor.decode(said, skip_special_tokens=True), last_counts(model))
     return model

@@ -85,4 +85,4 @@ def prompt() -> tuple[Any, Any]:
     """The embedded model and one prompt for it."""
     model, processor = load()
     example = PatchQA("test").examples(1)[0]
-    return model, encode(processor, [(example.images, example.question)])
+    return model, encode(processor, [(example.images, example.question)])[0]

@@ -66,7 +66,13 @@ def asked(processor: Any, question: str, images: int = 1) -> Said:
     turns = [asking(question, images)]
     text = render(processor, turns, answered=False)
     spans = found(processor, turns, text, "the question", answered=False)
-    return Said(text, tuple(span for _, span in spans), ())
+    return Said(text, tuple(trimmed(text, span) for _, span in spans), ())
+
+
+def trimmed(text: str, span: Span) -> Span:
+    """The span without the white space at its ends, which conversations are taught without."""
+    words = text[slice(*span)]
+    return span[0] + len(words) - len(words.lstrip()), span[1] - len(words) + len(words.rstrip())
 
 
 def asking(question: str, images: int) -> dict[str, Any]:

@@ -79,8 +79,8 @@ def _draw(loaded: models.Loaded, image: Any, question: str, seen: Any) -> Any:
 
     grid = seen.steps[0].grid
     views = 1 if grid is None else int(grid[0, :, 0].max()) + 1
-    pixels = evaluate.encode(loaded.processor, [([image], question)])["pixel_values"]
-    shown = pictures.of_views(image, views, pixels)
+    inputs, _ = evaluate.encode(loaded.processor, [([image], question)])
+    shown = pictures.of_views(image, views, inputs["pixel_values"])
     return draw(shown if views == 1 else [shown], seen)
 
 
@@ -137,7 +137,8 @@ def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens
     token = getattr(loaded.processor, "image_token", "<image>")
     if token in question:
         raise Wrong(f"the question holds {token}: leave it out, the image is put in by itself")
-    length = evaluate.encode(loaded.processor, [([image], question)])["input_ids"].shape[1]
+    inputs, _ = evaluate.encode(loaded.processor, [([image], question)])
+    length = inputs["input_ids"].shape[1]
     most = loaded.model.config.get_text_config().max_position_embeddings
     if length + max_new_tokens > most:
         raise Wrong(

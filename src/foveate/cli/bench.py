@@ -162,6 +162,6 @@ def _checkpoint(name: str, dtype: str, device: str, seed: int) -> Any:
 
     def inputs(size: int) -> dict[str, Any]:
         asks = [(example.images, example.question)] * size
-        return room.like(model, evaluate.encode(loaded.processor, asks))
+        return room.like(model, evaluate.encode(loaded.processor, asks)[0])
 
     return room.Subject(loaded.name, model, inputs)

@@ -135,7 +135,7 @@ def differing(ours: Any, theirs: Any, examples: Sequence[Any]) -> str:
 
     asks = [(e.images, e.question) for e in examples]
     try:
-        a, b = (evaluate.encode(processor, asks) for processor in (ours, theirs))
+        a, b = (evaluate.encode(processor, asks)[0] for processor in (ours, theirs))
     except ValueError as error:  # such as a template that leaves the image out
         return str(error)
     for name in sorted({*a, *b}):

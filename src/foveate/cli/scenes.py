@@ -77,7 +77,7 @@ def _shown(work: Work, example: Any, step: Any, i: int) -> Any:
     from foveate.draw import panel
 
     views = 1 if step.grid is None else int(step.grid[i, :, 0].max()) + 1
-    pixels = work.inputs([example])["pixel_values"] if views > 1 else None
+    pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
     return panel(pictures.of_views(example.images[0], views, pixels), step, i, 240)
 
 
@@ -86,14 +86,16 @@ def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> Any:
     import torch
 
     import foveate
+    from foveate.evaluate import told
 
-    model = work.of(one).model
+    model, (inputs, asked) = work.of(one).model, work.inputs(examples)
     with (
         foveate.compressed(model, one.compressor, one.positions),
         foveate.trace(model) as seen,
+        told(one.compressor, asked),
         torch.inference_mode(),
     ):
-        model(**work.inputs(examples), logits_to_keep=1)
+        model(**inputs, logits_to_keep=1)
     return seen.steps[-1]
 
 

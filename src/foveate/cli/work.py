@@ -163,11 +163,15 @@ class Work:
     def _time(self, one: Plan) -> dict[str, Any]:
         """Prefill against the bare model that is compared, a trained model's too: one scale for all rows."""
         from foveate.bench import prefill_ratio
+        from foveate.evaluate import told
 
         if one.compressor is None:
             return {"ratio": 1.0, "interval": [1.0, 1.0], "pairs": 0}
-        inputs = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
-        found = prefill_ratio(self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model)
+        inputs, asked = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
+        with told(one.compressor, asked):
+            found = prefill_ratio(
+                self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model
+            )
         return {
             "ratio": found.wall.median,
             "interval": list(found.wall.quartiles),
@@ -175,14 +179,15 @@ class Work:
             "pairs": found.pairs,
         }
 
-    def inputs(self, examples: Sequence[Any]) -> dict[str, Any]:
-        """One batch as the model takes it."""
+    def inputs(self, examples: Sequence[Any]) -> tuple[dict[str, Any], Any]:
+        """One batch as the model takes it, and where in it the user's words stand."""
         from foveate import evaluate
 
-        model = self.loaded.model
-        batch = evaluate.encode(self.loaded.processor, [(e.images, e.question) for e in examples])
+        model, asks = self.loaded.model, [(e.images, e.question) for e in examples]
+        batch, asked = evaluate.encode(self.loaded.processor, asks)
         batch = batch.to(model.device)
-        return {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in batch.items()}
+        floating = {k: v.to(model.dtype) for k, v in batch.items() if v.is_floating_point()}
+        return {**batch, **floating}, asked
 
 
 def described(plans: Sequence[Plan]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Accuracy against tokens: batched, deterministic, resumable runs, and a report of them."""
 
 from foveate.evaluate.comparison import comparison
-from foveate.evaluate.prompts import encode, prompt
+from foveate.evaluate.prompts import encode, prompt, told
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run
@@ -21,5 +21,6 @@ __all__ = [
     "replies",
     "run",
     "scores",
+    "told",
     "wilson",
 ]

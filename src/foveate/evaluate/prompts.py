@@ -1,34 +1,90 @@
-"""Questions about images as a model wants them: its own chat template, or LLaVA's where it has none."""
+"""Questions about images as a model wants them, and where in them the user's own words stand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from PIL import Image
+from torch import Tensor
+
+from foveate.chat import Said, asked, columns, prompt, verify
+from foveate.compressor import Compressor
+from foveate.hosts import attach, traits
+from foveate.hosts.asked import instruction
 
 Ask = tuple[Sequence[Image.Image], str]  # the images of one prompt, and the question
+READS = frozenset({"text", "text_mask", "prompt_attention"})  # needs that the user's words answer
 
 
-def prompt(processor: Any, question: str, images: int = 1) -> str:
-    """The text of one prompt, up to where the answer begins."""
-    if getattr(processor, "chat_template", None) is None:
-        marks = f"{getattr(processor, 'image_token', '<image>')}\n" * images
-        return f"USER: {marks}{question} ASSISTANT:"
-    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
-    turn = [{"role": "user", "content": content}]
-    return processor.apply_chat_template(turn, add_generation_prompt=True)
+def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
+    """One padded batch, and beside it the columns of the user's words: (B, S) bool, as in training.
 
-
-def encode(processor: Any, asks: Sequence[Ask]) -> Any:
-    """One padded batch; padding on the left, so that every answer begins at the same column."""
+    Padding is on the left, so that every answer begins at the same column. Without a fast tokenizer, or
+    with a template that rewrites what is asked, None: the words cannot be found.
+    """
     texts = [prompt(processor, question, len(images)) for images, question in asks]
     start = getattr(processor.tokenizer, "bos_token", None)
-    return processor(
+    fast = getattr(processor.tokenizer, "is_fast", False)
+    places = ("return_offsets_mapping", "return_text_replacement_offsets") if fast else ()
+    batch = processor(
         images=[list(images) for images, _ in asks],
         text=texts,
         padding=True,
         padding_side="left",
         add_special_tokens=not (start and texts[0].startswith(start)),
         return_tensors="pt",
+        **dict.fromkeys(places, True),
     )
+    offsets = batch.pop("offset_mapping", None)
+    moves = batch.pop("text_replacement_offsets", None)
+    try:
+        said = [asked(processor, question, len(images)) for images, question in asks]
+        return batch, words(said, [len(images) for images, _ in asks], offsets, moves)
+    except ValueError:
+        return batch, None
+
+
+def words(
+    said: Sequence[Said], images: Sequence[int], offsets: Tensor | None, moves: Any
+) -> Tensor | None:
+    """The columns of the questions; None without offsets. offsets (B, S, 2), images (B,); (B, S) bool.
+
+    Raises ValueError where the processor changed more of a text than it names.
+    """
+    if offsets is None:
+        return None
+    rows = zip(said, images, moves or [[] for _ in said], offsets, strict=True)
+    found = []
+    for one, count, moved, row in rows:
+        verify(one, count, moved, row, "a prompt")
+        found.append(columns(row, one.questions, moved))
+    return torch.stack(found)
+
+
+def acting(model: Any) -> Compressor | None:
+    """The compressor of a model; None of a bare one."""
+    return traits.base_of(model).visual_compressor if attach.is_compressed(model) else None
+
+
+@contextmanager
+def told(compressor: Compressor | None, mask: Tensor | None) -> Iterator[None]:
+    """Calls inside know the user's words, if the compressor reads them: mask (B, S), as `encode` finds it.
+
+    Others are called as ever: the last row of a prompt stays its last. With mask None a compressor reads
+    the whole prompt, which is warned of.
+    """
+    parts = [] if compressor is None else compressor.at(1.0).parts()
+    if not any(READS & part.needs for part in parts):
+        yield
+        return
+    if mask is None:
+        warnings.warn(
+            "the user's words cannot be found in the prompt, for want of a fast tokenizer or because the "
+            "chat template rewrites them: the compressor reads the whole prompt instead"
+        )
+    with instruction(mask):
+        yield

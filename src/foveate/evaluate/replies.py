@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from foveate.evaluate.prompts import Ask, encode
+from foveate.evaluate.prompts import Ask, acting, encode, told
 from foveate.hosts import attach, traits
 
 
@@ -24,11 +24,13 @@ class Reply:
 @torch.inference_mode()
 def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int) -> list[Reply]:
     """Greedy answers to one batch of questions, in order."""
-    inputs = encode(processor, asks).to(model.device)
+    inputs, asked = encode(processor, asks)
+    inputs = inputs.to(model.device)
     floating = {k: v.to(model.dtype) for k, v in inputs.items() if v.is_floating_point()}
-    out = model.generate(
-        **{**inputs, **floating}, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-    )
+    with told(acting(model), asked):
+        out = model.generate(
+            **{**inputs, **floating}, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
     texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     before = _placed(model, inputs["input_ids"], [len(images) for images, _ in asks])
     after = _left(model, [len(images) for images, _ in asks]) or before

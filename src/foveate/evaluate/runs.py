@@ -16,7 +16,7 @@ from PIL import Image
 
 from foveate.compressor import Compressor
 from foveate.evaluate import results
-from foveate.evaluate.prompts import encode
+from foveate.evaluate.prompts import acting, encode, told
 from foveate.evaluate.replies import replies
 from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
@@ -120,16 +120,17 @@ def _record(example: Example, reply: Any) -> dict[str, Any]:
 @torch.inference_mode()
 def costs(model: Any, processor: Any, examples: Sequence[Example]) -> dict[str, float]:
     """Multiply-accumulates and cache bytes of one prompt's prefill, the mean over these prompts."""
-    base, total, parts = traits.base_of(model), {}, []
-    if attach.is_compressed(model):
-        parts = base.visual_compressor.parts()
+    base, total, compressor = traits.base_of(model), {}, acting(model)
+    parts = compressor.parts() if compressor is not None else []
     for e in examples:
-        inputs = encode(processor, [(e.images, e.question)]).to(model.device)
+        inputs, asked = encode(processor, [(e.images, e.question)])
+        inputs = inputs.to(model.device)
         inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
         call = functools.partial(model, **inputs, logits_to_keep=1)
         text = int((~traits.is_visual(base, inputs["input_ids"])).sum())
-        load = cost.watch(model, text, call)
-        own = cost.own_macs(model, call) if parts else None
+        with told(compressor, asked):
+            load = cost.watch(model, text, call)
+            own = cost.own_macs(model, call) if parts else None
         for name, value in cost.cost(model, load, parts, own).as_dict().items():
             total[name] = total.get(name, 0) + value / len(examples)
     return total
