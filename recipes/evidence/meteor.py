@@ -1,0 +1,123 @@
+"""LLaVA-Meteor's claims on PatchQA: what is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import llava_stf
+from finding import finds
+from protocol import OWN, Ask, Page, Run
+
+from foveate.train import RECIPES, Recipe
+
+SEEDS = (0, 1, 2)
+STEPS = 240
+BEFORE_STEPS = 120  # of a first stage that trains the connector alone
+RATE = 3e-4  # of the connectors
+KEEP = 36  # of 144, a quarter
+SMALLER = (16, 7)  # 11 and 5 %
+HIDDEN = 128  # of the embedded projector, as which the fusion begins
+
+Row = tuple[str, Mapping[str, Any]]  # a name of METHODS and its arguments
+SELECTION = {"only": "selection", "keep": KEEP}
+BOTH = {"keep": KEEP, "hidden": HIDDEN}
+MAIN: dict[str, Row] = {
+    "baseline": ("identity", {}),
+    "pool": ("pool", llava_stf.POOL),
+    "mlp_selection": ("meteor", SELECTION),
+    "fusion_no_text": ("meteor", {**BOTH, "text": False}),
+    "meteor": ("meteor", BOTH),
+}
+METEOR = "meteor"
+LENT = ("baseline", "pool", "pool_k3", "pool_k4")  # rows of LLaVA-STF's page
+EXPERTS: dict[str, Row] = {
+    "visual": ("meteor", {**BOTH, "balance": 1.0}),
+    "native": ("meteor", {**BOTH, "balance": 0.0}),
+    **{name: ("meteor", {**BOTH, "aggregate": name}) for name in ("product", "max", "union")},
+    "random": ("random", {"keep": KEEP}),
+}
+BUDGETS: dict[str, Row] = {
+    f"{row}_k{keep}": (method, {**arguments, "keep": keep})
+    for keep in SMALLER
+    for row, (method, arguments) in MAIN.items()
+    if row in (METEOR, "mlp_selection")
+}
+SCANS: dict[str, Row] = {
+    "scan_add": ("meteor", {**BOTH, "scan": "add"}),
+    "scan_window": ("meteor", {**BOTH, "scan": "window"}),
+    "forward_only": ("meteor", {**BOTH, "directions": "forward"}),
+    "mamba1": ("meteor", {**BOTH, "operator": "mamba1"}),
+    "depth1": ("meteor", {**BOTH, "depth": 1}),
+    "narrow": ("meteor", {**BOTH, "expand": 1}),  # a narrower state_width cannot begin warm
+}
+RANDOM_K, ALL, COLD = "random_k", "fusion_all", f"{METEOR}_cold"
+STAGED = {f"{METEOR}_two_stage": METEOR}
+REST: dict[str, Row] = {
+    **{row: llava_stf.WINDOWS[row] for row in LENT if row in llava_stf.WINDOWS},
+    ALL: ("meteor", {"only": "fusion", "hidden": HIDDEN}),
+    RANDOM_K: ("meteor", {**BOTH, "sampled": [*SMALLER[::-1], KEEP]}),
+    COLD: MAIN[METEOR],
+    **{row: MAIN[of] for row, of in STAGED.items()},
+}
+ROWS = {**MAIN, **EXPERTS, **BUDGETS, **SCANS, **REST}
+# The trained weights with another budget, or one expert alone, for the test alone.
+OTHER_BUDGETS = tuple({"keep": keep} for keep in SMALLER)
+ALONE = {"visual": {"balance": 1.0}, "native": {"balance": 0.0}}
+
+
+def selects(row: str) -> bool:
+    """Whether a row's method chooses tokens by the two experts."""
+    method, arguments = ROWS[row]
+    return method == "meteor" and arguments.get("only") != "fusion"
+
+
+def fuses(row: str) -> bool:
+    """Whether a row has a connector of its own."""
+    method, arguments = ROWS[row]
+    return method == "meteor" and arguments.get("only") != "selection"
+
+
+def beside(row: str) -> str:
+    """The row that an ablation differs from in one thing."""
+    near = {ALL: "baseline", "random": "mlp_selection", "pool_k3": "pool", "pool_k4": "pool"}
+    return near.get(row, "mlp_selection" if row.startswith("mlp_selection") else METEOR)
+
+
+def recipe(row: str, seed: int) -> Recipe:
+    """A row's recipe."""
+    if row in LENT:
+        return llava_stf.recipe(row, seed)
+    (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
+    card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
+    if not fuses(row):
+        return card
+    return replace(card, trains={**plain.trains, "compressor": RATE}, warm_start=row != COLD)
+
+
+def asks(row: str) -> tuple[Ask, ...]:
+    """What a row is asked with: its own method, and where it is a main one or draws its budget, more."""
+    changes: list[Mapping[str, Any]] = []
+    if row == RANDOM_K or (row in MAIN and selects(row)):
+        changes += OTHER_BUDGETS
+    if row in MAIN and selects(row):
+        changes += ALONE.values()
+    return (OWN, *(Ask(OWN.method, change) for change in changes))
+
+
+def _run(row: str, seed: int) -> Run:
+    card, before = recipe(row, seed), None
+    if row in STAGED:
+        connector = {part: rate for part, rate in card.trains.items() if part != "language"}
+        before = replace(card, trains=connector, steps=BEFORE_STEPS)
+    return Run(f"{row}-seed{seed}", card, asks(row), before)
+
+
+def _runs() -> list[Run]:
+    """The main rows, seed by seed, then one seed of all others, what matters most first."""
+    main = [_run(row, seed) for seed in SEEDS for row in MAIN]
+    return main + [_run(row, SEEDS[0]) for row in ROWS if row not in MAIN]
+
+
+PAGE = Page("meteor", tuple(_runs()), lender="llava_stf", measures={"finds": finds})
