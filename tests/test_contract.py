@@ -30,6 +30,7 @@ from foveate import (
     VCCAttention,
     VisionZip,
     layerwise,
+    meteor,
     sized,
 )
 from foveate.hosts import traits
@@ -60,6 +61,8 @@ FUSED = {
     "llava_stf": partial(LLaVASTF, blocks=3),
     "spatial fusion": partial(SpatialFusion, window=3),
     "multi-block fusion": partial(MultiBlockFusion, vision_layers=[0, 2]),
+    "meteor": partial(meteor, keep=9, hidden=16),
+    "meteor by mamba1": partial(meteor, keep=5, operator="mamba1", aggregate="union"),
     "zipped and fused": lambda width, feature_width: Chain(
         VisionZip(8), SpatialFusion(width, feature_width), FastV(0.5, layer=2)
     ),
@@ -208,7 +211,9 @@ def test_sixteen_ragged_prompts_are_each_alone(model, family):
             close(together[i], generated(model, family.single(inputs, prompts, i), 3)[0], 2e-5)
 
 
-@pytest.mark.parametrize("name", ["stride", "pool", "visionzip", "ragged", "divprune", "llava_stf"])
+@pytest.mark.parametrize(
+    "name", ["stride", "pool", "visionzip", "ragged", "divprune", "llava_stf", "meteor"]
+)
 def test_before_the_language_model_is_a_shorter_prompt(model, family, name):
     """Renumbered, what is left is a prompt like any other, with the kept features in it."""
     for prompts in [(ONE,)] + [(VIDEO,)] * family.takes_video:
@@ -256,7 +261,7 @@ def test_static_cache(model, family, name, positions):
 
 
 @pytest.mark.parametrize(
-    "name", ["stride", "fastv", "three cuts", "ragged", "visionzip", "asked", "llava_stf"]
+    "name", ["stride", "fastv", "three cuts", "ragged", "visionzip", "asked", "llava_stf", "meteor"]
 )
 def test_beams_and_samples(model, family, name):
     """Three equal beams of one prompt start as that prompt; a beam's text is that of greedy steps."""
@@ -293,7 +298,7 @@ def test_beams_and_samples(model, family, name):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "llava_stf"])
+@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "llava_stf", "meteor"])
 @pytest.mark.parametrize("prompts", [(ONE,), (ONE, SHORT)])
 def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts):
     """Whole conversation or only what is new: both are the conversation recomputed."""

@@ -26,10 +26,15 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
     "llavolta from end to end": ("llavolta", {"keep": 0.125, "schedule": "heavy"}),
     "llava_stf, windows alone": ("llava_stf", {"only": "stf"}),
     "llava_stf, blocks alone": ("llava_stf", {"only": "mbtf", "keep": 1.0}),
+    "meteor, fusion alone": ("meteor", {"only": "fusion", "keep": 1.0, "hidden": 12}),
+    "meteor, selection alone": ("meteor", {"only": "selection", "aggregate": "union"}),
+    "meteor without words": ("meteor", {"text": False, "scan": "add", "balance": 1.0}),
+    "meteor in windows, forward": ("meteor", {"scan": "window", "directions": "forward"}),
+    "meteor by mamba1": ("meteor", {"operator": "mamba1", "aggregate": "product"}),
     "llava_stf in windows of three": ("llava_stf", {"keep": None, "window": 3, "blocks": 2}),
 }
 # Connectors: with all tokens too, they are functions of their own.
-CONNECTORS = {"llava_stf"}
+CONNECTORS = {"llava_stf", "meteor"}
 SMALL = {
     "width": 8,
     "layers": 32,
