@@ -6,7 +6,7 @@ from statistics import fmean
 
 import figures
 from costs import connectors
-from found import Results, circumstances, groups, progress, right, seeds_of, to
+from found import Results, circumstances, progress, right, seeds_of, to
 from intervals import estimate, shown, table
 from llava_stf import (
     BLOCKS,
@@ -24,6 +24,7 @@ from llava_stf import (
 )
 from llava_stf_words import NAMES, PAPER, POINTS, in_short
 from protocol import QUESTIONS, ROOT
+from tables import cost, distance_table, group_table, tokens
 
 FIGURE = "llava_stf-budgets.svg"
 
@@ -42,6 +43,7 @@ def write() -> str:
 def page(baseline: Results) -> str:
     """The page, all of it from the results."""
     card = next(iter(baseline.values()))["asked"]["recipe"]
+    rows = {row: NAMES[row] for row in MAIN}
     return f"""# LLaVA-STF on PatchQA
 
 <!-- written by `python recipes/evidence llava_stf --page`; do not edit -->
@@ -76,9 +78,9 @@ not to be compared with those of README, whose model was trained to its end.
 
 Accuracy by kind of question, and its distance from the baseline.
 
-{group_table(baseline)}
+{group_table(PAGE, rows)}
 
-{group_table(baseline, far=True)}
+{distance_table(PAGE, {row: name for row, name in rows.items() if row != "baseline"}, baseline)}
 
 ## 3. Beside the paper
 
@@ -112,19 +114,6 @@ def lines() -> dict[str, dict[int, tuple[float, object]]]:
     return found
 
 
-def tokens(results: Results) -> float:
-    """Visual tokens that the language model reads, of a row that is there."""
-    return next(iter(results.values()))["answers"][0]["tokens"]
-
-
-def cost(results: Results, baseline: Results) -> float:
-    """A row's forwards in training, in a ratio to the baseline's."""
-    one, bare = (next(iter(r.values())) for r in (results, baseline))
-    stages = [one[stage] for stage in ("before", "training") if stage in one]
-    spent = sum(stage["steps"] * stage["cost"]["macs"] for stage in stages)
-    return spent / (bare["training"]["steps"] * bare["training"]["cost"]["macs"])
-
-
 def main_table(baseline: Results) -> str:
     counted, rows = connectors(PAGE), []
     for row in MAIN:
@@ -147,20 +136,6 @@ def main_table(baseline: Results) -> str:
 
 def against_pool(row: str) -> str:
     return shown(to(PAGE, seeds_of(PAGE, "pool"), row), "+")
-
-
-def group_table(baseline: Results, far: bool = False) -> str:
-    """Accuracies by group of questions, or how far they are from the baseline's."""
-    rows = []
-    for row in list(MAIN)[far:]:
-        if far:
-            found = [shown(to(PAGE, baseline, row, group), "+") for group in groups()]
-        else:
-            results = seeds_of(PAGE, row)
-            found = [shown(estimate(right(results, group=group))) for group in groups()]
-        rows.append([NAMES[row], *found])
-    head = [f"{group} ({len(which)})" for group, which in groups().items()]
-    return table(["to baseline" if far else "accuracy", *head], rows)
 
 
 def paper_table(baseline: Results) -> str:
