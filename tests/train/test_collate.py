@@ -225,6 +225,42 @@ def test_plain_learns_the_caption():
     assert text.replace("<pad>", "") == "<s>A cat.</s>"
 
 
+@pytest.mark.parametrize("name", BYTES)
+def test_plain_tells_the_users_words_beside_the_text(name):
+    """As LLaVA's pre-training has them, behind the image or before it; some say nothing."""
+    asked = [
+        "<image>\nDescribe it.",
+        " Give a brief\ndescription. \n<image>",
+        "<image>",
+        "A <image> B",
+    ]
+    rows = [record(words, "A cat.") for words in asked]
+    batch = Collator(processor(name), template="plain", padding="left")(rows)
+    ids = batch["instruction_ids"]
+    real = ids != -100
+    spelt = [processor(name).tokenizer.decode(row[row != -100]) for row in ids]
+    want = ["Describe it.", "Give a brief\ndescription.", "", "A B"]
+    assert [words.strip() for words in spelt] == want
+    assert ids.shape[1] == real.sum(1).max() and not real[2].any()
+    assert (real[:, :-1] >= real[:, 1:]).all()  # padded behind, whatever the side of the text
+    special = {processor(name).tokenizer.bos_token_id, processor(name).tokenizer.eos_token_id}
+    assert special.isdisjoint(ids[real].tolist())
+    assert not batch["instruction_mask"].any()
+
+
+def test_nobody_says_a_word():
+    batch = Collator(processor("llava"), template="plain")([record("<image>", "A cat.")] * 2)
+    assert batch["instruction_ids"].shape == (2, 0) and batch["instruction_ids"].dtype == torch.long
+    assert "instruction_ids" not in Collator(processor("llava"))([record("<image>", "A cat.")])
+
+
+def test_words_behind_the_caption_are_not_beside_it():
+    turns = (Turn("user", "<image> What?"), Turn("assistant", "A cat."), Turn("user", "Sure?"))
+    rec = Record("a", (image(0),), turns, "made, 1")
+    ids = Collator(processor("llava"), template="plain")([rec])["instruction_ids"]
+    assert processor("llava").tokenizer.decode(ids[0]) == "What?"
+
+
 def test_pictures_are_turned_and_in_colour(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera on its side

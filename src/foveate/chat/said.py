@@ -37,3 +37,4 @@ class Said:
     text: str
     questions: tuple[Span, ...]
     answers: tuple[Span, ...]  # each with the token that ends it
+    beside: str | None = None  # what the user says, where the text leaves it out

@@ -26,8 +26,10 @@ class Collator:
 
     Beside the processor's own inputs, `labels` (B, S) hold the answers and what ends them, -100
     elsewhere, and `instruction_mask` (B, S) is True where the user asks: never an answer, a system
-    prompt or a placeholder. max_length cuts answers from their end, images never; a row that loses all
-    of its answers stays without a loss, is counted in `unanswered`, and the first is warned of.
+    prompt or a placeholder. template="plain" leaves what the user says out of the text; its tokens are
+    then `instruction_ids` (B, T), -100 in padding, T 0 where nobody says a word. max_length cuts answers
+    from their end, images never; a row that loses all of its answers stays without a loss, is counted in
+    `unanswered`, and the first is warned of.
 
     Where a token stands is counted in characters: the processor says which characters it put in the
     place of each image, so that images may stand anywhere in a conversation.
@@ -71,7 +73,8 @@ class Collator:
             end = self.length(record, moves[i], offsets[i])
             self.noted(record, row["labels"], end)
             rows.append({name: value[:end] for name, value in row.items()})
-        return {n: v for n, v in batch.items() if n not in names} | self.padded(rows)
+        images = {n: v for n, v in batch.items() if n not in names}
+        return images | self.padded(rows) | self.beside(said)
 
     def said(self, record: Record) -> Said:
         """The record as text. Raises ValueError where its text has other marks than its images."""
@@ -146,6 +149,15 @@ class Collator:
             )
             for name in rows[0]
         }
+
+    def beside(self, said: Sequence[Said]) -> dict[str, Tensor]:
+        """Ids of what the user says beside the text, (B, T); nothing where the text holds it all."""
+        words = [one.beside for one in said if one.beside is not None]
+        if not words:
+            return {}
+        ids = self.processor.tokenizer(words, add_special_tokens=False)["input_ids"]
+        rows = [torch.tensor(row, dtype=torch.long) for row in ids]
+        return {"instruction_ids": pad_sequence(rows, batch_first=True, padding_value=IGNORED)}
 
 
 def supervised(ids: Tensor, said: Said, moves: list[dict], offsets: Tensor) -> dict[str, Tensor]:

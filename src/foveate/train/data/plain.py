@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
-from foveate.chat import Said, end_token, image_mark
+from foveate.chat import MARK, Said, end_token, image_mark
 from foveate.train.data.records import Record
 
 
 class Plain:
     """LLaVA's pre-training: the images, the caption, the end. Liu et al. 2023, arXiv:2304.08485.
 
-    What the human says is left out. Differs from the paper: the caption ends with the tokenizer's end
-    token instead of a line break, so that the model learns to stop.
+    What the human says is left out of the text, and told beside it. Differs from the paper: the caption
+    ends with the tokenizer's end token instead of a line break, so that the model learns to stop.
     """
 
     def __init__(self, processor: Any):
@@ -27,4 +28,6 @@ class Plain:
             )
         images = self.mark * len(record.images)
         text = images + answers[0].strip() + self.end
-        return Said(text, (), ((len(images), len(text)),))
+        asked = takewhile(lambda turn: turn.role == "user", record.turns)
+        words = (piece.strip() for turn in asked for piece in turn.text.split(MARK))
+        return Said(text, (), ((len(images), len(text)),), " ".join(filter(None, words)))

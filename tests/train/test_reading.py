@@ -1,0 +1,89 @@
+"""Training methods that read what is asked: the words reach them however a batch is computed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import small
+import torch.distributed as dist
+from test_layouts import near
+
+from foveate.train import run
+
+READS = {"method": "meteor", "arguments": {"keep": 5, "hidden": 16, "depth": 1}}
+PLAIN = {"template": "plain", "steps": 3, "trains": {"compressor": 1e-2}}
+
+
+def captions(folder, asked: list[str], n: int = 24):
+    """Pictures and captions; the k-th asks asked[k % …], in LLaVA's form, the image first or last."""
+    path = small.data_file(folder, n, text=n + 1)
+    found = json.loads(path.read_text())
+    for k, one in enumerate(found):
+        words, (_, said, *_) = asked[k % len(asked)], one["conversations"]
+        where = f"{words}\n<image>" if k % 2 else f"<image>\n{words}"
+        one["conversations"] = [{"from": "human", "value": where}, said]
+        one["image"] = "1.png"
+    path.write_text(json.dumps(found))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same captions, asked for in other words, or in none."""
+    asked = {
+        "one": ["Describe it.", "Give a brief description of the picture."],
+        "other": ["Is it a cat?", "What is red in the picture on the mat?"],
+        "some": ["", "Give a brief description of the picture."],
+        "none": [""],
+    }
+    return {name: captions(tmp_path_factory.mktemp(name), w) for name, w in asked.items()}
+
+
+def trained(card, out, path, **changes):
+    return run(card(data=str(path), images=str(path.parent), **changes), out)
+
+
+def test_the_words_of_a_caption_are_read(card, files, tmp_path):
+    """From the first step; who does not read is not touched by them."""
+    found = {
+        name: small.losses(trained(card, tmp_path / name, files[name], **READS, **PLAIN))
+        for name in files
+    }
+    firsts = {round(losses[0], 7) for losses in found.values()}
+    assert len(firsts) == 4
+    deaf = {**PLAIN, "trains": {"language": 1e-2}}
+    one = trained(card, tmp_path / "deaf one", files["one"], **deaf)
+    other = trained(card, tmp_path / "deaf other", files["other"], **deaf)
+    assert small.losses(one) == small.losses(other)
+
+
+def test_they_reach_evaluations(card, files, tmp_path):
+    def checked(name):
+        path = {"validation": str(files[name]), "evaluate_every": 3}
+        done = trained(card, tmp_path / name, files["one"], **READS, **PLAIN, **path)
+        return [entry["eval_loss"] for entry in done["history"] if "eval_loss" in entry]
+
+    one, other = checked("one"), checked("other")
+    assert len(one) == len(other) == 1 and one != other
+
+
+@pytest.mark.parametrize("name", ["one", "some"])
+def test_accumulation_changes_nothing(card, files, tmp_path, name):
+    whole = trained(card, tmp_path / "whole", files[name], **READS, **PLAIN)
+    parts = trained(card, tmp_path / "parts", files[name], **READS, **PLAIN, micro_batch=2)
+    near(whole, parts, tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not built in")
+def test_two_ranks_are_one_process(card, files, tmp_path):
+    """With as many words on each as its own rows have."""
+    path = files["some"]
+    recipe = card(data=str(path), images=str(path.parent), **READS, **PLAIN, micro_batch=4)
+    done = small.foveate("train", *small.words(recipe), "--out", tmp_path / "two", ranks=2)
+    assert done.returncode == 0, done.stderr
+    two = json.loads((tmp_path / "two" / "training.json").read_text())
+    assert two["processes"] == 2
+    one = run(card(data=str(path), images=str(path.parent), **READS, **PLAIN), tmp_path / "one")
+    near(one, two, tmp_path / "one", tmp_path / "two")
