@@ -22,11 +22,14 @@ import llava_stf_page
 import llavolta
 import llavolta_page
 import making
+import meteor
+import meteor_page
 
 HERE = Path(__file__).parent
 PAGES = {
     "llavolta": (llavolta.PAGE, llavolta_page.write),
     "llava_stf": (llava_stf.PAGE, llava_stf_page.write),
+    "meteor": (meteor.PAGE, meteor_page.write),
 }
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {

@@ -41,11 +41,14 @@ def curve(answers: Sequence[dict[str, Any]], path: Path) -> Path:
 
 
 def budgets(
-    lines: Mapping[str, Mapping[int, tuple[float, Estimate]]], level: Estimate, path: Path
+    lines: Mapping[str, Mapping[int, tuple[float, Estimate]]],
+    level: Estimate,
+    path: Path,
+    says: str = "k = {}",
 ) -> Path:
-    """Accuracy against visual tokens, a line for each method: by side of the windows, tokens and accuracy.
+    """Accuracy against visual tokens, a line for each method: by budget, tokens and accuracy.
 
-    Bars and the band around the level are 95 % intervals.
+    Budgets are numbers, which `says` words. Bars and the band around the level are 95 % intervals.
     """
     with drawn(path) as axes:
         low, high = (100 * (level.mean + side * level.half) for side in (-1, 1))
@@ -56,10 +59,10 @@ def budgets(
             x = [tokens + 0.3 * i for tokens, _ in points.values()]  # bars do not hide each other
             y, half = ([100 * e[n] for _, e in points.values()] for n in (0, 1))
             axes.errorbar(x, y, yerr=half, capsize=3, label=name, **_look(i))
-            for side, place in zip(points, zip(x, y, strict=True), strict=True):
-                if side not in named:  # lines lie close to one another
-                    _name(axes, f"k = {side}", place, "#404040", left=True)
-                named.add(side)
+            for budget, place in zip(points, zip(x, y, strict=True), strict=True):
+                if budget not in named:  # lines lie close to one another
+                    _name(axes, says.format(budget), place, "#404040", left=True)
+                named.add(budget)
         axes.set_xlabel("visual tokens")
         axes.margins(x=0.08)
         if lines:

@@ -59,10 +59,10 @@ def finds(run_: Run, out: Path) -> dict[str, Any] | None:
     }
 
 
-def sought(n: int = ASKED) -> list[Example]:
+def sought() -> list[Example]:
     """The first test questions that ask about something in the picture."""
     examples = PatchQA("test", seed=TEST_SEED).examples(QUESTIONS)
-    return [e for e in examples if e.asked[0].any()][:n]
+    return [e for e in examples if e.asked[0].any()][:ASKED]
 
 
 def measured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from protocol import OWN, Ask, Page, Run
 from foveate.train import RECIPES, Recipe
 
 SEEDS = (0, 1, 2)
+SIDE = 12  # of the grid of visual tokens
 STEPS = 240
 BEFORE_STEPS = 120  # of a first stage that trains the connector alone
 RATE = 3e-4  # of the connectors
@@ -77,6 +79,14 @@ def fuses(row: str) -> bool:
     """Whether a row has a connector of its own."""
     method, arguments = ROWS[row]
     return method == "meteor" and arguments.get("only") != "selection"
+
+
+def keep_of(row: str) -> int:
+    """The tokens that a row's method leaves of an image."""
+    method, arguments = ROWS[row]
+    if method == "pool":
+        return math.ceil(SIDE / arguments["stride"]) ** 2
+    return arguments.get("keep", SIDE**2)
 
 
 def beside(row: str) -> str:
