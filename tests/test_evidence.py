@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "recipes" / "evidence"))
 
 import costs  # noqa: E402
+import finding  # noqa: E402
 import found  # noqa: E402
 import intervals  # noqa: E402
 import llava_stf  # noqa: E402
@@ -26,11 +28,18 @@ import llavolta  # noqa: E402
 import llavolta_page  # noqa: E402
 import llavolta_words  # noqa: E402
 import making  # noqa: E402
+import meteor  # noqa: E402
+import meteor_finds  # noqa: E402
+import meteor_page  # noqa: E402
+import meteor_tables  # noqa: E402
+import meteor_words  # noqa: E402
 import protocol  # noqa: E402
 
-from foveate import METHODS, compress, sized  # noqa: E402
+from foveate import METHODS, compress, restore, sized, trace  # noqa: E402
 from foveate.compressor import Tower  # noqa: E402
 from foveate.embedded import PATH, load  # noqa: E402
+from foveate.evaluate import encode  # noqa: E402
+from foveate.patchqa import patches_of  # noqa: E402
 from foveate.train import RECIPES  # noqa: E402
 from foveate.train.model import build  # noqa: E402
 
@@ -208,6 +217,24 @@ def test_llava_stf_page_is_what_the_results_make_of_it():
         assert name in page
 
 
+def _told(share: float) -> str:
+    """A measure of as many questions as are asked: half of them this, half of them next to it."""
+    return " ".join([f"{share:.3f}", f"{share + 0.1:.3f}"] * (finding.ASKED // 2))
+
+
+FINDS = {
+    "n": finding.ASKED,
+    "kept": 36,
+    "patches": 144,
+    "recall": {"own": _told(0.4), "visual": _told(0.5), "native": _told(0.1)},
+    "area": {"visual": _told(0.6), "native": _told(0.2)},
+    "swapped": {
+        "recall": {"own": _told(0.3), "visual": _told(0.5), "native": _told(0.2)},
+        "area": {"visual": _told(0.6), "native": _told(0.3)},
+    },
+}
+
+
 def test_llava_stf_page_of_all_and_of_no_runs(tmp_path, monkeypatch):
     """Every table and every sentence, from results that are LLaVolta's under other names."""
     for page in ("llava_stf", "llavolta"):
@@ -234,16 +261,23 @@ def test_llava_stf_page_of_all_and_of_no_runs(tmp_path, monkeypatch):
     assert "<svg" in picture.read_text()
 
 
-def _filled(row: str, source: str = "baseline") -> dict[int, dict]:
-    """Results for a row of LLaVA-STF's page, found in LLaVolta's; the row's, from the files written."""
-    for run in llava_stf.PAGE.runs:
+def _filled(
+    row: str, source: str = "baseline", page: protocol.Page = llava_stf.PAGE
+) -> dict[int, dict]:
+    """Results for a row of a page, found in LLaVolta's; the row's, from the files written."""
+    for run in page.runs:
         if run.name.rsplit("-seed", 1)[0] == row:
             path = ROOT / "results" / "llavolta" / f"{source}-seed{run.recipe.seed}.json"
             result = json.loads(path.read_text()) | {"asked": protocol.asked(run)}
+            own = result["answers"][0]
+            changed = [ask.arguments for ask in run.asks if ask.arguments]
+            result["answers"][1:] = [own | {"changed": dict(change)} for change in changed]
             if run.before is not None:
                 result["before"] = result["training"]
-            found.file("llava_stf", run.name).write_text(json.dumps(result))
-    return found.seeds_of(llava_stf.PAGE, row)
+            if page is meteor.PAGE and meteor.selects(row):
+                result["finds"] = FINDS
+            found.file(page.name, run.name).write_text(json.dumps(result))
+    return found.seeds_of(page, row)
 
 
 def test_llava_stf_runs_differ_in_what_they_are_about():
@@ -307,3 +341,181 @@ def test_llava_stf_words_do_not_say_more_than_intervals():
     assert "not told apart" in far(-0.01) and "more than 3.0 points" in far(-0.01)
     assert "stands above" in far(0.03)
     assert llava_stf_words.paper("stf_mbtf", "baseline") == pytest.approx(6.1 / 8)
+
+
+PAGE_OF_METEOR = ROOT / "docs" / "meteor.md"
+
+
+@pytest.mark.skipif(not PAGE_OF_METEOR.exists(), reason="the page is not written yet")
+def test_meteor_page_is_what_the_results_make_of_it():
+    page = meteor_page.page(found.seeds_of(meteor.PAGE, "baseline"))
+    assert PAGE_OF_METEOR.read_text(encoding="utf-8") == page
+    for name in found.missing(meteor.PAGE):
+        assert name in page
+
+
+def test_meteor_page_of_all_and_of_lent_runs(tmp_path, monkeypatch):
+    """Every table and every sentence, from results that are LLaVolta's under other names."""
+    for folder in ("meteor", "llava_stf"):
+        shutil.copytree(ROOT / "results" / folder, tmp_path / "results" / folder)
+    for path in (tmp_path / "results" / "meteor").glob("*-seed*.json"):
+        path.unlink()
+    monkeypatch.setattr(found, "ROOT", tmp_path)
+    baseline = found.seeds_of(meteor.PAGE, "baseline")
+    lent = meteor_page.page(baseline)
+    assert "In short" not in lent and "meteor-seed0" in lent and "baseline-seed0" not in lent
+    assert list(meteor_tables.lines()) == ["average pooling"]
+    for row in meteor.ROWS:
+        if row not in meteor.LENT:
+            _filled(row, "fastv" if meteor.fuses(row) else "pool", meteor.PAGE)
+    page = meteor_page.page(baseline)
+    runs = len(meteor.PAGE.runs)
+    assert "Still to be run" not in page and f"{runs} of {runs}" in page and "–" not in page
+    words = page[page.index("In short") : page.index("## 1.")]
+    assert words.count("\n- ") == 13 and "at 7 of 144 tokens it stands below it" in words
+    assert "looks away from what is asked" in words and "the question matters" in words
+    assert {name: sorted(points) for name, points in meteor_tables.lines().items()} == {
+        "average pooling": [6, 11, 25],
+        "projector + selection": [5, 11, 25],
+        "LLaVA-Meteor": [5, 11, 25],
+        "K drawn in training": [5, 11, 25],
+    }
+    level = intervals.estimate(found.right(baseline))
+    drawn = meteor_page.figures.budgets(meteor_tables.lines(), level, tmp_path / "b.svg", "{} %")
+    assert "11 %" in drawn.read_text()
+
+
+def test_meteor_runs_differ_in_what_they_are_about():
+    config, plain = AutoConfig.from_pretrained(PATH), RECIPES["patchqa"]().as_dict()
+    about = {"method", "arguments", "seed", "warm_start"}
+    sizes = costs.connectors(meteor.PAGE)
+    assert len({run.name for run in meteor.PAGE.runs}) == len(meteor.PAGE.runs)
+    for run in meteor.PAGE.runs:
+        row = run.name.rsplit("-seed", 1)[0]
+        method = build(run.recipe, config)
+        own = sum(p.numel() for p in method.parameters())
+        stands_in = any(part.site.tower == Tower.projector for part in method.parts())
+        old = 0 if stands_in else sizes["baseline"]["parameters"]
+        assert sizes[row]["parameters"] == own + old and stands_in == meteor.fuses(row), row
+        card = run.recipe.as_dict() | {"steps": plain["steps"], "trains": plain["trains"]}
+        differs = {k for k in card if card[k] != plain[k]}
+        assert differs <= (about | {"positions"} if row in meteor.LENT else about), row
+        if run.before is not None:
+            assert "language" not in run.before.trains and run.before.shrink == run.recipe.shrink
+        if meteor.selects(row):
+            assert method.parts()[-1].keep == meteor.keep_of(row)
+        for ask in run.asks:
+            sized(METHODS[run.recipe.method], config, **run.recipe.arguments | {**ask.arguments})
+    first = [run.name for run in meteor.PAGE.runs[: len(meteor.MAIN)]]
+    assert first == [f"{row}-seed0" for row in meteor.MAIN]
+    for row in meteor.LENT:
+        assert found.seeds_of(meteor.PAGE, row), "a row of LLaVA-STF's page is not lent"
+
+
+@pytest.mark.parametrize("row", ["meteor", "mlp_selection_k7", "scan_window", "depth1"])
+def test_the_connectors_of_meteor_are_counted(row):
+    assert costs.connector(*meteor.ROWS[row]) == costs.connectors(meteor.PAGE)[row]
+
+
+def test_a_run_is_asked_with_other_arguments_and_looked_into(tmp_path, monkeypatch):
+    """Selection behind the projector: other budgets, experts alone, and whether it finds what is asked."""
+    for room in (making, found):
+        monkeypatch.setattr(room, "ROOT", tmp_path)
+    for room in (making, protocol):
+        monkeypatch.setattr(room, "QUESTIONS", 11)
+    monkeypatch.setattr(finding, "ASKED", 5)
+    (run,) = (run for run in meteor.PAGE.runs if run.name == "mlp_selection-seed1")
+    run = replace(run, recipe=replace(run.recipe, batch=2, micro_batch=2, steps=2))
+    page = replace(meteor.PAGE, runs=(run,), lender=None)
+    making.make(page, run)
+    (result,) = found.seeds_of(page, "mlp_selection").values()
+    assert [a["tokens"] for a in result["answers"]] == [36, 16, 7, 36, 36]
+    assert "balance=1.0" in found.answer(result, changed={"balance": 1.0})["compressor"]
+    assert "keep=7," in found.answer(result, changed={"keep": 7})["compressor"]
+    assert "changed" not in found.answer(result) and found.answer(result)["own"]
+    finds = result["finds"]
+    assert (finds["n"], finds["kept"], finds["patches"]) == (5, 36, 144)
+    for told in (finds, finds["swapped"]):
+        for measure, names in (
+            ("recall", {"own", "visual", "native"}),
+            ("area", {"visual", "native"}),
+        ):
+            assert told[measure].keys() == names
+            assert all(0 <= float(v) <= 1 for one in told[measure].values() for v in one.split())
+            assert all(len(one.split()) == 5 for one in told[measure].values())
+    assert finds["recall"]["visual"] == finds["swapped"]["recall"]["visual"]
+    assert finds["area"]["native"] != finds["swapped"]["area"]["native"]
+    examples = finding.sought()
+    with _saved(tmp_path, run) as (model, processor):
+        batch, words = encode(processor, [(e.images, e.question) for e in examples])
+        with trace(model) as seen:
+            model(**batch, instruction_mask=words)
+    step = seen.steps[-1]
+    cell = torch.arange(144)
+    assert torch.equal(step.grid[0], torch.stack([0 * cell, cell // 12, cell % 12], dim=1))
+    for row, example, told in zip(
+        step.owner, examples, finds["recall"]["own"].split(), strict=True
+    ):
+        asked = torch.from_numpy(patches_of(example.asked[0])).flatten()
+        assert float(told) == pytest.approx(float((row[asked] >= 0).float().mean()), abs=5e-4)
+
+
+@contextmanager
+def _saved(root: Path, run: protocol.Run):
+    """A model as a run left it, with its method."""
+    out = root / "out" / "evidence" / "meteor" / run.name
+    model = AutoModelForImageTextToText.from_pretrained(out).eval()
+    yield compress(model, making.own_method(out)), AutoProcessor.from_pretrained(out)
+
+
+def test_other_arguments_leave_the_weights(tmp_path):
+    recipe = meteor.recipe("random_k", 0)
+    model, _ = load()
+    method = build(recipe, model.config)
+    with torch.no_grad():
+        for weight in method.parameters():
+            weight.normal_()
+    compress(model, method).save_pretrained(tmp_path)
+    other = making.changed(recipe, tmp_path, {"keep": 7, "balance": 0.0})
+    assert other.parts()[-1].keep == 7 and other.parts()[-1].balance == 0
+    assert other.parts()[-1].sampled == [7, 16, 36]
+    want, given = method.state_dict(), other.state_dict()
+    assert want.keys() == given.keys()
+    assert all(torch.equal(want[name], given[name]) for name in want)
+    restore(model)
+
+
+def test_nothing_is_sought_where_nothing_is_selected(tmp_path):
+    runs = {run.name: run for run in meteor.PAGE.runs}
+    for row in ("baseline", "pool", "random", "fusion_all"):
+        assert finding.finds(runs[f"{row}-seed0"], tmp_path) is None
+        assert not meteor.selects(row)
+
+
+def test_shares_and_areas():
+    kept = torch.tensor([[True, True, False, False], [False, True, True, False]])
+    asked = torch.tensor([[True, False, True, True], [False, True, True, False]])
+    assert finding.shares(kept, asked) == [pytest.approx(1 / 3), 1.0]
+    score = torch.tensor([0.1, 0.4, 0.4, 0.2])
+    assert finding.area(score, torch.tensor([False, True, False, False])) == pytest.approx(2.5 / 3)
+    assert finding.area(score, torch.tensor([True, False, False, False])) == 0
+    assert finding.area(score, torch.tensor([False, True, True, False])) == 1
+
+
+def test_measures_are_read_by_seed_and_group(monkeypatch):
+    results = {0: {"finds": FINDS}, 1: {}}
+    assert list(meteor_finds.values(results, meteor_finds.OWN)) == [0]
+    one = meteor_finds.values(results, meteor_finds.OTHER_AREA)[0]
+    assert len(one) == finding.ASKED and one[:2] == [0.3, 0.4]
+    groups = {g: meteor_finds.values(results, meteor_finds.OWN, g)[0] for g in ("fine", "local")}
+    asked = meteor_finds.asked_groups()
+    assert {g: len(v) for g, v in groups.items()} == {g: asked.count(g) for g in groups}
+    assert "global" not in asked
+
+
+def test_meteor_words_do_not_say_more_than_intervals():
+    def to(mean):
+        return meteor_words._to(intervals.Estimate(mean, 0.02, True), "it")
+
+    assert to(-0.03) == "stands below it (-3.0 ± 2.0)"
+    assert to(-0.01).startswith("is not told apart from") and to(0.03).startswith("stands above")
