@@ -113,6 +113,6 @@ def asks() -> str:
     how = {1: "matters", 0: "is not seen to matter", -1: "matters, and misleads"}[own.side]
     return (
         f"{seen_on(own)}o what is kept the question {how}: with the right one instead of another picture's, "
-        f"the selection keeps {own.text()} points of the asked patches, and the native expert's pairs change "
-        f"by {area.text()}."
+        f"the share of the asked patches kept is {own.text()} points, that of the native expert's pairs "
+        f"{area.text()}."
     )

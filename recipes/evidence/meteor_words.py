@@ -21,6 +21,7 @@ from meteor import (
     STAGED,
     beside,
     keep_of,
+    selects,
 )
 from meteor_finds import asks, finds
 from tables import cost
@@ -136,7 +137,8 @@ def price(baseline: Results) -> str:
 
 def experts() -> str:
     """Trained with another selection."""
-    return _changed("Trained with other experts", EXPERTS)
+    chosen = [row for row in EXPERTS if selects(row)]
+    return _changed("Trained with the experts put together in another way", chosen)
 
 
 def scans() -> str:
