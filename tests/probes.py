@@ -69,6 +69,36 @@ class Asked(Compressor):
         return widths | {"keep": self.keep}
 
 
+class Reads(Compressor):
+    """Writes what it reads into every second token; notes the words, their mask and what came out.
+
+    The order of the words counts, and their number. With a feature_width, in the projector's place.
+    """
+
+    def __init__(self, feature_width: int | None = None, width: int = 64, optional: bool = False):
+        super().__init__()
+        self.feature_width = feature_width
+        self.site = language(0) if feature_width is None else Site(Tower.projector)
+        self.needs = frozenset({"text", "text_mask"})
+        self.optional = self.needs if optional else frozenset()
+        self.seen: list[tuple] = []
+        torch.manual_seed(5)
+        self.project = nn.Linear(feature_width or width, width)
+        self.listen = nn.Linear(width, width)
+
+    def forward(self, tokens, context):
+        text, mask = context.text, context.text_mask
+        place = 1 + torch.arange(mask.shape[1])
+        heard = torch.tanh(self.listen(text)) * (mask / place.sqrt())[..., None]
+        tokens = tokens.carry(self.project(tokens.x) + heard.sum(1, keepdim=True))
+        out = tokens.where(torch.arange(tokens.x.shape[1]) % 2 == 0)
+        self.seen.append((text.detach(), mask, out.x.detach()))
+        return out
+
+    def arguments(self):
+        return {"feature_width": self.feature_width, "width": self.project.out_features}
+
+
 def opened(method: DepthwiseConv, gate: float = 0.7) -> DepthwiseConv:
     """With kernels that are always the same, and a gate that lets something through."""
     draw = torch.Generator().manual_seed(5)

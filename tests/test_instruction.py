@@ -1,0 +1,575 @@
+"""What a compressor reads of a prompt: the instruction, all of it, in order, and never an answer.
+
+Grows by itself: families from families.FAMILIES. The probe writes what it reads into the tokens.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from families import FAMILIES, ONE, PAD, SHORT, TEXT, TWO
+from probes import Asked, PromptRows, Reads
+
+import foveate
+from foveate import Chain, FastV, Stride
+
+TOLERANCE = 2e-5  # of the logits' scale
+WORDS = {"text", "text_mask"}
+
+
+@pytest.fixture(params=["behind", "in its place"])
+def probe(request, family):
+    """Behind the projector, or in its place where a family has one."""
+    return Reads(family.projected if request.param == "in its place" else None)
+
+
+@pytest.fixture
+def llava():
+    """A small LLaVA that a probe reads with, and the probe."""
+    model = FAMILIES["llava"].model()
+    probe = Reads()
+    return foveate.compress(model, probe), probe
+
+
+def close(got, want, tolerance=TOLERANCE):
+    error = (got - want).abs().max() / want.abs().max()
+    assert error <= tolerance, f"off by {error:.2e} of the scale {want.abs().max():.1f}"
+
+
+def words(family, inputs):
+    """(B, S) the real columns that are no placeholder."""
+    ids, visual = inputs["input_ids"], {family.image_id, family.video_id} - {None}
+    return inputs["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(sorted(visual)))
+
+
+def some(family, inputs):
+    """(B, S) a mask with a gap: of each row's words, every third is nobody's, but not the first."""
+    said = words(family, inputs)
+    return said & ((said.cumsum(1) - 1) % 3 != 1)
+
+
+def expected(model, family, prompts, ids, mask):
+    """Image by image, the embeddings that a compressor should read."""
+    stands = family.stands(prompts, ids)
+    return [model.get_input_embeddings()(ids[s.prompt, mask[s.prompt]]).detach() for s in stands]
+
+
+def is_read(shown, wanted):
+    """The words of every image, in order, padded with zeros at the end to the longest."""
+    text, mask, _ = shown
+    lengths = [len(w) for w in wanted]
+    assert text.shape[:2] == mask.shape == (len(wanted), max(lengths))
+    for row, real, want in zip(text, mask, wanted, strict=True):
+        assert real.tolist() == [i < len(want) for i in range(len(real))]
+        assert torch.equal(row[real], want)
+        assert not row[~real].any()
+
+
+def generated(model, inputs, n=3, **more):
+    """(B, n, V) logits of n greedy steps."""
+    out = model.generate(
+        **inputs,
+        max_new_tokens=n,
+        do_sample=False,
+        return_dict_in_generate=True,
+        output_logits=True,
+        **more,
+    )
+    return torch.stack(out.logits, dim=1)
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def fresh(probe):
+    """What the probe noted since it was last asked."""
+    seen, probe.seen = probe.seen, []
+    return seen
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("padding", ["left", "right"])
+def test_forward_and_generate_read_the_same(model, family, probe, padding, told):
+    """The whole prompt, or what a mask says of it; cached decoding reads once, recomputing the same."""
+    foveate.compress(model, probe)
+    for prompts in family.batches().values():
+        inputs = family.inputs(prompts, padding)
+        mask = some(family, inputs) if told else None
+        all_said = words(family, inputs) if mask is None else mask
+        wanted = expected(model, family, prompts, inputs["input_ids"], all_said)
+        given = {} if mask is None else {"instruction_mask": mask}
+        logits = model(**inputs, **given, **family.positions(inputs)).logits
+        (shown,) = fresh(probe)
+        is_read(shown, wanted)
+        if padding == "right":
+            continue
+        with foveate.instruction(mask):
+            cached = generated(model, inputs)
+            recomputed = generated(model, inputs, use_cache=False)
+        close(cached[:, 0], logits[:, -1])
+        close(recomputed, cached)
+        seen = fresh(probe)
+        assert len(seen) == 1 + 3
+        assert all(same(again, shown) for again in seen)
+
+
+@torch.no_grad()
+def test_a_batch_is_each_prompt_alone(model, family, probe):
+    """Other questions, padding on either side, two images, touching ones, videos, text alone."""
+    foveate.compress(model, probe)
+    for prompts in family.batches().values():
+        for padding in ("left", "right"):
+            inputs = family.inputs(prompts, padding)
+            mask = some(family, inputs)
+            positions = family.positions(inputs)
+            together = model(**inputs, **positions, instruction_mask=mask).logits
+            for i in range(len(prompts)):
+                alone = family.single(inputs, prompts, i)
+                real = inputs["attention_mask"][i].bool()
+                own = model(**alone, instruction_mask=mask[i : i + 1, real]).logits
+                close(together[i, real], own[0])
+        inputs = family.inputs(prompts)
+        with foveate.instruction(some(family, inputs)):
+            together = generated(model, inputs)
+        for i in range(len(prompts)):
+            alone = family.single(inputs, prompts, i)
+            with foveate.instruction(some(family, alone)):
+                close(together[i], generated(model, alone)[0])
+
+
+QUESTIONS, ANSWERS = ([5, 6, 7], [8, 9]), ([40, 41], [42])
+
+
+def conversation(family, inputs, questions=QUESTIONS, answers=ANSWERS):
+    """The prompt with an answer, a question, an answer … behind it; (B, S) masks of what was asked, said."""
+    ids, asked = inputs["input_ids"], words(family, inputs)
+    said = torch.zeros_like(asked)
+    for question, answer in zip(questions, answers, strict=True):
+        for turn, is_answer in ((question, False), (answer, True)):
+            turn = torch.tensor([turn] * len(ids))
+            ids = torch.cat([ids, turn], dim=1)
+            marks = torch.full_like(turn, True, dtype=torch.bool)
+            asked = torch.cat([asked, marks ^ is_answer], dim=1)
+            said = torch.cat([said, marks & is_answer], dim=1)
+    return family.longer(inputs, ids), asked, said
+
+
+def shown_of(model, probe, batch, asked, said, how):
+    """What the probe sees of a conversation, told in one of three ways."""
+    labels = batch["input_ids"].masked_fill(~said, -100)
+    if how == "labels":
+        model(**batch, labels=labels)
+    elif how == "instruction_mask":
+        model(**batch, labels=labels, instruction_mask=asked)
+    else:
+        with foveate.instruction(asked), torch.no_grad():
+            model(**batch)
+    (shown,) = fresh(probe)
+    return shown
+
+
+@pytest.mark.parametrize("how", ["labels", "instruction_mask", "foveate.instruction"])
+def test_users_are_read_and_answers_are_not(model, family, probe, how):
+    """Another answer, early or late, longer or shorter, changes nothing; another question does."""
+    foveate.compress(model.train(how == "labels"), probe)
+    prompts = (ONE, TWO)
+    inputs = family.inputs(prompts)
+
+    def shown(questions=QUESTIONS, answers=ANSWERS):
+        batch, asked, said = conversation(family, inputs, questions, answers)
+        found = shown_of(model, probe, batch, asked, said, how)
+        is_read(found, expected(model, family, prompts, batch["input_ids"], asked))
+        return found
+
+    first = shown()
+    for answers in [([50, 41], [42]), ([40, 41], [60]), ([40], [42]), ([40, 41], [42] * 4)]:
+        assert same(shown(answers=answers), first)
+    for questions in [([5, 6, 30], [8, 9]), ([5, 6, 7], [9, 8]), ([5, 6, 7], [8])]:
+        assert not torch.equal(shown(questions=questions)[-1], first[-1])
+
+
+@torch.no_grad()
+def test_another_question_is_another_token_first_to_last(model, family, probe):
+    foveate.compress(model, probe)
+    inputs = family.inputs((TWO,))
+    ids = inputs["input_ids"].clone()
+    ids[:, -1] = 3 + ids[:, -1] % 80  # the last word: behind every image
+    model(**inputs)
+    model(**{**inputs, "input_ids": ids})
+    (_, _, one), (_, _, other) = fresh(probe)
+    changed = (one - other).abs().amax(-1) > 1e-4
+    assert torch.equal(changed, one.any(-1))  # all but the padding
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_beams_and_samples_repeat_what_was_asked(model, family, probe, use_cache):
+    """One row of the mask for all beams of a prompt; a beam's text is that of greedy steps."""
+    foveate.compress(model, probe)
+    prompts = (ONE, TWO)
+    inputs = family.inputs(prompts)
+    mask = some(family, inputs)
+    wanted = expected(model, family, prompts, inputs["input_ids"], mask)
+    with foveate.instruction(mask):
+        out = model.generate(
+            **inputs,
+            num_beams=3,
+            num_return_sequences=2,
+            do_sample=False,
+            max_new_tokens=4,
+            use_cache=use_cache,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        seen = fresh(probe)
+        assert len(seen) == (1 if use_cache else 4)
+        for shown in seen:
+            is_read(shown, wanted)
+        how = {"max_new_tokens": 3, "use_cache": use_cache}
+        sampled = model.generate(**inputs, **how, do_sample=True, top_k=1, num_return_sequences=2)
+        greedy = model.generate(**inputs, **how, do_sample=False)
+    assert torch.equal(sampled, greedy.repeat_interleave(2, 0))
+    for first in (0, 1):  # of the two sequences returned of each prompt
+        written = out.sequences[first::2]
+        long = family.longer(inputs, written)
+        long |= family.positions(long)
+        logits = model(**long, instruction_mask=mask).logits[:, -5:-1].log_softmax(-1)
+        total = logits.gather(2, written[:, -4:, None]).sum((1, 2))
+        close(out.sequences_scores[first::2], total / 4, 1e-4)
+
+
+@torch.no_grad()
+def test_beams_that_recompute_write_no_instruction(model, family, probe):
+    """Nobody told what was asked, and beams change places: still, the prompt is all that is read."""
+    foveate.compress(model, probe)
+    inputs = family.inputs((ONE, TWO))
+    wanted = expected(model, family, (ONE, TWO), inputs["input_ids"], words(family, inputs))
+    how = {"num_beams": 4, "do_sample": False, "max_new_tokens": 5}
+    cached = model.generate(**inputs, **how)
+    assert torch.equal(model.generate(**inputs, **how, use_cache=False), cached)
+    for shown in fresh(probe):
+        is_read(shown, wanted)
+
+
+@torch.no_grad()
+def test_an_instruction_that_stands_in_no_prompt(model, family, probe):
+    """Its ids are read as if they stood there: with the prompt's own, nothing changes."""
+    foveate.compress(model, probe)
+    for prompts in family.batches().values():
+        inputs = family.inputs(prompts)
+        mask = some(family, inputs)
+        want = model(**inputs, instruction_mask=mask).logits
+        rows = [ids[m] for ids, m in zip(inputs["input_ids"], mask, strict=True)]
+        for side in ("left", "right"):
+            ids = torch.nn.utils.rnn.pad_sequence(
+                rows, batch_first=True, padding_value=-100, padding_side=side
+            )
+            assert torch.equal(model(**inputs, instruction_ids=ids).logits, want)
+        with foveate.instruction(ids=ids):
+            got = generated(model, inputs)
+            beams = model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=3)
+        with foveate.instruction(mask):
+            assert torch.equal(generated(model, inputs), got)
+            fine = model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=3)
+            assert torch.equal(beams, fine)
+        with foveate.instruction(ids=ids):
+            assert torch.equal(generated(model, inputs, use_cache=False)[:, 0], got[:, 0])
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_training_reads_the_same_with_checkpointing(model, family, probe, checkpointing):
+    """checkpointing: reentrant or not. Same loss, same gradients, of the words too."""
+    inputs = family.inputs((ONE, TWO, TEXT))
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -2:] = inputs["input_ids"][:, -2:]
+    mask = some(family, inputs) & (labels == -100)
+    foveate.compress(model.train(), probe)
+    model.enable_input_require_grads()
+    found = []
+    for enabled in (False, True):
+        if enabled:
+            model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+        model.zero_grad()
+        loss = model(**inputs, labels=labels, instruction_mask=mask, use_cache=False).loss
+        loss.backward()
+        grads = [p.grad for p in (*probe.parameters(), model.get_input_embeddings().weight)]
+        found.append([loss.detach(), *(grad.clone() for grad in grads)])
+    for plain, recomputed in zip(*found, strict=True):
+        assert plain.abs().sum() > 0
+        close(recomputed, plain, 1e-5)
+
+
+@torch.no_grad()
+def test_a_prompt_without_an_instruction(model, family):
+    """Refused, with its number; or, by a compressor that can do without, a row of nothing."""
+    prompts = (ONE, TEXT, SHORT, TWO)
+    inputs = family.inputs(prompts)
+    mask = some(family, inputs)
+    mask[1:3] = False  # text alone needs none
+    model.get_input_embeddings().weight[PAD] += 1  # what a model has for padding need not be zero
+    wanted = expected(model, family, prompts, inputs["input_ids"], mask)
+    assert [len(w) > 0 for w in wanted] == [True, False, True, True]
+    strict, lenient = (Reads(family.projected, optional=optional) for optional in (False, True))
+    foveate.compress(model, strict)
+    for call in (model, model.model):
+        with pytest.raises(ValueError, match="no instruction in prompt 2 of the batch"):
+            call(**inputs, instruction_mask=mask)
+    with foveate.instruction(mask), pytest.raises(ValueError, match="no instruction in prompt 2 "):
+        model.generate(**inputs, num_beams=2, max_new_tokens=2)
+    foveate.compress(model, lenient)
+    got = model(**inputs, instruction_mask=mask).logits
+    (shown,) = fresh(lenient)
+    is_read(shown, wanted)
+    alone = family.single(inputs, prompts, 2)
+    nothing = torch.zeros_like(alone["input_ids"])
+    close(
+        got[2, -alone["input_ids"].shape[1] :], model(**alone, instruction_mask=nothing).logits[0]
+    )
+    ((text, read, _),) = fresh(lenient)
+    assert text.shape == (1, 0, 64) and read.shape == (1, 0)
+    with foveate.instruction(ids=torch.full((1, 3), -100)):
+        close(generated(model, alone)[:, 0], got[2:3, -1])
+    foveate.compress(model, Chain(lenient, Asked(None)))
+    with pytest.raises(ValueError, match="no instruction"):  # one that needs it is among them
+        model(**inputs, instruction_mask=mask)
+
+
+@torch.no_grad()
+def test_a_later_call_reads_nothing(model, family, probe):
+    """Decoding and a second turn on a filled cache ignore what told the first call what was asked."""
+    foveate.compress(model, probe)
+    inputs = family.inputs((ONE,))
+    mask = some(family, inputs)
+    turn = torch.tensor([[7, 8, 9]])
+    whole = family.longer(inputs, torch.cat([inputs["input_ids"], turn], dim=1))
+    more = {"input_ids": whole["input_ids"], "attention_mask": whole["attention_mask"]}
+    with foveate.instruction(mask):
+        cache = model(**inputs, use_cache=True).past_key_values
+        in_block = generated(model, {**more, "past_key_values": cache}, 2)
+    told = {"instruction_mask": mask, "instruction_ids": turn}
+    cache = model(**inputs, instruction_mask=mask, use_cache=True).past_key_values
+    assert len(fresh(probe)) == 2
+    new = {"input_ids": turn, "attention_mask": whole["attention_mask"]}
+    by_keyword = model(**new, past_key_values=cache, **told).logits
+    step = torch.tensor([[5]])
+    longer = torch.nn.functional.pad(whole["attention_mask"], (0, 1), value=1)
+    model(input_ids=step, attention_mask=longer, past_key_values=cache, **told)
+    assert not probe.seen
+    close(in_block[:, 0], by_keyword[:, -1])
+
+
+@torch.no_grad()
+def test_rows_of_attention_are_still_the_prompts(model, family):
+    """Ids are the text; which rows look at the image, the mask or the whole prompt says."""
+    inputs = family.inputs((ONE, TWO))
+    mask, ids = some(family, inputs), torch.tensor([[5, 6], [7, -100]])
+    reads, rows = Reads(optional=True), PromptRows(5, layer=2)
+    found = []
+    with foveate.compressed(model, Chain(reads, rows)), foveate.trace(model) as seen:
+        for told in ({"instruction_mask": mask}, {}, {"instruction_mask": mask}):
+            model(**inputs, **told, instruction_ids=ids)
+            found.append(seen.steps[-1].scores)
+    assert [tuple(mask.sum(1)) for _, mask, _ in reads.seen] == [(2, 1, 1)] * 3
+    assert torch.equal(found[0].nan_to_num(), found[2].nan_to_num())
+    assert not torch.equal(found[0].nan_to_num(), found[1].nan_to_num())
+
+
+# What holds of the block, whatever the family.
+
+
+def read_by(model, probe, inputs, **more):
+    """How many words the first image got."""
+    with torch.no_grad():
+        model(**inputs, **more)
+    ((_, mask, _),) = fresh(probe)
+    return int(mask[0].sum())
+
+
+def test_an_inner_block_stands_in_for_the_outer_one(llava):
+    model, probe = llava
+    inputs = FAMILIES["llava"].inputs((ONE,))
+    mask = torch.zeros_like(inputs["input_ids"])
+    mask[:, -4:] = 1
+    last = torch.nn.functional.pad(mask[:, -1:], (mask.shape[1] - 1, 0))
+    ids, everything = torch.tensor([[5, 6]]), 9
+    with foveate.instruction(mask):
+        assert read_by(model, probe, inputs) == 4
+        with foveate.instruction(ids=ids):
+            assert read_by(model, probe, inputs) == 2
+            with foveate.instruction():
+                assert read_by(model, probe, inputs) == everything
+        assert read_by(model, probe, inputs) == 4
+        with pytest.raises(KeyError), foveate.instruction(mask * 0):
+            raise KeyError("of somebody's own")
+        assert read_by(model, probe, inputs) == 4
+        # What the call says itself wins, as a whole.
+        assert read_by(model, probe, inputs, instruction_mask=last) == 1
+        assert read_by(model, probe, inputs, instruction_ids=ids[:, :1]) == 1
+    with foveate.instruction(ids=ids):
+        assert read_by(model, probe, inputs, instruction_mask=mask) == 4
+        assert read_by(model, probe, inputs, instruction_mask=mask, instruction_ids=ids[:, :1]) == 1
+        assert read_by(model, probe, inputs, instruction_ids=ids[:, :1]) == 1
+        assert read_by(model, probe, inputs, instruction_mask=None) == 2
+        assert read_by(model.model, probe, inputs) == 2
+    assert read_by(model, probe, inputs) == everything
+
+
+def test_threads_do_not_meet(llava):
+    """Two threads in blocks of their own, and one that was started inside a block of another."""
+    family, counts = FAMILIES["llava"], {}
+    inputs = family.inputs((ONE,))
+    mask, both = some(family, inputs), threading.Barrier(2)
+
+    def run(name, ids):
+        probe = Reads()
+        model = foveate.compress(family.model(), probe)
+        if ids is None:
+            counts[name] = read_by(model, probe, inputs)
+            return
+        with foveate.instruction(ids=ids):
+            both.wait()
+            counts[name] = read_by(model, probe, inputs)
+            both.wait()
+
+    with foveate.instruction(mask):
+        threads = [
+            threading.Thread(target=run, args=(n, n and torch.full((1, n), 5)))
+            for n in (None, 2, 3)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert counts == {None: 9, 2: 2, 3: 3}
+
+
+def off(error, match, mask=None, ids=None):
+    return pytest.param(error, match, mask, ids, id=match)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("error", "match", "mask", "ids"),
+    [
+        off(TypeError, "mask: want a tensor .* got list", [[True]]),
+        off(TypeError, r"mask: .* got a bool tensor \(25,\)", torch.ones(25, dtype=torch.bool)),
+        off(ValueError, "values up to 99; token ids are ids=", torch.full((2, 25), 99)),
+        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(1, 25\)", torch.ones(1, 25) > 0),
+        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(2, 24\)", torch.ones(2, 24) > 0),
+        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(2, 26\)", torch.ones(2, 26) > 0),
+        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(4, 25\)", torch.ones(4, 25) > 0),
+        off(TypeError, "ids: want a tensor .* got str 'What", ids="What is it?"),
+        off(TypeError, r"ids: want integers .* float32 tensor \(2, 3\)", ids=torch.ones(2, 3)),
+        off(TypeError, r"ids: want integers .* bool tensor \(2, 3\)", ids=torch.ones(2, 3) > 0),
+        off(ValueError, r"ids: want \(2, tokens\).*\(3, 2\)", ids=torch.full((3, 2), 5)),
+        off(
+            ValueError, "ids: 1000 is no token of a vocabulary of 100", ids=torch.full((2, 1), 1000)
+        ),
+        off(ValueError, "ids: -1 is no token .* padding is -100", ids=torch.full((2, 1), -1)),
+    ],
+)
+def test_what_does_not_fit_is_told_with_its_numbers(llava, error, match, mask, ids):
+    model, _ = llava
+    inputs = FAMILIES["llava"].inputs((ONE, SHORT))
+    how = {"num_beams": 2, "do_sample": False, "max_new_tokens": 2}
+    with pytest.raises(error, match=match), foveate.instruction(mask, ids):
+        model.generate(**inputs, **how)
+    if ids is not None:
+        with pytest.raises(error, match="instruction_ids: "):
+            model(**inputs, instruction_ids=ids)
+    assert torch.isfinite(model(**inputs).logits).all()
+
+
+@torch.no_grad()
+def test_a_mask_is_as_long_as_its_prompt_though_a_call_is_longer(llava):
+    """Guesses of an assistant stand behind the prompt; a later turn on a new cache is a longer prompt."""
+    model, probe = llava
+    inputs = FAMILIES["llava"].inputs((ONE,))
+    mask = some(FAMILIES["llava"], inputs)
+    length = {"max_new_tokens": 8, "do_sample": False}
+    with pytest.raises(ValueError, match=r"foveate\.instruction\(mask\)"):
+        model.generate(**inputs, **length, prompt_lookup_num_tokens=3)
+    fresh(probe)
+    with foveate.instruction(mask):
+        guessed = model.generate(**inputs, **length, prompt_lookup_num_tokens=3)
+        assert torch.equal(guessed, model.generate(**inputs, **length))
+        assert [int(m.sum()) for _, m, _ in fresh(probe)] == [int(mask.sum())] * 2
+        long = FAMILIES["llava"].longer(inputs, guessed)
+        with pytest.raises(ValueError, match=r"mask: want \(1, 33\).* bool tensor \(1, 25\)"):
+            model(**long)
+        model(**long, instruction_mask=mask)
+
+
+def test_placeholders_are_no_words(llava):
+    """Nor in ids: a placeholder's id need not be in the vocabulary."""
+    model, probe = llava
+    family = FAMILIES["llava"]
+    inputs = family.inputs((ONE,))
+    ids = torch.tensor([[family.image_id, 5, family.image_id, 6]])
+    assert read_by(model, probe, inputs, instruction_ids=ids) == 2
+    everywhere = torch.ones_like(inputs["input_ids"])
+    assert read_by(model, probe, inputs, instruction_mask=everywhere) == 9
+
+
+def test_training_wants_to_know_what_is_asked(llava):
+    """Ids tell it; a mask tells it; nothing does not, however well a compressor can do without."""
+    model, probe = llava
+    inputs = FAMILIES["llava"].inputs((ONE,))
+    probe.optional = probe.needs
+    model.train()
+    with pytest.raises(ValueError, match="training without labels"):
+        model(**inputs)
+    model(**inputs, instruction_ids=torch.tensor([[5]]))
+    with foveate.instruction(some(FAMILIES["llava"], inputs)):
+        model(**inputs)
+    assert [mask.sum().item() for _, mask, _ in probe.seen] == [1, 6]
+    foveate.compress(model, FastV(4))
+    with pytest.raises(ValueError, match="training without labels"):  # it reads rows, not words
+        model(**inputs, instruction_ids=torch.tensor([[5]]))
+
+
+def test_support_says_what_is_read():
+    model = FAMILIES["llava"].model()
+    notes = {
+        name: [note for note in foveate.support(model, method).notes if "instruction" in note]
+        for name, method in {
+            "strict": Reads(),
+            "lenient": Reads(optional=True),
+            "rows": Chain(Reads(optional=True), FastV(4)),
+            "none": Stride(4),
+        }.items()
+    }
+    assert notes["none"] == []
+    for name, end in (("strict", "refused"), ("lenient", "fine"), ("rows", "refused")):
+        (note,) = notes[name]
+        assert "foveate.instruction" in note and note.endswith(end)
+
+
+def test_a_plain_trainer_hands_it_on(llava, tmp_path):
+    """What a collator adds reaches the compressor, though the model's signature does not name it."""
+    from transformers import Trainer, TrainingArguments
+
+    model, probe = llava
+    family = FAMILIES["llava"]
+    batches = {"mask": {}, "ids": {}}
+    for name, batch in batches.items():
+        batch |= family.inputs((ONE, SHORT))
+        batch["labels"] = torch.full_like(batch["input_ids"], -100)
+        batch["labels"][:, -1] = 5
+        mask = some(family, batch)
+        told = {"mask": {"instruction_mask": mask}, "ids": {"instruction_ids": mask[:, :2] + 5}}
+        batch |= told[name]
+    args = TrainingArguments(
+        output_dir=str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no"
+    )
+    counts = []
+    for batch in batches.values():
+        trainer = Trainer(model, args, data_collator=lambda rows, b=batch: b, train_dataset=[0, 1])
+        trainer.train()
+        ((_, mask, _),) = fresh(probe)
+        counts.append(mask.sum(1).tolist())
+    assert counts == [[6, 3], [2, 2]]
