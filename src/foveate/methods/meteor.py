@@ -128,17 +128,17 @@ class FlashGlobalFusion(Compressor):
 class Route:
     """How words and tokens are laid out as sequences, one a direction, and where they are read again.
 
-    G directions, L steps, T words, N tokens. A step is a weighted sum of words or tokens.
+    G directions, L steps, T words, N tokens. A step is a mean of tokens, or one, or their sum.
 
-    member, weight  what is summed, step by step, by row of (B·(T+N)); nothing of it counts in padding
-    start           (B·L·G,) where each step's members begin
-    real            (B, L) steps that are no padding
-    place           (B·(T+N), G) the steps of each direction at which a word or token is read, by row of
-                    (B·L·G)
+    member, among  what makes each step, by row of (B·(T+N)), and of how many it is a mean; 0 in padding
+    start          (B·L·G,) where each step's members begin
+    real           (B, L) steps that are no padding
+    place          (B·(T+N), G) the steps of each direction at which a word or token is read, by row of
+                   (B·L·G)
     """
 
     member: Tensor
-    weight: Tensor
+    among: Tensor
     start: Tensor
     real: Tensor
     place: Tensor
@@ -147,12 +147,12 @@ class Route:
     def of(cls, cell: Tensor, valid: Tensor, said: Tensor, scan: str, directions: int) -> Route:
         """cell (B, N, 3) of the grid; valid (B, N), tokens first; said (B, T), words last."""
         (B, N), T, G, sizes = valid.shape, said.shape[1], directions, SCANS[scan]
-        member, weight = _members(neighbours(cell, valid), scan)
+        member, among = _members(neighbours(cell, valid), scan)
         token = torch.arange(N, device=valid.device).expand(B, N)
         back = (valid.sum(1, keepdim=True) - 1 - token).where(valid, token)
         slot = torch.stack([token, back][:G], dim=2)  # (B, N, G), and the other way round
         member = torch.stack([_pick(member, order) + T for order in slot.unbind(2)], dim=2)
-        weight = weight.to(valid.device) * valid[:, :, None, None].expand(B, N, G, 1)
+        among = among.to(valid.device) * valid[:, :, None, None].expand(B, N, G, 1)
         word = torch.arange(T, device=valid.device)[:, None].expand(B, T, G)
         row = torch.arange(B, device=valid.device)[:, None]
         size = torch.tensor([1] * T * G + [n for n in sizes for _ in range(G)] * N)
@@ -164,8 +164,8 @@ class Route:
             member=torch.cat([word.flatten(1), _in_steps(member, sizes)], 1)
             .add(row * (T + N))
             .flatten(),
-            weight=torch.cat(
-                [said[..., None].expand(B, T, G).flatten(1), _in_steps(weight, sizes)], 1
+            among=torch.cat(
+                [said[..., None].expand(B, T, G).flatten(1), _in_steps(among, sizes)], 1
             ).flatten(),
             start=size.cumsum(0) - size,
             real=torch.cat([said, valid.repeat_interleave(len(sizes), dim=1)], dim=1),
@@ -174,7 +174,7 @@ class Route:
 
     def lay(self, value: Tensor) -> Tensor:
         """What the words and tokens hold, as sequences. value (B, T + N, C) → (B, L, G, C)."""
-        weight = self.weight.to(value.dtype)
+        weight = (1 / self.among.to(value.dtype)).masked_fill(self.among == 0, 0)
         laid = functional.embedding_bag(
             self.member, value.flatten(0, 1), self.start, mode="sum", per_sample_weights=weight
         )
@@ -340,11 +340,11 @@ def meteor(
 
 
 def _members(around: Tensor, scan: str) -> tuple[Tensor, Tensor]:
-    """What a token's steps are sums of: tokens (B, N, E), and the weight of each (E,). around (B, N, 9)."""
+    """What a token's steps are sums of: tokens (B, N, E), and how many make one mean (E,)."""
     if scan == "window":
-        return around[..., [0, 1, 2, 3, 5, 6, 7, 8, 4]], torch.ones(9)
+        return around[..., [0, 1, 2, 3, 5, 6, 7, 8, 4]], torch.ones(9, dtype=torch.long)
     itself = torch.arange(around.shape[1], device=around.device)[:, None].expand_as(around[..., :1])
-    return torch.cat([around, itself], dim=-1), torch.tensor([1 / 9] * 9 + [1.0])
+    return torch.cat([around, itself], dim=-1), torch.tensor([9] * 9 + [1])
 
 
 def _in_steps(value: Tensor, sizes: Sequence[int]) -> Tensor:
