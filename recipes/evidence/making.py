@@ -30,12 +30,13 @@ def make(page: Page, run_: Run) -> None:
     out = ROOT / "out" / "evidence" / page.name / run_.name
     stages = [_spent(card, done) for card, done in train(run_, out)]
     *before, last = stages or [None]
+    told = answers(run_, out)
     measured = {name: measure(run_, out) for name, measure in page.measures.items()}
     document = {
         "asked": asked(run_),
         **({"before": before[0]} if before else {}),
         "training": last,
-        "answers": answers(run_, out),
+        "answers": told,
         **{name: value for name, value in measured.items() if value is not None},
         "circumstances": record(run_.recipe.seed if run_.recipe else 0),
     }
