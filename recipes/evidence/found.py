@@ -69,21 +69,24 @@ def right(
     """By seed, a 1 or 0 for every question, or every one of a group; see `answer`."""
     found, wanted = {}, range(QUESTIONS) if group is None else groups()[group]
     for seed, result in results.items():
-        told = answer(result, method, changed)["right"]
-        found[seed] = [int(told[i]) for i in wanted]
+        if (told := answer(result, method, changed)) is not None:
+            found[seed] = [int(told["right"][i]) for i in wanted]
     return found
 
 
 def answer(
     result: dict[str, Any], method: str | None = None, changed: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """How a run answers: with its own method, or another, or changed arguments, for the test alone."""
+) -> dict[str, Any] | None:
+    """How a run answers: with its own method, or another, or changed arguments, for the test alone.
+
+    None where it was not asked so.
+    """
     own, *others = result["answers"]
     if method is None and not changed:
         return own
     if changed:
-        return next(a for a in others if a.get("changed") == changed)
-    return next(a for a in others if a["method"] == method and not a["own"])
+        return next((a for a in others if a.get("changed") == changed), None)
+    return next((a for a in others if a["method"] == method and not a["own"]), None)
 
 
 @cache
