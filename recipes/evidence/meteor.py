@@ -15,16 +15,17 @@ from foveate.train import RECIPES, Recipe
 
 SEEDS = (0, 1, 2)
 SIDE = 12  # of the grid of visual tokens
-STEPS = 240
-BEFORE_STEPS = 120  # of a first stage that trains the connector alone
-RATE = 3e-4  # of the connectors
+STEPS = 120
+BEFORE_STEPS = 60  # of a first stage that trains the connector alone
 KEEP = 36  # of 144, a quarter
 SMALLER = (16, 7)  # 11 and 5 %
 HIDDEN = 128  # of the embedded projector, as which the fusion begins
 
 Row = tuple[str, Mapping[str, Any]]  # a name of METHODS and its arguments
 SELECTION = {"only": "selection", "keep": KEEP}
-BOTH = {"keep": KEEP, "hidden": HIDDEN}
+# One narrow block: the published shape has more parameters than all of this small model's decoder.
+BLOCK = {"depth": 1, "expand": 1, "states": 16}
+BOTH = {"keep": KEEP, "hidden": HIDDEN, **BLOCK}
 MAIN: dict[str, Row] = {
     "baseline": ("identity", {}),
     "pool": ("pool", llava_stf.POOL),
@@ -33,7 +34,8 @@ MAIN: dict[str, Row] = {
     "meteor": ("meteor", BOTH),
 }
 METEOR = "meteor"
-LENT = ("baseline", "pool", "pool_k3", "pool_k4")  # rows of LLaVA-STF's page
+LENT = ("baseline",)  # rows of LLaVolta's page
+POOLED = ("pool", "pool_k3", "pool_k4")
 EXPERTS: dict[str, Row] = {
     "visual": ("meteor", {**BOTH, "balance": 1.0}),
     "native": ("meteor", {**BOTH, "balance": 0.0}),
@@ -51,14 +53,14 @@ SCANS: dict[str, Row] = {
     "scan_window": ("meteor", {**BOTH, "scan": "window"}),
     "forward_only": ("meteor", {**BOTH, "directions": "forward"}),
     "mamba1": ("meteor", {**BOTH, "operator": "mamba1"}),
-    "depth1": ("meteor", {**BOTH, "depth": 1}),
-    "narrow": ("meteor", {**BOTH, "expand": 1}),  # a narrower state_width cannot begin warm
+    "depth2": ("meteor", {**BOTH, "depth": 2}),
+    "wide": ("meteor", {**BOTH, "expand": 2, "states": 64}),
 }
 RANDOM_K, ALL, COLD = "random_k", "fusion_all", f"{METEOR}_cold"
 STAGED = {f"{METEOR}_two_stage": METEOR}
 REST: dict[str, Row] = {
-    **{row: llava_stf.WINDOWS[row] for row in LENT if row in llava_stf.WINDOWS},
-    ALL: ("meteor", {"only": "fusion", "hidden": HIDDEN}),
+    **{row: llava_stf.WINDOWS[row] for row in POOLED if row in llava_stf.WINDOWS},
+    ALL: ("meteor", {"only": "fusion", "hidden": HIDDEN, **BLOCK}),
     RANDOM_K: ("meteor", {**BOTH, "sampled": [*SMALLER[::-1], KEEP]}),
     COLD: MAIN[METEOR],
     **{row: MAIN[of] for row, of in STAGED.items()},
@@ -97,21 +99,20 @@ def beside(row: str) -> str:
 
 def recipe(row: str, seed: int) -> Recipe:
     """A row's recipe."""
-    if row in LENT:
-        return llava_stf.recipe(row, seed)
     (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
     card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
-    if not fuses(row):
-        return card
-    return replace(card, trains={**plain.trains, "compressor": RATE}, warm_start=row != COLD)
+    if row in POOLED:
+        return replace(card, positions=llava_stf.POSITIONS)
+    return replace(card, warm_start=fuses(row) and row != COLD)
 
 
-def asks(row: str) -> tuple[Ask, ...]:
+def asks(row: str, seed: int) -> tuple[Ask, ...]:
     """What a row is asked with: its own method, and where it is a main one or draws its budget, more."""
     changes: list[Mapping[str, Any]] = []
-    if row == RANDOM_K or (row in MAIN and selects(row)):
+    main = row in MAIN and selects(row) and seed == SEEDS[0]
+    if row == RANDOM_K or main:
         changes += OTHER_BUDGETS
-    if row in MAIN and selects(row):
+    if main:
         changes += ALONE.values()
     return (OWN, *(Ask(OWN.method, change) for change in changes))
 
@@ -121,13 +122,14 @@ def _run(row: str, seed: int) -> Run:
     if row in STAGED:
         connector = {part: rate for part, rate in card.trains.items() if part != "language"}
         before = replace(card, trains=connector, steps=BEFORE_STEPS)
-    return Run(f"{row}-seed{seed}", card, asks(row), before)
+    return Run(f"{row}-seed{seed}", card, asks(row, seed), before)
 
 
 def _runs() -> list[Run]:
-    """The main rows, seed by seed, then one seed of all others, what matters most first."""
-    main = [_run(row, seed) for seed in SEEDS for row in MAIN]
-    return main + [_run(row, SEEDS[0]) for row in ROWS if row not in MAIN]
+    """One seed of every row, what matters most first, then the other seeds of the main rows."""
+    first, *seeds = SEEDS
+    one = [_run(row, first) for row in ROWS]
+    return one + [_run(row, seed) for seed in seeds for row in MAIN]
 
 
-PAGE = Page("meteor", tuple(_runs()), lender="llava_stf", measures={"finds": finds})
+PAGE = Page("meteor", tuple(_runs()), lender="llavolta", measures={"finds": finds})

@@ -7,6 +7,7 @@ from finding import ASKED
 from found import Results, circumstances, progress, right, seeds_of
 from intervals import estimate
 from meteor import (
+    BLOCK,
     BUDGETS,
     EXPERTS,
     KEEP,
@@ -15,7 +16,6 @@ from meteor import (
     METEOR,
     PAGE,
     RANDOM_K,
-    RATE,
     REST,
     ROWS,
     SCANS,
@@ -67,11 +67,11 @@ tokens in a grid of {SIDE} × {SIDE}) on PatchQA. All runs begin from one state,
 the rest fresh. The fusion begins warm, as that projector exactly, so that all rows of one budget and one
 selection but the cold one begin as the same function. Then {STEPS} steps of {card["batch"]} scenes with one
 question each, the same in the same order for every run of a seed, the vision tower frozen; kept tokens keep
-their positions. The rate is {card["trains"]["language"]:g}, of the fusion {RATE:g}. The rows of the baseline
-and of pooling, which counts its positions anew, are from [LLaVA-STF's page](llava_stf.md). {QUESTIONS}
-questions of the test split answer for every row. ± is half a 95 % interval: of the mean over seeds
-(Student's t) where three are there, else (†) over the questions alone, paired where it is of a difference;
-intervals are not corrected for their number. No code of the paper is public: operator, sizes and the
+their positions, pooling counts them anew. The rate is {card["trains"]["language"]:g} throughout. The twin's
+fusion is small: one block, {BLOCK["states"]} states, as wide as the features. {QUESTIONS} questions of the test
+split answer for every row. ± is half a 95 % interval: of the mean over seeds (Student's t) where three are
+there, else (†) over the questions alone, paired where it is of a difference; intervals are not corrected for
+their number. No code of the paper is public: operator, sizes and the
 experts' balance are this project's. One small model and one synthetic task: what holds here is a sign, and
 no measure, of what holds at 7B.
 {progress(PAGE)}
