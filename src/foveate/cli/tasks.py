@@ -37,7 +37,7 @@ class Questions(Sequence):
 
         self.task = PatchQA("train", seed=seed, **TASKS[check(name)])
         self.name, self.n = name, n
-        self.has_images = [True] * n
+        self.has_images, self.questions = [True] * n, [1] * n
 
     def __len__(self) -> int:
         return self.n

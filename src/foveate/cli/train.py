@@ -136,5 +136,7 @@ def _print(document: dict[str, Any], out: Path) -> None:
     if losses:  # none is logged in fewer steps than log_every
         tail = losses[-max(1, len(losses) // 20) :]
         line += f", loss {losses[0]:.3f} → {sum(tail) / len(tail):.3f}"
+    if document.get("rows") != document.get("records"):
+        line += f", {document['records']:,} records in {document['rows']:,} rows"
     screen.print(line, markup=False)
     screen.print(f"model: {out}\nloss curve: {out / 'loss.png'}", markup=False, soft_wrap=True)

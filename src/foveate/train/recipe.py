@@ -9,10 +9,6 @@ from typing import Any
 
 from foveate.compressor import Compressor
 
-ORDERS = ("shuffled", "grouped", "sequential")
-TEMPLATES = ("chat", "plain")
-DTYPES = ("float32", "bfloat16")
-POSITIONS = ("original", "renumbered")
 # Those of transformers that need no settings of their own.
 SCHEDULERS = (
     "linear",
@@ -24,10 +20,10 @@ SCHEDULERS = (
     "inverse_sqrt",
 )
 CHOICES = {
-    "order": ORDERS,
-    "template": TEMPLATES,
-    "dtype": DTYPES,
-    "positions": POSITIONS,
+    "order": ("shuffled", "grouped", "sequential"),
+    "template": ("chat", "plain"),
+    "dtype": ("float32", "bfloat16"),
+    "positions": ("original", "renumbered"),
     "scheduler": SCHEDULERS,
 }
 COUNTS = (
@@ -76,6 +72,8 @@ class Recipe:
     warmup       share of the steps
     max_length   columns of a prompt, images included; longer answers are cut
     template     'chat', or 'plain' for LLaVA's pre-training: the image and its caption, no question
+    split        every question of a conversation is a row of its own, behind what was said before it: for
+                 methods that read what is asked, whose tokens must not know what is asked later
     square       pad images to a square in their mean colour instead of cropping them
     order        'grouped' keeps images and text in batches of their own, 'sequential' keeps the file's
     fsdp         shard over several GPUs (FSDP2); one GPU trains whole
@@ -106,6 +104,7 @@ class Recipe:
     clip: float = 1.0
     max_length: int | None = 2048
     template: str = "chat"
+    split: bool = False
     square: bool = False
     order: str = "shuffled"
     check: bool = True

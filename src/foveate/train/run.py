@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,17 +12,21 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
+from foveate.compressor import Compressor
+from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
 from foveate.provenance import dumps, record, write
 from foveate.train import checkpoints
 from foveate.train.curve import curve
-from foveate.train.data import Collator, Problem, Records, check, listed
+from foveate.train.data import Collator, Problem, Records, by_question, check, listed
+from foveate.train.data.questions import several
 from foveate.train.model import load, refuse_trained
 from foveate.train.parts import adapted, freeze, learning_rates, named, shrink
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered
 
+READS = frozenset({"text", "prompt_attention"})  # needs that the user's words answer
 Advance = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
 
 
@@ -42,9 +47,10 @@ def run(
     """Train as a recipe says and leave model, processor, loss curve and training.json in a folder.
 
     data and validation take the place of the recipe's files: data sets of `Record`, iterable ones if the
-    recipe says how many steps. model is where the recipe's model lies here. resume goes on from the last
-    whole checkpoint in the folder, or begins. advance hears of every step. Started by torchrun or
-    accelerate, it trains on all their devices.
+    recipe says how many steps. Order 'grouped' wants of them `has_images`, a bool for each record, and
+    `questions`, how many each asks, saves reading them all for `split`. model is where the recipe's model
+    lies here. resume goes on from the last whole checkpoint in the folder, or begins. advance hears of
+    every step. Started by torchrun or accelerate, it trains on all their devices.
 
     Raises ValueError for a folder that holds another run and for whatever the recipe asks that the model
     does not have, DataError with line numbers for data that is not in order, DivergedError if the loss
@@ -55,22 +61,34 @@ def run(
     if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
         return done
     begun = checkpoints.begin(recipe.as_dict(), out, resume)
-    data = Records(recipe.data, recipe.images) if data is None else data
-    if validation is None and recipe.validation is not None:
-        validation = Records(recipe.validation, recipe.images)
+    whole = _sets(recipe, data, validation)
+    data, validation = map(by_question, whole) if recipe.split else whole
     steps = steps_of(recipe, data)
     settings = _settings(recipe, out, device, validation is not None, steps)
     with settings.main_process_first(local=False):
         if settings.process_index == 0:
             checkpoints.open_folder(recipe.as_dict(), out, begun)
             if recipe.check:
-                _check(
-                    recipe, lambda n: advance(0, steps, f"checked {n:,} records"), data, validation
-                )
+                _check(recipe, lambda n: advance(0, steps, f"checked {n:,} records"), *whole)
+            if counts := _counts(whole[0], data):
+                advance(0, steps, "{records:,} records, {rows:,} rows".format(**counts))
     trainer = _trainer(recipe, settings, data, validation, begun, model)
     trainer.add_callback(Watch(advance))
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
-    return _finish(trainer, recipe, out)
+    return _finish(trainer, recipe, out, _counts(whole[0], data))
+
+
+def _sets(recipe: Recipe, data: Any, validation: Any) -> tuple[Any, Any]:
+    """What to train on and what to evaluate on, conversation by conversation: the recipe's, unless given."""
+    data = Records(recipe.data, recipe.images) if data is None else data
+    if validation is None and recipe.validation is not None:
+        validation = Records(recipe.validation, recipe.images)
+    return data, validation
+
+
+def _counts(whole: Any, data: Any) -> dict[str, int]:
+    """Records as the data have them and rows as they are learnt; nothing of data without a length."""
+    return {"records": len(whole), "rows": len(data)} if hasattr(data, "__len__") else {}
 
 
 def _settings(recipe: Recipe, out: Path, device: str, evaluates: bool, steps: int) -> Any:
@@ -150,13 +168,15 @@ def _trainer(
     if begun is None and recipe.warm_start:
         refuse_trained(recipe, model)
     model, processor = load(recipe, begun if whole else model)
+    method = traits.base_of(model).visual_compressor
     if begun is None:
         _beginning(model, recipe)
     if recipe.lora is not None:
         model = adapted(model, recipe.lora, recipe.trains)
     rates = freeze(model, recipe.trains)
     model.config.get_text_config().use_cache = False  # caches of whole batches, for nothing
-    collator = Collator(processor, max_length=recipe.max_length, template=recipe.template)
+    reading = _reading(method, recipe, data, settings.process_index == 0)
+    collator = Collator(processor, recipe.max_length, recipe.template, reading=reading)
     return VisualTrainer(
         recipe,
         rates,
@@ -169,6 +189,21 @@ def _trainer(
         processing_class=processor,
         callbacks=[ProgressCallback()],
     )
+
+
+def _reading(method: Compressor, recipe: Recipe, data: Any, main: bool) -> bool:
+    """Whether to look, batch by batch, for records that ask a method several questions at once.
+
+    Data that know theirs are warned of here, by the main process.
+    """
+    if recipe.split or not any(READS & part.needs for part in method.every()):
+        return False
+    if (asked := getattr(data, "questions", None)) is None:
+        return True
+    many = sum(n > 1 for n in asked)
+    if many and main:
+        warnings.warn(several(f"{many:,} of {len(asked):,} records ask several questions"))
+    return False
 
 
 def _beginning(model: Any, recipe: Recipe) -> None:
@@ -185,7 +220,9 @@ def _beginning(model: Any, recipe: Recipe) -> None:
         warm_start(model)
 
 
-def _finish(trainer: VisualTrainer, recipe: Recipe, out: Path) -> dict[str, Any]:
+def _finish(
+    trainer: VisualTrainer, recipe: Recipe, out: Path, counts: dict[str, int]
+) -> dict[str, Any]:
     """Save what was learnt; training.json comes last, so that it stands for all the rest."""
     trainer.model.config.get_text_config().use_cache = True
     if recipe.lora is not None:
@@ -197,6 +234,7 @@ def _finish(trainer: VisualTrainer, recipe: Recipe, out: Path) -> dict[str, Any]
     losses = [entry for entry in history if "loss" in entry]
     document = {
         "recipe": recipe.as_dict(),
+        **counts,
         "steps": trainer.state.global_step,
         "seconds": sum(entry["seconds"] for entry in losses),
         "cpu_seconds": sum(entry["cpu_seconds"] for entry in losses),

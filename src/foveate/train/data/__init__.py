@@ -3,6 +3,7 @@
 from foveate.train.data.checking import Problem, check, listed
 from foveate.train.data.collate import Collator
 from foveate.train.data.order import Grouped, Shuffled
+from foveate.train.data.questions import by_question
 from foveate.train.data.records import MalformedError, Record, Records, Turn
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Records",
     "Shuffled",
     "Turn",
+    "by_question",
     "check",
     "listed",
 ]

@@ -14,6 +14,7 @@ from transformers import ProcessorMixin
 from foveate.chat import Chat, Said, columns, image_mark, verify
 from foveate.train.data.pictures import picture
 from foveate.train.data.plain import Plain
+from foveate.train.data.questions import several
 from foveate.train.data.records import Record
 
 IGNORED = -100  # a label that no loss counts
@@ -31,6 +32,9 @@ class Collator:
     from their end, images never; a row that loses all of its answers stays without a loss, is counted in
     `unanswered`, and the first is warned of.
 
+    reading says that the model's method reads what is asked: the first record that asks several questions
+    at once is warned of.
+
     Where a token stands is counted in characters: the processor says which characters it put in the
     place of each image, so that images may stand anywhere in a conversation.
     """
@@ -41,6 +45,7 @@ class Collator:
         max_length: int | None = None,
         template: str = "chat",
         padding: str = "right",
+        reading: bool = False,
     ):
         for name, given, allowed in [
             ("template", template, TEMPLATES),
@@ -57,10 +62,12 @@ class Collator:
         self.processor, self.max_length = processor, max_length
         self.template, self.padding = TEMPLATES[template](processor), padding
         self.unanswered = 0  # rows so far that max_length left nothing to learn of
+        self.reading = reading
 
     def __call__(self, records: Sequence[Record]) -> dict[str, Tensor]:
         """One padded batch; text (B, S), images as the processor shapes them."""
         said = [self.said(record) for record in records]
+        self.told_apart(records, said)
         batch = self.encode(records, said)
         offsets = [torch.tensor(rows) for rows in batch.pop("offset_mapping")]
         moves = batch.pop("text_replacement_offsets", None) or [[] for _ in records]
@@ -69,7 +76,7 @@ class Collator:
         for i, record in enumerate(records):
             verify(said[i], len(record.images), moves[i], offsets[i], record.where)
             row = {name: torch.tensor(batch[name][i]) for name in names}
-            row |= supervised(row["input_ids"], said[i], moves[i], offsets[i])
+            row |= supervised(row["input_ids"], said[i], record.past, moves[i], offsets[i])
             end = self.length(record, moves[i], offsets[i])
             self.noted(record, row["labels"], end)
             rows.append({name: value[:end] for name, value in row.items()})
@@ -133,9 +140,15 @@ class Collator:
         if self.unanswered == 1:
             warnings.warn(
                 f"{record.where}: the first answer begins at column {int(taught.min()) + 1}, behind "
-                f"max_length={self.max_length}: nothing is learnt of it (told once, of the first such row)",
-                stacklevel=3,
+                f"max_length={self.max_length}: nothing is learnt of it (told once, of the first such row)"
             )
+
+    def told_apart(self, records: Sequence[Record], said: Sequence[Said]) -> None:
+        """Warn of the first record of which several answers are learnt, if a method reads the questions."""
+        many = (r for r, s in zip(records, said, strict=True) if len(s.answers) - r.past > 1)
+        if self.reading and (first := next(many, None)) is not None:
+            self.reading = False
+            warnings.warn(several(f"{first.where} asks several questions"))
 
     def padded(self, rows: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Rows of several lengths as one batch. (B, S)."""
@@ -160,9 +173,11 @@ class Collator:
         return {"instruction_ids": pad_sequence(rows, batch_first=True, padding_value=IGNORED)}
 
 
-def supervised(ids: Tensor, said: Said, moves: list[dict], offsets: Tensor) -> dict[str, Tensor]:
-    """Labels and instruction mask of one row. (S,) each."""
+def supervised(
+    ids: Tensor, said: Said, past: int, moves: list[dict], offsets: Tensor
+) -> dict[str, Tensor]:
+    """Labels and instruction mask of one row, of whose answers the first `past` are not learnt. (S,) each."""
     answers = columns(offsets, said.answers, moves)
     questions = columns(offsets, said.questions, moves)
-    labels = torch.where(answers, ids, IGNORED)
+    labels = torch.where(columns(offsets, said.answers[past:], moves), ids, IGNORED)
     return {"labels": labels, "instruction_mask": questions & ~answers}

@@ -13,21 +13,33 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from foveate.chat import MARK
+
 CHUNK = 1 << 20  # bytes read at a time
 LITERAL = 16  # what is broken further from the end of a chunk than this is not just cut off there
 SPACES = re.compile(r"[ \t\r\n]*")
 
-Entry = tuple[int, int, int, bool]  # first byte, bytes, line from 1, whether it names an image
+Shape = tuple[bool, int, int]  # whether it names an image, how many questions, which has the first
+Entry = tuple[int, int, int, *Shape]  # first byte, bytes, line from 1
 
 
 @dataclass(frozen=True)
 class Index:
-    """Arrays (records,): the first byte of each record, its bytes, its line, whether it has images."""
+    """Arrays (records,) of what each record is, found without holding any.
+
+    starts, sizes   its first byte, and its bytes
+    lines           its line in the file, from 1
+    images          whether it has images
+    questions       how many questions it asks
+    imaged          with which of them, from 0, the first image comes
+    """
 
     starts: np.ndarray
     sizes: np.ndarray
     lines: np.ndarray
     images: np.ndarray
+    questions: np.ndarray
+    imaged: np.ndarray
 
 
 def scan(path: Path) -> Index:
@@ -36,14 +48,15 @@ def scan(path: Path) -> Index:
     A line that is no JSON gets its entry too, so that it can be named with all other problems. A list
     that breaks off cannot be read any further: ValueError with the line; the same without a record.
     """
-    columns = array("q"), array("q"), array("q"), array("b")
+    columns = [array(kind) for kind in "qqqbii"]
     with path.open("rb") as file:
         for entry in elements(Reader(file, path)) if lead(file) == b"[" else rows(file):
             for column, number in zip(columns, entry, strict=True):
                 column.append(number)
     if not columns[0]:
         raise ValueError(f"{path}: holds no record")
-    return Index(*map(np.asarray, columns[:3]), np.asarray(columns[3], dtype=bool))
+    starts, sizes, lines, images, questions, imaged = map(np.asarray, columns)
+    return Index(starts, sizes, lines, images.astype(bool), questions, imaged)
 
 
 def lead(file: BinaryIO) -> bytes:
@@ -57,9 +70,14 @@ def lead(file: BinaryIO) -> bytes:
     return found
 
 
-def has_images(value: Any) -> bool:
-    """Whether a record as it stands in the file names images."""
-    return isinstance(value, dict) and bool(value.get("image"))
+def shape(value: Any) -> Shape:
+    """Whether a record as it stands in the file names images, and where; it may be broken."""
+    if not isinstance(value, dict):
+        return False, 1, 0
+    turns = value.get("conversations")
+    turns = turns if isinstance(turns, list) else []
+    marked = (n for n, t in enumerate(turns) if isinstance(t, dict) and MARK in str(t.get("value")))
+    return bool(value.get("image")), max(1, len(turns) // 2), next(marked, 0) // 2
 
 
 def rows(file: BinaryIO) -> Iterator[Entry]:
@@ -68,10 +86,10 @@ def rows(file: BinaryIO) -> Iterator[Entry]:
     for line, text in enumerate(file, 1):
         if text.strip():
             try:
-                found = has_images(json.loads(text))
+                found = shape(json.loads(text))
             except (ValueError, RecursionError):
-                found = False
-            yield start, len(text), line, found
+                found = shape(None)
+            yield start, len(text), line, *found
         start += len(text)
 
 
@@ -83,7 +101,7 @@ def elements(reader: Reader) -> Iterator[Entry]:
         reader.next()
         start, line = reader.byte, reader.line
         value = reader.value()
-        yield start, reader.byte - start, line, has_images(value)
+        yield start, reader.byte - start, line, *shape(value)
         mark = reader.next()
         if mark != "]":
             reader.take(",")

@@ -21,12 +21,17 @@ Fault = tuple[str, str]  # its kind, and what it is in this record
 
 @dataclass(frozen=True)
 class Record:
-    """One conversation about images, or about none. `where` is its place in the file, for errors."""
+    """One conversation about images, or about none.
+
+    where  its place in the file, for errors
+    past   so many answers, from the first, are read and not learnt
+    """
 
     id: str
     images: tuple[Path | Image.Image, ...]
     turns: tuple[Turn, ...]
     where: str
+    past: int = 0
 
 
 class MalformedError(ValueError):
@@ -44,8 +49,8 @@ class Records(Sequence[Record]):
     """The records of a JSON list or a JSONL file; image paths start from the folder `images`.
 
     Only the places of the records are held; each is read when it is asked for, with a file handle of
-    its own, so that threads, forks and pickles need no care. `has_images` (records,) is known from the
-    one pass over the file. A broken record raises MalformedError when it is read.
+    its own, so that threads, forks and pickles need no care. `has_images`, `questions` and `imaged` are
+    known from the one pass over the file. A broken record raises MalformedError when it is read.
     """
 
     def __init__(self, path: Path | str, images: Path | str = "."):
@@ -56,6 +61,16 @@ class Records(Sequence[Record]):
     def has_images(self) -> np.ndarray:
         """Whether each record names images. (records,) bool."""
         return self.index.images
+
+    @property
+    def questions(self) -> np.ndarray:
+        """How many questions each record asks. (records,)."""
+        return self.index.questions
+
+    @property
+    def imaged(self) -> np.ndarray:
+        """With which question, from 0, the first image of each record comes. (records,)."""
+        return self.index.imaged
 
     def __len__(self) -> int:
         return len(self.index.starts)
