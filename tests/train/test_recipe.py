@@ -63,6 +63,41 @@ def test_llavolta_at_full_size(schedule):
     assert twin.arguments == RECIPES[f"llavolta_{schedule}_7b"]().arguments
 
 
+METEOR = {
+    "meteor_7b": {"keep": 144},
+    "meteor_64_7b": {"keep": 64},
+    "meteor_36_7b": {"keep": 36},
+    "meteor_random_7b": {"keep": 144, "sampled": [36, 64, 144]},
+}
+
+
+def test_meteors_two_stages():
+    """The fusion alone from captions whose words it reads, then with the language model, by question."""
+    first = RECIPES["meteor_7b_pretrain"]()
+    assert (first.template, first.trains, first.split) == ("plain", {"compressor": 1e-3}, False)
+    assert first.arguments == METEOR["meteor_7b"] and first.vision is not None
+    for name, arguments in METEOR.items():
+        second = RECIPES[name]()
+        assert second.method == "meteor" and second.arguments == arguments and second.split
+        assert second.trains == {"compressor": 2e-5, "language": 2e-5}
+        assert second.model == f"./out/{name}_pretrain" and second.vision is None
+        fusion, selection = build(second, full_size()).parts()
+        assert (fusion.arguments()["feature_width"], fusion.arguments()["width"]) == (1024, 4096)
+        assert selection.keep == arguments["keep"]
+    of_meteor = {name for name in RECIPES if name.startswith("meteor_") and "patchqa" not in name}
+    assert of_meteor == {"meteor_7b_pretrain", *METEOR}
+
+
+def test_meteor_in_small():
+    """The twins begin as the embedded model's projector, of its hidden width."""
+    first, second = RECIPES["meteor_patchqa_pretrain"](), RECIPES["meteor_patchqa"]()
+    assert first.warm_start and not second.warm_start
+    assert second.model == f"./out/{first.name}" and first.arguments == second.arguments
+    assert first.arguments["hidden"] == config_of("patchqa").text_config.hidden_size == 128
+    assert first.arguments["keep"] == 36 and first.seed != second.seed
+    assert {*first.trains} == {"compressor"} and {*second.trains} == {"compressor", "language"}
+
+
 def test_every_schedule_has_a_recipe():
     of_schedules = {name for name in RECIPES if name.startswith("llavolta_")}
     assert of_schedules == {f"llavolta_{s}_{size}" for s in SCHEDULES for size in ("7b", "patchqa")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from foveate.train.recipe import Recipe
-from foveate.train.recipes import llava, llava_stf, llavolta, patchqa
+from foveate.train.recipes import llava, llava_stf, llavolta, meteor, patchqa
 
 
 def _by_name(*rooms: object) -> dict[str, Callable[[], Recipe]]:
@@ -17,4 +17,4 @@ def _by_name(*rooms: object) -> dict[str, Callable[[], Recipe]]:
     return found
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = _by_name(llava, llava_stf, llavolta, patchqa)
+RECIPES: dict[str, Callable[[], Recipe]] = _by_name(llava, llava_stf, llavolta, meteor, patchqa)

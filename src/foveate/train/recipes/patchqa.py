@@ -93,6 +93,32 @@ def llava_stf_patchqa() -> Recipe:
     )
 
 
+def meteor_patchqa_pretrain() -> Recipe:
+    """LLaVA-Meteor's first stage in small: the fusion learns alone, from a warm start, 36 of 144 tokens."""
+    return replace(
+        patchqa(),
+        name="meteor_patchqa_pretrain",
+        method="meteor",
+        arguments={"keep": 36, "hidden": 128},  # as wide inside as the projector that it begins as
+        trains={"compressor": 3e-4},
+        warm_start=True,
+        seed=1,  # other scenes than the second stage's
+    )
+
+
+def meteor_patchqa() -> Recipe:
+    """LLaVA-Meteor's second stage in small: fusion and language model learn together."""
+    return replace(
+        meteor_patchqa_pretrain(),
+        name="meteor_patchqa",
+        model="./out/meteor_patchqa_pretrain",
+        trains={"compressor": 3e-4, "language": 1e-3},
+        warm_start=False,
+        shrink=1.0,
+        seed=0,
+    )
+
+
 def _staged(schedule: str) -> Recipe:
     return replace(
         patchqa(),
