@@ -23,23 +23,24 @@ class SSD(nn.Module):
     def __init__(self, inner: int, states: int, directions: int):
         super().__init__()
         head = math.gcd(inner, HEAD)
-        self.sizes = inner, states, states, inner // head
+        self.sizes = states, inner // head
         self.more = 2 * states + inner // head  # channels it wants besides: B, C and steps
-        heads = directions * self.sizes[3]
-        self.conv = Convolution(directions, inner + 2 * states)
+        heads = directions * (inner // head)
+        self.conv = Convolution(directions, inner)
+        self.conv_more = Convolution(directions, 2 * states)
         self.step = nn.Parameter(_steps(heads).unflatten(0, (directions, -1)))
         self.log_decay = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
         self.skip = nn.Parameter(torch.ones(heads))
 
-    def forward(self, laid: Tensor, real: Tensor) -> Tensor:
-        """laid (B, L, G, inner + more), real (B, L) → (B, L, G, inner)."""
-        inner, states, _, heads = self.sizes
-        x, B, C = self.conv(laid[..., :-heads]).split([inner, states, states], dim=-1)
-        delta = functional.softplus(exact(laid[..., -heads:]) + exact(self.step))
+    def forward(self, x: Tensor, more: Tensor, real: Tensor) -> Tensor:
+        """x (B, L, G, inner), more (B, L, G, more), real (B, L) → (B, L, G, inner)."""
+        states, heads = self.sizes
+        B, C = self.conv_more(more[..., :-heads]).split(states, dim=-1)
+        delta = functional.softplus(exact(more[..., -heads:]) + exact(self.step))
         delta = (delta * real[..., None, None]).flatten(2)
-        x = x.unflatten(-1, (heads, -1)).flatten(2, 3)
-        y = scan(x, delta, -exact(self.log_decay).exp(), B, C, self.skip, kind="ssd")
-        return y.reshape(*laid.shape[:3], inner)
+        heads_of_x = self.conv(x).flatten(2).unflatten(-1, (delta.shape[-1], -1))
+        decay = -exact(self.log_decay).exp()
+        return scan(heads_of_x, delta, decay, B, C, self.skip, kind="ssd").view(x.shape)
 
 
 class S6(nn.Module):
@@ -49,9 +50,7 @@ class S6(nn.Module):
 
     def __init__(self, inner: int, states: int, directions: int):
         super().__init__()
-        rank = math.ceil(
-            inner / 32
-        )  # of the steps; inner is twice the width in Mamba, which has width/16
+        rank = math.ceil(inner / 32)  # of the steps, as in Mamba: a sixteenth of half of inner
         self.sizes = rank, states, states
         self.conv = Convolution(directions, inner)
         self.select = nn.Parameter(_uniform((directions, inner, rank + 2 * states), inner))
@@ -60,16 +59,16 @@ class S6(nn.Module):
         decay = torch.arange(1.0, states + 1).log().repeat(directions * inner, 1)
         self.log_decay, self.skip = nn.Parameter(decay), nn.Parameter(torch.ones(len(decay)))
 
-    def forward(self, laid: Tensor, real: Tensor) -> Tensor:
-        """laid (B, L, G, inner), real (B, L) → (B, L, G, inner)."""
-        x = self.conv(laid)
+    def forward(self, x: Tensor, more: Tensor, real: Tensor) -> Tensor:
+        """x (B, L, G, inner), more (B, L, G, 0), real (B, L) → (B, L, G, inner)."""
+        x = self.conv(x)
         chosen = torch.einsum("blgc,gcr->blgr", x, self.select)
         step, B, C = chosen.split(self.sizes, dim=-1)
         step = torch.einsum("blgr,grc->blgc", step, self.widen)
         delta = functional.softplus(exact(step) + exact(self.step)) * real[..., None, None]
         decay = -exact(self.log_decay).exp()
         y = scan(x.flatten(2), delta.flatten(2), decay, B, C, self.skip, kind="mamba1")
-        return y.reshape(laid.shape)
+        return y.view(x.shape)
 
 
 class Convolution(nn.Module):
@@ -82,10 +81,10 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, L, G, C)."""
-        L, padded = x.shape[1], functional.pad(x, (0, 0, 0, 0, KERNEL - 1, 0))
-        y = self.bias
-        for i, weight in enumerate(self.weight):
-            y = torch.addcmul(y, padded[:, i : i + L], weight)
+        *earlier, now = self.weight
+        y = torch.addcmul(self.bias, x, now)
+        for back, weight in enumerate(reversed(earlier), start=1):
+            y[:, back:].addcmul_(x[:, :-back], weight)  # in place: the sequence is never copied
         return functional.silu(y)
 
 

@@ -174,6 +174,8 @@ class Route:
 
     def lay(self, value: Tensor) -> Tensor:
         """What the words and tokens hold, as sequences. value (B, T + N, C) → (B, L, G, C)."""
+        if not value.shape[-1]:
+            return value.new_empty(*self.real.shape, 1, 0)
         weight = (1 / self.among.to(value.dtype)).masked_fill(self.among == 0, 0)
         laid = functional.embedding_bag(
             self.member, value.flatten(0, 1), self.start, mode="sum", per_sample_weights=weight
@@ -200,7 +202,8 @@ class _Block(nn.Module):
     def forward(self, z: Tensor, route: Route) -> Tensor:
         """z (B, T + N, width)."""
         n = self.norm(z)
-        y = route.read(self.space(route.lay(self.enter(n)), route.real))
+        x, more = self.enter(n).split([self.gate.out_features, self.space.more], dim=-1)
+        y = route.read(self.space(route.lay(x), route.lay(more), route.real))
         return z + self.leave(y * functional.silu(self.gate(n)))
 
 
