@@ -31,6 +31,7 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
     "meteor without words": ("meteor", {"text": False, "scan": "add", "balance": 1.0}),
     "meteor in windows, forward": ("meteor", {"scan": "window", "directions": "forward"}),
     "meteor by mamba1": ("meteor", {"operator": "mamba1", "aggregate": "product"}),
+    "meteor by words": ("meteor", {"similarity": "words"}),
     "llava_stf in windows of three": ("llava_stf", {"keep": None, "window": 3, "blocks": 2}),
 }
 # Connectors: with all tokens too, they are functions of their own.

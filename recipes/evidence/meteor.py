@@ -40,6 +40,8 @@ EXPERTS: dict[str, Row] = {
     "visual": ("meteor", {**BOTH, "balance": 1.0}),
     "native": ("meteor", {**BOTH, "balance": 0.0}),
     **{name: ("meteor", {**BOTH, "aggregate": name}) for name in ("product", "max", "union")},
+    "native_words": ("meteor", {**BOTH, "balance": 0.0, "similarity": "words"}),
+    "words": ("meteor", {**BOTH, "similarity": "words"}),
     "random": ("random", {"keep": KEEP}),
 }
 BUDGETS: dict[str, Row] = {
@@ -126,10 +128,12 @@ def _run(row: str, seed: int) -> Run:
 
 
 def _runs() -> list[Run]:
-    """One seed of every row, what matters most first, then the other seeds of the main rows."""
-    first, *seeds = SEEDS
-    one = [_run(row, first) for row in ROWS]
-    return one + [_run(row, seed) for seed in seeds for row in MAIN]
+    """What matters most first: one seed of the main rows, experts and budgets, then the other seeds."""
+    first, *others = SEEDS
+    later = (*SCANS, *REST)
+    runs = [_run(row, first) for row in ROWS if row not in later]
+    runs += [_run(row, seed) for seed in others for row in MAIN]
+    return runs + [_run(row, first) for row in later]
 
 
 PAGE = Page("meteor", tuple(_runs()), lender="llavolta", measures={"finds": finds})

@@ -34,6 +34,8 @@ NAMES = {
     METEOR: "LLaVA-Meteor",
     "visual": "visual expert alone",
     "native": "native expert alone",
+    "native_words": "native expert alone, word by word",
+    "words": "both experts, the native one word by word",
     "product": "product of the experts",
     "max": "maximum of the experts",
     "union": "union of the experts",

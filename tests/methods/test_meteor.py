@@ -265,6 +265,28 @@ def test_the_experts_are_what_they_are_by_hand():
     torch.testing.assert_close(native[1], visual[1])  # nobody asked: the visual expert decides
 
 
+def test_the_native_expert_by_words():
+    """Standardised over the image, no word is louder than another; the best speaks for a token."""
+    tokens, context = experts_of()
+    ragged = VisualTokens.of(tokens.x, torch.arange(16) < torch.tensor([[11], [16]]))
+    method = VisualNativeSelection(4, similarity="words", temperature=0.7)
+    _, native = method.experts(ragged, context)
+    best = []
+    for word in context.text[0]:
+        alike = torch.stack([torch.cosine_similarity(v, word, dim=0) for v in tokens.x[0, :11]])
+        best.append((alike - alike.mean()) / alike.std(correction=0))
+    want = (torch.stack(best).amax(0) / 0.7).softmax(0)
+    torch.testing.assert_close(native[0, :11], want)
+    assert not native[0, 11:].any()
+    nobody = Context(
+        cls_attention=context.cls_attention,
+        text=context.text[:, :0],
+        text_mask=context.text_mask[:, :0],
+    )
+    visual, native = method.experts(ragged, nobody)
+    assert torch.equal(visual, native)
+
+
 @pytest.mark.parametrize("balance", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("aggregate", ["sum", "product", "max", "union"])
 def test_aggregates_are_what_they_are_by_hand(aggregate, balance):
@@ -341,6 +363,7 @@ def test_the_factory_makes_both_or_one():
         ({"directions": "back"}, "directions='back': want one of forward, both"),
         ({"operator": "mamba"}, "operator='mamba': want one of ssd, mamba1"),
         ({"aggregate": "mean"}, "aggregate='mean': want one of sum, product, max, union"),
+        ({"similarity": "max"}, "similarity='max': want one of mean, words"),
         ({"only": "native"}, "only='native': want one of fusion, selection"),
         ({"only": "fusion", "keep": 64}, "keep=64: only='fusion' keeps all tokens"),
         ({"balance": 1.5}, "balance=1.5"),

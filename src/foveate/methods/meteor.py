@@ -19,6 +19,7 @@ from foveate.tokens import VisualTokens
 SCANS = {"add": [10], "pair": [9, 1], "window": [1] * 9}  # vectors summed in each step of a token
 DIRECTIONS = {"forward": 1, "both": 2}
 STATES = {"ssd": 64, "mamba1": 16}  # of each channel, as Mamba-2 and Mamba have them
+SIMILARITIES = {"mean": 0.1, "words": 1.0}  # and the temperature that suits each
 AGGREGATES = ("sum", "product", "max", "union")
 
 
@@ -210,16 +211,20 @@ class _Block(nn.Module):
 class VisualNativeSelection(Compressor):
     """VNS: keep the tokens that two experts find important. Li et al. 2025, arXiv:2505.11945.
 
-    The visual expert scores a token by what the class token's attention gives it, the native expert by its
-    similarity to the mean word of the instruction: softmax of cosine / `temperature`. Both are
-    probabilities over an image's tokens. `balance` is the visual expert's share: 1.0 asks it alone, 0.0
+    The visual expert scores a token by what the class token's attention gives it, the native expert by how
+    similar it is to the instruction: its cosine to the mean word, or with similarity="words" to the word
+    that it stands out most for, each word's cosines standardised over the image. Softmax over
+    `temperature`, 0.1 or 1.0 unless told, makes it a probability over the image's tokens, as the attention
+    is one. `balance` is the visual expert's share: 1.0 asks it alone, 0.0
     the native expert alone. `aggregate`: the weighted "sum", the weighted geometric "product", the "max" of
     the weighted two, or "union": the visual expert's share of the budget, then the native expert's best of
     the others. Exactly `keep` tokens stay, unchanged and in order; without an instruction the visual expert
     decides. `sampled`: budgets of which one is drawn for each image and step in training. ValueError for
     other names, balances outside [0, 1], temperatures <= 0.
 
-    Differs from the paper, of which no code is public: temperature, balance, union and sampling are ours.
+    Differs from the paper, of which no code is public: temperature, balance, union, sampling
+    and similarity="words" are ours. Raw cosines differ more by token than by word, so that the mean word may
+    look away from what is asked: docs/meteor.md.
     """
 
     site = language(0)
@@ -231,12 +236,15 @@ class VisualNativeSelection(Compressor):
         keep: Keep = 144,
         balance: float = 0.5,
         aggregate: str = "sum",
-        temperature: float = 0.1,
+        similarity: str = "mean",
+        temperature: float | None = None,
         sampled: Sequence[Keep] | None = None,
     ):
         super().__init__()
+        self.similarity = _choice("similarity", similarity, SIMILARITIES)
         if isinstance(balance, bool) or not 0 <= balance <= 1:
             raise ValueError(f"balance={balance!r}: want the visual expert's share, 0 to 1")
+        temperature = SIMILARITIES[similarity] if temperature is None else temperature
         if not temperature > 0:
             raise ValueError(f"temperature={temperature!r}: want more than 0")
         if sampled is not None and not sampled:
@@ -285,12 +293,28 @@ class VisualNativeSelection(Compressor):
         visual = seen / seen.sum(1, keepdim=True).clamp(min=torch.finfo(seen.dtype).tiny)
         if self.balance == 1:
             return visual, visual
-        said = context.text_mask[..., None]
-        count = said.sum(1, keepdim=True)
-        asked = (context.text.float() * said).sum(1, keepdim=True) / count.clamp(min=1)
-        alike = cosine(tokens.x, asked)[..., 0] / self.temperature
-        native = alike.masked_fill(~tokens.valid, -torch.inf).softmax(1).nan_to_num()
-        return visual, torch.where(count[..., 0] > 0, native, visual)
+        said = context.text_mask
+        alike = self._words if self.similarity == "words" else self._mean
+        logits = alike(tokens, context.text.float(), said) / self.temperature
+        native = logits.masked_fill(~tokens.valid, -torch.inf).softmax(1).nan_to_num()
+        return visual, torch.where(said.any(1, keepdim=True), native, visual)
+
+    @staticmethod
+    def _mean(tokens: VisualTokens, text: Tensor, said: Tensor) -> Tensor:
+        """(B, N) cosine to the mean word. text (B, T, D), said (B, T)."""
+        total, count = (text * said[..., None]).sum(1, keepdim=True), said.sum(1)[:, None, None]
+        return cosine(tokens.x, total / count.clamp(min=1))[..., 0]
+
+    @staticmethod
+    def _words(tokens: VisualTokens, text: Tensor, said: Tensor) -> Tensor:
+        """(B, N) of the words' cosines, each standardised over the tokens, the largest."""
+        if not said.any():
+            return text.new_zeros(tokens.valid.shape)
+        count, valid = tokens.counts[:, None, None].clamp(min=1), tokens.valid[..., None]
+        alike = cosine(tokens.x, text)
+        far = (alike - (alike * valid).sum(1, keepdim=True) / count) * valid
+        spread = (far.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+        return (far / spread).masked_fill(~said[:, None], -torch.inf).amax(-1)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
@@ -298,6 +322,7 @@ class VisualNativeSelection(Compressor):
             "keep": self.keep,
             "balance": self.balance,
             "aggregate": self.aggregate,
+            "similarity": self.similarity,
             "temperature": self.temperature,
             "sampled": self.sampled,
         }
@@ -319,7 +344,8 @@ def meteor(
     hidden: int | None = None,
     balance: float = 0.5,
     aggregate: str = "sum",
-    temperature: float = 0.1,
+    similarity: str = "mean",
+    temperature: float | None = None,
     sampled: Sequence[Keep] | None = None,
 ) -> Compressor:
     """Fuse the whole image first, then select. Li et al. 2025, arXiv:2505.11945.
@@ -338,7 +364,8 @@ def meteor(
         parts.append(FlashGlobalFusion(*sizes, *kind))
     if only != "fusion":
         keep = 144 if keep is None else keep
-        parts.append(VisualNativeSelection(keep, balance, aggregate, temperature, sampled))
+        experts = balance, aggregate, similarity, temperature
+        parts.append(VisualNativeSelection(keep, *experts, sampled))
     return parts[0] if only else Chain(*parts)
 
 
