@@ -89,7 +89,7 @@ def test_the_chunk_changes_nothing(kind, chunk):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_and_no_row(kind):
-    wide = inputs(kind, R=5, L=CHUNK + 1, width=2**10, P=1, S=16)  # mamba1: two rows at a time
+    wide = inputs(kind, R=5, L=3 * CHUNK + 1, width=2**10, P=1, S=16)  # in parts, for the cache
     same(with_gradients(by(kind), wide), with_gradients(sequential, wide), 1e-10)
     y, *gradients = with_gradients(by(kind), inputs(kind, R=0))
     assert y.numel() == 0 and all(bool((g == 0).all()) for g in gradients)
@@ -283,11 +283,22 @@ def test_an_installed_kernel_is_called_as_its_documentation_says(monkeypatch):
     for D in (True, False):
         args = inputs("mamba1", G=2, D=D, dtype=torch.float32)
         same(with_gradients(by("mamba1"), args), with_gradients(sequential, args), 1e-5)
-    x, *rest = inputs("mamba1", G=2, dtype=torch.float32)
-    y = scan(x.bfloat16(), *rest, kind="mamba1")
-    want = sequential(x.bfloat16().float(), *rest)
-    assert y.dtype == torch.bfloat16  # while delta keeps its float32
-    same([y], [want.bfloat16()], 1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kernel_is_given_what_is_as_exact_as_delta(monkeypatch, dtype):
+    seen = []
+
+    def spy(u, *rest):
+        seen.append(u.dtype)
+        return selective_scan_fn(u, *rest)
+
+    monkeypatch.setattr(import_module("foveate.scan"), "kernel_for", lambda *_: spy)
+    x, delta, *rest = inputs("mamba1", G=2, dtype=torch.float32)
+    y = scan(x.bfloat16(), delta.to(dtype), *rest, kind="mamba1")
+    want = sequential(x.bfloat16().float(), delta.to(dtype).float(), *rest)
+    assert seen == [dtype] and y.dtype == torch.bfloat16
+    assert (y.float() - want).norm() <= 2e-2 * want.norm()
 
 
 def test_the_kernel_is_used_where_it_is_installed_and_fits(monkeypatch):

@@ -98,18 +98,28 @@ def without_autocast(device: torch.device):
 
 
 def ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
-    """One decay for a head: attention with decays inside each of K chunks of Q, states between them."""
+    """One decay for a head, as matrix products; on a CPU as many chunks at a time as stay in cache."""
+    n = x.shape[1]
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        fit = 2**19 * torch.get_num_threads() // max(1, len(x) * x.shape[2] * chunk**2)
+        n = chunk * max(1, fit)
+    h, y = None, []
+    for part in zip(*(t.split(n, 1) for t in (x, delta, B, C)), strict=True):
+        y_k, h = chunks(*part, A, h, chunk)
+        y.append(y_k)
+    return y[0] if len(y) == 1 else torch.cat(y, 1)
+
+
+def chunks(
+    x: Tensor, delta: Tensor, B: Tensor, C: Tensor, A: Tensor, h: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor]:
+    """Attention with decays inside each of K chunks of Q, states between them: y, and the state after."""
     L, G, Q = x.shape[1], B.shape[2], min(chunk, x.shape[1])
     low = torch.bfloat16 if x.dtype == torch.bfloat16 else exact(x)
 
-    def cut(t: Tensor) -> Tensor:
-        """(R, L, n, …) → (R, K, Q, n, …), the last chunk filled with steps of delta 0."""
+    def cut(t: Tensor) -> Tensor:  # (R, L, n, …) → (R, K, Q, n, …), filled with steps of delta 0
         t = functional.pad(t, (0, 0) * (t.dim() - 2) + (0, -L % Q)) if L % Q else t
         return t.unflatten(1, (-1, Q))
-
-    def grouped(t: Tensor) -> Tensor:
-        """(R, K, Q, H, P) → (R, K, G, Q, H/G·P)."""
-        return t.unflatten(3, (G, -1)).flatten(4).transpose(2, 3)
 
     delta = cut(delta.to(exact(x)))
     u = delta.unsqueeze(-1) * cut(x)  # (R, K, Q, H, P)
@@ -120,24 +130,22 @@ def ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -
     weight = (log.unsqueeze(-1) - log.unsqueeze(-2)).add_(later).exp2_()
     weight = (weight.unflatten(2, (G, -1)) * (C @ B.mT).unsqueeze(3)).flatten(2, 3)
     y = (weight.to(low) @ u.to(low).transpose(2, 3)).transpose(2, 3)  # (R, K, Q, H, P)
-    if L > Q:
-        until = (log[..., -1:] - log).exp2().transpose(2, 3).unsqueeze(-1)  # to the chunk's end
-        given = (B.mT @ grouped((until * u).to(low))).to(u.dtype)  # (R, K, G, S, H/G·P)
-        read = C @ carried(log[..., -1].exp2(), given).to(low)
-        read = read.transpose(2, 3).unflatten(-1, (-1, x.shape[3])).flatten(3, 4)
-        y = y + log.exp2().transpose(2, 3).unsqueeze(-1) * read
-    return y.flatten(1, 2)[:, :L].to(x.dtype)
+
+    until, since = (t.exp2().transpose(2, 3).unsqueeze(-1) for t in (log[..., -1:] - log, log))
+    u = (until * u).to(low).unflatten(3, (G, -1)).flatten(4)  # (R, K, Q, G, H/G·P)
+    h, after = carried(log[..., -1].exp2(), (B.mT @ u.transpose(2, 3)).to(since.dtype), h)
+    read = (C @ h.to(low)).transpose(2, 3).unflatten(-1, (-1, x.shape[3])).flatten(3, 4)
+    return (y + since * read).flatten(1, 2)[:, :L].to(x.dtype), after
 
 
-def carried(decay: Tensor, given: Tensor) -> Tensor:
-    """The state before each chunk: decay (R, K, H) over a chunk, given (R, K, G, S, H/G·P) by it."""
+def carried(decay: Tensor, given: Tensor, h: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The states before each chunk and after all; decay (R, K, H) and given (R, K, G, S, H/G·P) by each."""
     G, H = given.shape[2], decay.shape[2]
-    decays = decay.view(*decay.shape[:2], G, 1, H // G, 1).unbind(1)
-    gifts = given.unflatten(-1, (H // G, -1)).unbind(1)
-    states = [torch.zeros_like(gifts[0])]
-    for decay_k, given_k in zip(decays[:-1], gifts[:-1], strict=True):
-        states.append(decay_k * states[-1] + given_k)
-    return torch.stack(states, 1).flatten(-2)
+    given = given.unflatten(-1, (H // G, -1))
+    states = [torch.zeros_like(given[:, 0]) if h is None else h]
+    for decay_k, given_k in zip(decay.unbind(1), given.unbind(1), strict=True):
+        states.append(decay_k.view(-1, G, 1, H // G, 1) * states[-1] + given_k)
+    return torch.stack(states[:-1], 1).flatten(-2), states[-1]
 
 
 def kernel_for(device: torch.device, dtype: torch.dtype) -> Callable | None:
