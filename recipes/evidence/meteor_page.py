@@ -69,11 +69,10 @@ selection but the cold one begin as the same function. Then {STEPS} steps of {ca
 question each, the same in the same order for every run of a seed, the vision tower frozen; kept tokens keep
 their positions, pooling counts them anew. The rate is {card["trains"]["language"]:g} throughout. The twin's
 fusion is small: one block, {BLOCK["states"]} states, as wide as the features. {QUESTIONS} questions of the
-test split answer for every row. ± is half a 95 % interval: of the mean over seeds (Student's t) where three are
-there, else (†) over the questions alone, paired where it is of a difference; intervals are not corrected for
-their number. No code of the paper is public: operator, sizes and the
-experts' balance are this project's. One small model and one synthetic task: what holds here is a sign, and
-no measure, of what holds at 7B.
+test split answer for every row. ± is half a 95 % interval: of the mean over seeds (Student's t) where three
+are there, else (†) over the questions alone, paired where it is of a difference; intervals are not corrected
+for their number. No code of the paper is public: operator, sizes and the experts' balance are ours.
+One small model and one synthetic task: what holds here is a sign, and no measure, of what holds at 7B.
 {progress(PAGE)}
 
 {in_short(baseline)}

@@ -95,7 +95,7 @@ class Widened(Compressor):
         super().__init__()
         self.part, self.tower, self.language, self.width = part, tower, language, width
         self.site, self.needs, self.seed = part.site, part.needs, part.seed
-        self.vision_layers = part.vision_layers
+        self.vision_layers, self.optional = part.vision_layers, part.optional
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """What the compressor gives, narrow again."""
