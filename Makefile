@@ -75,6 +75,7 @@ bench: $(VENV)/.ready
 	$(BIN)/foveate bench --methods stride,fastv,visionzip,divprune --keeps 0.25 --rounds 1 --out results/bench-small.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods stride,fastv,visionzip,divprune --keeps 192,128,64 --out results/bench-llava-1.5-7b.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods llava_stf --keeps 0.25 --out results/bench-llava_stf-7b.json
+	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods meteor --keeps 144,64,36 --out results/bench-meteor-7b.json
 	$(BIN)/foveate bench --model llava-next-8b --count-only --methods stride,fastv,divprune --keeps 640 --out results/bench-llava-next-8b.json
 	$(BIN)/foveate bench --model qwen2.5-vl-7b --count-only --methods stride,fastv,divprune --keeps 0.25 --out results/bench-qwen2.5-vl-7b.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods "$(LLAVOLTA)" --out results/bench-llavolta.json
