@@ -190,3 +190,17 @@ def test_who_reads_the_last_row_reads_on_as_before(model):
         with foveate.trace(model) as second:
             model.generate(**inputs, max_new_tokens=1, do_sample=False)
     assert torch.equal(first.steps[0].scores, second.steps[0].scores)
+
+
+def test_pictures_and_prefills_of_a_comparison_read_it_too(model):
+    from foveate.cli.models import Loaded
+    from foveate.cli.scenes import _seen
+    from foveate.cli.work import Plan, Work
+
+    work = Work(Loaded(model, processor("embedded"), "embedded"), "patchqa", 2, 0, 2, 2, True, None)
+    want, found = words_of([(e.images, e.question) for e in work.examples]), []
+    one = Plan("reads", None, compressor=Reads(found))
+    assert _seen(work, one, work.examples).before.tolist() == [144, 144]
+    assert found == [want]
+    assert work._time(one)["pairs"] > 1
+    assert len(found) > 2 and all(words == want for words in found)

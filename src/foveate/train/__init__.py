@@ -1,6 +1,6 @@
 """Training: a recipe, its data and a method become a trained model."""
 
-from foveate.train.data import Collator, Problem, Record, Records, Turn, check
+from foveate.train.data import Collator, Problem, Record, Records, Turn, by_question, check
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Lora, Recipe
 from foveate.train.recipes import RECIPES
@@ -19,6 +19,7 @@ __all__ = [
     "Record",
     "Records",
     "Turn",
+    "by_question",
     "check",
     "run",
 ]
