@@ -35,7 +35,7 @@ def as_saved(loaded: models.Loaded) -> Plan:
     base, saved = loaded.model.model, loaded.model.config.visual_compression
     compressor = base.visual_compressor
     method = saved.get("method", saved["compressor"].lower())
-    keep = 1.0 if method == BARE else getattr(compressor, "keep", None)
+    keep = 1.0 if method == BARE else getattr(compressor.parts()[-1], "keep", None)
     return Plan(method, keep, None, compressor, saved["positions"])
 
 

@@ -28,7 +28,9 @@ def _node(method: Compressor) -> dict[str, Any]:
     if kind.__module__.startswith("foveate.methods."):
         node["method"] = kind.__module__.rsplit(".", 1)[1]
     if isinstance(method, Chain):
-        node["links"] = [_node(link) for link in method.links]
+        node["links"] = links = [_node(link) for link in method.links]
+        if len(slugs := {link.get("method") for link in links} - {None}) == 1:
+            node["method"] = slugs.pop()  # all of one paper
     if isinstance(method, Stages):
         node["stages"] = [_node(stage) for stage in method.stages]
     return node

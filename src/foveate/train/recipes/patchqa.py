@@ -99,8 +99,9 @@ def meteor_patchqa_pretrain() -> Recipe:
         patchqa(),
         name="meteor_patchqa_pretrain",
         method="meteor",
-        arguments={"keep": 36, "hidden": 128},  # as wide inside as the projector that it begins as
-        trains={"compressor": 3e-4},
+        # Inside as wide as the projector that it begins as; the block is small, as the model is.
+        arguments={"keep": 36, "hidden": 128, "depth": 1, "expand": 1, "states": 16},
+        trains={"compressor": 1e-3},
         warm_start=True,
         seed=1,  # other scenes than the second stage's
     )
@@ -112,7 +113,7 @@ def meteor_patchqa() -> Recipe:
         meteor_patchqa_pretrain(),
         name="meteor_patchqa",
         model="./out/meteor_patchqa_pretrain",
-        trains={"compressor": 3e-4, "language": 1e-3},
+        trains={"compressor": 1e-3, "language": 1e-3},
         warm_start=False,
         shrink=1.0,
         seed=0,
