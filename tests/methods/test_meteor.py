@@ -117,7 +117,8 @@ def by_hand(method, x, text, rows, columns):
             steps, place = sequence(laid, T, order, own["scan"], rows, columns)
             y = stepped(block.space, steps, g)
             total = total + torch.stack([*y[:T], *(y[place[i]] for i in range(N))])
-        z = z + block.leave(total * functional.silu(block.gate(n)))
+        gated = total * functional.silu(block.gate(n))
+        z = z + block.leave(gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt())
     return method.leave(z[T:])
 
 

@@ -198,6 +198,9 @@ class _Block(nn.Module):
         self.space = (SSD if operator == "ssd" else S6)(inner, states, directions)
         self.enter = nn.Linear(width, inner + self.space.more, bias=False)
         self.gate = nn.Linear(width, inner, bias=False)
+        self.level = nn.RMSNorm(
+            inner, eps=1e-5
+        )  # as in Mamba-2: what is gated is small, and learns slowly
         self.leave = nn.Linear(inner, width, bias=False)
 
     def forward(self, z: Tensor, route: Route) -> Tensor:
@@ -205,7 +208,7 @@ class _Block(nn.Module):
         n = self.norm(z)
         x, more = self.enter(n).split([self.gate.out_features, self.space.more], dim=-1)
         y = route.read(self.space(route.lay(x), route.lay(more), route.real))
-        return z + self.leave(y * functional.silu(self.gate(n)))
+        return z + self.leave(self.level(y * functional.silu(self.gate(n))))
 
 
 class VisualNativeSelection(Compressor):
