@@ -104,6 +104,11 @@ class Compressor(nn.Module):
         """Fewer tokens. tokens.x (B, N, D) → (B, M, D)."""
         raise NotImplementedError
 
+    def scores(self, tokens: VisualTokens, context: Context) -> Tensor | None:
+        """(B, N) how it rates the tokens, for traces and pictures: the attention it reads, unless told."""
+        attention = (context.cls_attention, context.last_attention, context.prompt_attention)
+        return next((a for a in attention if a is not None), None)
+
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments that rebuild this compressor; JSON-ready."""
         raise NotImplementedError

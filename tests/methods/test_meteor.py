@@ -251,6 +251,19 @@ def experts_of(*, N=16, words=4, seed=3):
     return tokens, Context(cls_attention=attention, text=text, text_mask=mask)
 
 
+def test_a_trace_shows_what_selection_goes_by(asked):
+    model, (inputs, mask) = asked
+    method = VisualNativeSelection(36, balance=0.2)
+    told = foveate.instruction(mask=mask)
+    with foveate.compressed(model, method), foveate.trace(model) as seen_, told, torch.no_grad():
+        model(**inputs)
+    (step,) = seen_.steps
+    kept = step.owner >= 0
+    lowest = step.scores.masked_fill(~kept, torch.inf).amin(1)
+    highest = step.scores.masked_fill(kept, -torch.inf).amax(1)
+    assert (lowest >= highest).all()
+
+
 def by_score(score, n):
     return torch.zeros_like(score, dtype=torch.bool).scatter(0, score.topk(n).indices, True)
 

@@ -51,8 +51,7 @@ def _moved(tokens: VisualTokens) -> bool:
 def _note(
     part: Compressor, tokens: VisualTokens, out: VisualTokens, context: Context, grid: Tensor | None
 ) -> Step:
-    attention = (context.cls_attention, context.last_attention, context.prompt_attention)
-    scores = next((a for a in attention if a is not None), None)
+    scores = part.scores(tokens, context)
     if scores is not None:
         scores = scores.detach().float().gather(1, tokens.owner.clamp(min=0))
         scores = scores.masked_fill(tokens.owner < 0, torch.nan)

@@ -266,16 +266,21 @@ class VisualNativeSelection(Compressor):
     @torch.no_grad()
     def _chosen(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, N) True at the tokens that stay."""
-        n = self._budget(tokens, context)
+        n, valid = self._budget(tokens, context), tokens.valid
+        if self.aggregate != "union":
+            return top(self.scores(tokens, context), n, valid)
         visual, native = self.experts(tokens, context)
-        own, valid = self.balance, tokens.valid
-        if self.aggregate == "union":
-            first = top(visual, (own * n + 0.5).floor().long(), valid)
-            return first | top(native, n - first.sum(1, keepdim=True), valid & ~first)
+        first = top(visual, (self.balance * n + 0.5).floor().long(), valid)
+        return first | top(native, n - first.sum(1, keepdim=True), valid & ~first)
+
+    @torch.no_grad()
+    def scores(self, tokens: VisualTokens, context: Context) -> Tensor:
+        """(B, N) both experts in one; of a union, the higher one's."""
+        own, (visual, native) = self.balance, self.experts(tokens, context)
         if self.aggregate == "product":
-            return top(visual**own * native ** (1 - own), n, valid)
+            return visual**own * native ** (1 - own)
         weighted = torch.stack([own * visual, (1 - own) * native])
-        return top(weighted.sum(0) if self.aggregate == "sum" else weighted.amax(0), n, valid)
+        return weighted.sum(0) if self.aggregate == "sum" else weighted.amax(0)
 
     def _budget(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, 1) how many tokens stay of each image."""
