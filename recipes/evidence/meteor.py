@@ -60,12 +60,14 @@ SCANS: dict[str, Row] = {
 }
 RANDOM_K, ALL, COLD = "random_k", "fusion_all", f"{METEOR}_cold"
 STAGED = {f"{METEOR}_two_stage": METEOR}
+LONG = {"mlp_selection_long": "mlp_selection", "meteor_long": METEOR}
+LONGER = 4  # times the steps
 REST: dict[str, Row] = {
     **{row: llava_stf.WINDOWS[row] for row in POOLED if row in llava_stf.WINDOWS},
     ALL: ("meteor", {"only": "fusion", "hidden": HIDDEN, **BLOCK}),
     RANDOM_K: ("meteor", {**BOTH, "sampled": [*SMALLER[::-1], KEEP]}),
     COLD: MAIN[METEOR],
-    **{row: MAIN[of] for row, of in STAGED.items()},
+    **{row: MAIN[of] for row, of in {**STAGED, **LONG}.items()},
 }
 ROWS = {**MAIN, **EXPERTS, **BUDGETS, **SCANS, **REST}
 # The trained weights with another budget, or one expert alone, for the test alone.
@@ -95,14 +97,15 @@ def keep_of(row: str) -> int:
 
 def beside(row: str) -> str:
     """The row that an ablation differs from in one thing."""
-    near = {ALL: "baseline", "random": "mlp_selection", "pool_k3": "pool", "pool_k4": "pool"}
+    near = {"meteor_long": "mlp_selection_long", ALL: "baseline", "random": "mlp_selection", "pool_k3": "pool", "pool_k4": "pool"}
     return near.get(row, "mlp_selection" if row.startswith("mlp_selection") else METEOR)
 
 
 def recipe(row: str, seed: int) -> Recipe:
     """A row's recipe."""
     (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
-    card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
+    steps = STEPS * LONGER if row in LONG else STEPS
+    card = replace(plain, seed=seed, steps=steps, method=method, arguments=dict(arguments))
     if row in POOLED:
         return replace(card, positions=llava_stf.POSITIONS)
     return replace(card, warm_start=fuses(row) and row != COLD)
@@ -130,7 +133,7 @@ def _run(row: str, seed: int) -> Run:
 def _runs() -> list[Run]:
     """What matters most first: one seed of the main rows, experts and budgets, then the other seeds."""
     first, *others = SEEDS
-    later = (*SCANS, *REST)
+    later = [row for row in (*SCANS, *REST) if row not in LONG]
     runs = [_run(row, first) for row in ROWS if row not in later]
     runs += [_run(row, seed) for seed in others for row in MAIN]
     return runs + [_run(row, first) for row in later]

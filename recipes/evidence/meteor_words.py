@@ -50,6 +50,8 @@ NAMES = {
     "mamba1": "Mamba-1",
     "depth2": "two blocks",
     "wide": "a block twice as wide, 64 states",
+    "mlp_selection_long": "projector + selection, four times the steps",
+    "meteor_long": "LLaVA-Meteor, four times the steps",
     "pool_k3": "average pooling, 16 tokens",
     "pool_k4": "average pooling, 9 tokens",
     ALL: "fusion, all tokens",
