@@ -97,7 +97,13 @@ def keep_of(row: str) -> int:
 
 def beside(row: str) -> str:
     """The row that an ablation differs from in one thing."""
-    near = {"meteor_long": "mlp_selection_long", ALL: "baseline", "random": "mlp_selection", "pool_k3": "pool", "pool_k4": "pool"}
+    near = {
+        "meteor_long": "mlp_selection_long",
+        ALL: "baseline",
+        "random": "mlp_selection",
+        "pool_k3": "pool",
+        "pool_k4": "pool",
+    }
     return near.get(row, "mlp_selection" if row.startswith("mlp_selection") else METEOR)
 
 
