@@ -1,15 +1,17 @@
 """How fast the selective scan is beside transformers' PyTorch Mamba-1, and what it keeps in memory.
 
-python recipes/scan_speed.py [--out results/scan.json] [--threads 1,2] [--rounds 3]
+python recipes/scan_speed.py [--out results/scan.json] [--threads 1] [--rounds 3]
 
-All three take turns in one run. Where other programs share the processors, read `cpu_ms` of one thread: the
-time the work takes without the time it waits.
+All three take turns in one run. Where other programs share the processors, read `cpu_ms`, the time the work
+takes without the time it waits, and stay with one thread: a second one that has to wait holds up the first
+at every operation, a thousand times a scan. `load` tells how many programs wanted to run.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
@@ -103,7 +105,7 @@ def speed(threads: int, rounds: int) -> dict:
         slow = found["transformers"]
         found[name]["times"] = round(slow["ms"][0] / found[name]["ms"][0], 1)
         found[name]["cpu_times"] = round(slow["cpu_ms"][0] / found[name]["cpu_ms"][0], 1)
-    return found
+    return {"load": os.getloadavg()[0], **found}
 
 
 def saved_bytes(name: str, args: list[Tensor]) -> int:
@@ -156,7 +158,7 @@ def lengths() -> dict[str, list[dict]]:
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "scan.json")
-    parser.add_argument("--threads", default="1,2", help="numbers of threads, separated by commas")
+    parser.add_argument("--threads", default="1", help="numbers of threads, separated by commas")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args(given)
     if find_spec("mamba_ssm"):

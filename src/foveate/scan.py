@@ -31,8 +31,8 @@ def scan(
     channel and state. After Mamba, Gu and Dao 2023, arXiv:2312.00752. B, C (R, L, G, S): heads or channels
     fall into G equal groups of neighbours. delta >= 0 (softplus is the caller's) and A < 0 are not looked at;
     a step of delta 0 leaves the state exactly as it was.
-    chunk: steps computed together; mamba1 takes 16 at most. States and decays are float32 (float64 if x is),
-    whatever autocast says; ssd's products run in bfloat16 if x is bfloat16.
+    chunk: steps computed together; mamba1 takes at most 16 a thread. States and decays are float32 (float64
+    if x is), whatever autocast says; ssd's products run in bfloat16 if x is bfloat16.
     Raises ValueError for an unknown kind, chunk < 1, L = 0 and shapes that do not fit each other.
     """
     check(kind, chunk, x, delta=delta, A=A, B=B, C=C, D=D)
@@ -92,17 +92,21 @@ def exact(x: Tensor) -> torch.dtype:
 
 
 def without_autocast(device: torch.device):
-    """No autocast where there is such a thing: the meta device has none."""
+    """No autocast, where the device knows it: meta does not."""
     known = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if known else nullcontext()
+
+
+def cores() -> int:
+    """How many caches share the work on a CPU; a compiled graph takes it for one."""
+    return 1 if torch.compiler.is_compiling() else torch.get_num_threads()
 
 
 def ssd(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int) -> Tensor:
     """One decay for a head, as matrix products; on a CPU as many chunks at a time as stay in cache."""
     n = x.shape[1]
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
-        fit = 2**19 * torch.get_num_threads() // max(1, len(x) * x.shape[2] * chunk**2)
-        n = chunk * max(1, fit)
+        n = chunk * max(1, 2**19 * cores() // max(1, len(x) * x.shape[2] * chunk**2))
     h, y = None, []
     for part in zip(*(t.split(n, 1) for t in (x, delta, B, C)), strict=True):
         y_k, h = chunks(*part, A, h, chunk)
@@ -177,7 +181,8 @@ def mamba1(x: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk: int
     A = A.to(exact(x)).unflatten(0, (B.shape[2], -1)).mT.contiguous()  # (G, S, E/G)
     x, delta = (t.unflatten(2, (B.shape[2], -1)) for t in (x, delta))
     parts = zip(*(t.transpose(0, 1).split(rows, 1) for t in (x, delta, B, C)), strict=True)
-    y = [forward(x, delta, A, B, C, min(chunk, 16))[0] for x, delta, B, C in parts]
+    chunk = min(chunk, 16 * cores())
+    y = [forward(x, delta, A, B, C, chunk)[0] for x, delta, B, C in parts]
     return (y[0] if len(y) == 1 else torch.cat(y, 1)).transpose(0, 1).flatten(2)
 
 
