@@ -63,11 +63,11 @@ STAGED = {f"{METEOR}_two_stage": METEOR}
 LONG = {"mlp_selection_long": "mlp_selection", "meteor_long": METEOR}
 LONGER = 4  # times the steps
 REST: dict[str, Row] = {
-    **{row: llava_stf.WINDOWS[row] for row in POOLED if row in llava_stf.WINDOWS},
     ALL: ("meteor", {"only": "fusion", "hidden": HIDDEN, **BLOCK}),
     RANDOM_K: ("meteor", {**BOTH, "sampled": [*SMALLER[::-1], KEEP]}),
+    **{row: MAIN[of] for row, of in {**LONG, **STAGED}.items()},
     COLD: MAIN[METEOR],
-    **{row: MAIN[of] for row, of in {**STAGED, **LONG}.items()},
+    **{row: llava_stf.WINDOWS[row] for row in POOLED if row in llava_stf.WINDOWS},
 }
 ROWS = {**MAIN, **EXPERTS, **BUDGETS, **SCANS, **REST}
 # The trained weights with another budget, or one expert alone, for the test alone.
@@ -139,10 +139,16 @@ def _run(row: str, seed: int) -> Run:
 def _runs() -> list[Run]:
     """What matters most first: one seed of the main rows, experts and budgets, then the other seeds."""
     first, *others = SEEDS
-    later = [row for row in (*SCANS, *REST) if row not in LONG]
-    runs = [_run(row, first) for row in ROWS if row not in later]
+    soon = [
+        *MAIN,
+        *(row for row in EXPERTS if row != "random"),
+        *BUDGETS,
+        "scan_add",
+        "scan_window",
+    ]
+    runs = [_run(row, first) for row in soon]
     runs += [_run(row, seed) for seed in others for row in MAIN]
-    return runs + [_run(row, first) for row in later]
+    return runs + [_run(row, first) for row in ROWS if row not in soon]
 
 
 PAGE = Page("meteor", tuple(_runs()), lender="llavolta", measures={"finds": finds})
