@@ -26,6 +26,7 @@ FLOORS = {
             "ops",
             "scan",
             "statespace",
+            "routes",
             "provenance",
             "chat",
         ),

@@ -40,7 +40,7 @@ class SSD(nn.Module):
         delta = (delta * real[..., None, None]).flatten(2)
         heads_of_x = self.conv(x).flatten(2).unflatten(-1, (delta.shape[-1], -1))
         decay = -exact(self.log_decay).exp()
-        return scan(heads_of_x, delta, decay, B, C, self.skip, kind="ssd").view(x.shape)
+        return scan(heads_of_x, delta, decay, B, C, self.skip, kind="ssd").reshape(x.shape)
 
 
 class S6(nn.Module):
@@ -68,7 +68,7 @@ class S6(nn.Module):
         delta = functional.softplus(exact(step) + exact(self.step)) * real[..., None, None]
         decay = -exact(self.log_decay).exp()
         y = scan(x.flatten(2), delta.flatten(2), decay, B, C, self.skip, kind="mamba1")
-        return y.view(x.shape)
+        return y.reshape(x.shape)
 
 
 class Convolution(nn.Module):
@@ -81,8 +81,8 @@ class Convolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, L, G, C)."""
-        *earlier, now = self.weight
-        y = torch.addcmul(self.bias, x, now)
+        *earlier, now = self.weight.to(x.dtype)  # under autocast too: the scan follows x
+        y = torch.addcmul(self.bias.to(x.dtype), x, now)
         for back, weight in enumerate(reversed(earlier), start=1):
             y[:, back:].addcmul_(x[:, :-back], weight)  # in place: the sequence is never copied
         return functional.silu(y)

@@ -15,12 +15,13 @@ from foveate import (
     compress,
     meteor,
     sized,
+    statespace,
 )
 from foveate.embedded import load
 from foveate.evaluate.prompts import encode
-from foveate.methods.meteor import SCANS
 from foveate.ops import neighbours
 from foveate.patchqa import PatchQA
+from foveate.routes import SCANS
 from foveate.scan import sequential
 
 WIDTH, FEATURE = 24, 16
@@ -32,9 +33,15 @@ def cells(rows, columns, view=0):
     return torch.stack([torch.full_like(row, view), row, column], -1).reshape(1, -1, 3)
 
 
-def fusion(**arguments):
+def fusion(feature=FEATURE, **arguments):
+    """With weights that are all random: what begins at 0 or 1 hides mistakes."""
     torch.manual_seed(0)
-    return FlashGlobalFusion(WIDTH, FEATURE, **arguments).double()
+    method = FlashGlobalFusion(WIDTH, feature, **arguments).double()
+    with torch.no_grad():
+        for name, weight in method.named_parameters():
+            if name.endswith(("bias", "skip", "norm.weight", "level.weight")):
+                weight.add_(0.5 * torch.randn_like(weight))
+    return method
 
 
 def seen(rows=3, columns=4, words=5, seed=1):
@@ -118,7 +125,8 @@ def by_hand(method, x, text, rows, columns):
             y = stepped(block.space, steps, g)
             total = total + torch.stack([*y[:T], *(y[place[i]] for i in range(N))])
         gated = total * functional.silu(block.gate(n))
-        z = z + block.leave(gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt())
+        level = gated / (gated.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+        z = z + block.leave(block.level.weight * level)
     return method.leave(z[T:])
 
 
@@ -207,6 +215,43 @@ def test_half_precision_stays_near(operator):
     assert (got.double() - want).norm() / want.norm() < 2e-2
 
 
+@pytest.mark.parametrize("operator", ["ssd", "mamba1"])
+def test_sequences_of_every_length(operator):
+    """Shorter than a chunk and longer, with several heads a direction; padded or not."""
+    method = fusion(feature=128, operator=operator, depth=1, states=4)
+    for side in (1, 2, 5, 6):
+        x = torch.randn(1, side * side, 128, dtype=torch.float64)
+        for words in (0, 1, 10):
+            text = torch.randn(1, words + 3, WIDTH, dtype=torch.float64)
+            mask = torch.arange(words + 3)[None] < words
+            said = Context(text=text, text_mask=mask, grid=cells(side, side))
+            bare = Context(text=text[:, :words], text_mask=mask[:, :words], grid=cells(side, side))
+            with torch.no_grad():
+                padded, alone = (method(VisualTokens.of(x), c).x for c in (said, bare))
+            torch.testing.assert_close(padded, alone, atol=1e-10, rtol=1e-8)
+
+
+@pytest.mark.parametrize("operator", ["ssd", "mamba1"])
+def test_under_autocast_the_scan_reads_bfloat16_and_steps_in_float32(operator, monkeypatch):
+    method, (tokens, context) = fusion(operator=operator).float(), seen()
+    low = Context(text=context.text.float(), text_mask=context.text_mask, grid=context.grid)
+    read = []
+    own = statespace.scan
+    monkeypatch.setattr(statespace, "scan", lambda *a, **k: read.append(a) or own(*a, **k))
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        method(tokens.carry(tokens.x.float()), low)
+    for x, delta, decay, B, C, _ in read:
+        assert [t.dtype for t in (x, B, C)] == [torch.bfloat16] * 3
+        assert delta.dtype == decay.dtype == torch.float32
+        assert (delta * 1000 % 1 != 0).any() and not torch.equal(delta, delta.bfloat16().float())
+    half = method.bfloat16()
+    with torch.no_grad():
+        half(tokens.carry(tokens.x.bfloat16()), low)
+    _, delta, decay, *_ = read[-1]
+    assert not torch.equal(decay, decay.bfloat16().float()), "a decay's exponential was rounded"
+    assert not torch.equal(delta, delta.bfloat16().float()), "steps were rounded"
+
+
 def test_it_has_the_size_that_its_notes_say():
     with torch.device("meta"):
         method = FlashGlobalFusion()
@@ -264,6 +309,16 @@ def test_a_trace_shows_what_selection_goes_by(asked):
     assert (lowest >= highest).all()
 
 
+def test_experts_are_asked_once_where_nobody_traces(asked, monkeypatch):
+    model, (inputs, mask) = asked
+    own, calls = VisualNativeSelection.experts, []
+    monkeypatch.setattr(VisualNativeSelection, "experts", lambda *a: calls.append(0) or own(*a))
+    told = foveate.instruction(mask=mask)
+    with foveate.compressed(model, VisualNativeSelection(36)), told, torch.no_grad():
+        model(**inputs)
+    assert len(calls) == 1
+
+
 def by_score(score, n):
     return torch.zeros_like(score, dtype=torch.bool).scatter(0, score.topk(n).indices, True)
 
@@ -307,7 +362,8 @@ def test_aggregates_are_what_they_are_by_hand(aggregate, balance):
     tokens, context = experts_of()
     method = VisualNativeSelection(5, balance, aggregate)
     visual, native = VisualNativeSelection(5).experts(tokens, context)
-    kept = method(tokens, context).owner >= 0
+    kept = method.eval()(tokens, context).owner >= 0
+    assert torch.equal(kept, method.train()(tokens, context).owner >= 0)
     for v, n, got in zip(visual, native, kept, strict=True):
         if aggregate == "union":
             quota = int(balance * 5 + 0.5)
@@ -322,6 +378,8 @@ def test_aggregates_are_what_they_are_by_hand(aggregate, balance):
             }[aggregate]
             want = by_score(score, 5)
         assert torch.equal(got, want)
+    if aggregate == "union":
+        assert method.scores(tokens, context) is None  # no one number decides
 
 
 def test_selected_tokens_are_unchanged_and_learn():
@@ -384,6 +442,13 @@ def test_the_factory_makes_both_or_one():
         ({"temperature": 0}, "temperature=0"),
         ({"sampled": []}, "sampled"),
         ({"sampled": [0, 4]}, "keep=0"),
+        ({"sampled": 36}, "sampled=36: want a list of budgets"),
+        ({"balance": "0.5"}, "balance='0.5'"),
+        ({"temperature": float("inf")}, "temperature=inf"),
+        ({"text": "no"}, "text='no': want True or False"),
+        ({"scan": ["pair"]}, "scan=['pair']: want one of"),
+        ({"only": "selection", "scan": "add"}, "scan='add' means nothing with only='selection'"),
+        ({"only": "fusion", "balance": 0.2}, "balance=0.2 means nothing with only='fusion'"),
         ({"depth": 0}, "depth=0: want an int >= 1"),
         ({"hidden": 0}, "hidden=0"),
     ],

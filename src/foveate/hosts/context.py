@@ -30,7 +30,8 @@ def apply(
         fields["generator"] = flow.generators(part.seed)
     context = Context(**fields)
     out = part(tokens, context)
-    flow.steps.append(_note(part, tokens, out, context, known.get("grid")))
+    scores = part.scores(tokens, context) if flow.traced else None
+    flow.steps.append(_note(part, tokens, out, scores, known.get("grid")))
     return out
 
 
@@ -49,9 +50,12 @@ def _moved(tokens: VisualTokens) -> bool:
 
 
 def _note(
-    part: Compressor, tokens: VisualTokens, out: VisualTokens, context: Context, grid: Tensor | None
+    part: Compressor,
+    tokens: VisualTokens,
+    out: VisualTokens,
+    scores: Tensor | None,
+    grid: Tensor | None,
 ) -> Step:
-    scores = part.scores(tokens, context)
     if scores is not None:
         scores = scores.detach().float().gather(1, tokens.owner.clamp(min=0))
         scores = scores.masked_fill(tokens.owner < 0, torch.nan)

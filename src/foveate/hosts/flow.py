@@ -104,6 +104,7 @@ class Flow:
     decoder: nn.Module | None = None
     inside: dict[int, list[Compressor]] = field(default_factory=dict)
     training: bool = False
+    traced: bool = False  # whether somebody wants to see what compressors go by
     step: int | None = None
     prefill: bool = False
     fed: int | None = None  # columns a later call came with

@@ -117,6 +117,7 @@ class BaseBefore:
         flow.decoder = traits.decoder_of(base)
         flow.renumber = self.attachment.positions == "renumbered"
         flow.training, flow.step = base.training, self.attachment.step
+        flow.traced = bool(self.attachment.traces)
         if first:
             self.attachment.counts = []
         if cache is not None and first:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import inspect
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +13,11 @@ from torch.nn import functional
 
 from foveate import warm
 from foveate.compressor import Chain, Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, cosine, neighbours, top, whole
+from foveate.ops import Keep, budget, check_keep, cosine, top, whole
+from foveate.routes import DIRECTIONS, SCANS, Route
 from foveate.statespace import S6, SSD
 from foveate.tokens import VisualTokens
 
-SCANS = {"add": [10], "pair": [9, 1], "window": [1] * 9}  # vectors summed in each step of a token
-DIRECTIONS = {"forward": 1, "both": 2}
 STATES = {"ssd": 64, "mamba1": 16}  # of each channel, as Mamba-2 and Mamba have them
 SIMILARITIES = {"mean": 0.1, "words": 1.0}  # and the temperature that suits each
 AGGREGATES = ("sum", "product", "max", "union")
@@ -39,7 +39,9 @@ class FlashGlobalFusion(Compressor):
     `foveate.warm_start`. ValueError for other names, sizes < 1, tokens of another width.
 
     Differs from the paper, of which no code is public: the operator, sizes and text prefix are ours;
-    neighbours are averaged behind the norm, so that all steps share one projection.
+    neighbours are averaged behind the norm, so that all steps share one projection; a block updates words as
+    it does tokens; what the scans give is gated by SiLU and brought to one level, as in Mamba-2. Let it learn
+    in float32, as the recipes do: bfloat16 rounds small changes of decays and steps away.
     """
 
     site = Site(Tower.projector)
@@ -66,6 +68,8 @@ class FlashGlobalFusion(Compressor):
             ("operator", operator, STATES),
         ]:
             _choice(name, given, allowed)
+        if not isinstance(text, bool):
+            raise ValueError(f"text={text!r}: want True or False")
         state_width = feature_width if state_width is None else state_width
         states = STATES[operator] if states is None else states
         sizes = {"width": width, "feature_width": feature_width, "state_width": state_width}
@@ -73,13 +77,15 @@ class FlashGlobalFusion(Compressor):
         self._arguments = {name: whole(name, size) for name, size in sizes.items()} | {
             "scan": scan,
             "directions": directions,
-            "text": bool(text),
+            "text": text,
             "operator": operator,
             "hidden": hidden,
         }
         self.needs = frozenset({"grid", *(self.optional if text else ())})
         self.enter = nn.Linear(feature_width, state_width)
-        self.words = nn.Linear(width, state_width) if text else None
+        # Embeddings are small beside a bias: without the norm all words would look alike.
+        words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, state_width))
+        self.words = words if text else None
         block = state_width, expand * state_width, operator, states, DIRECTIONS[directions]
         self.blocks = nn.ModuleList(_Block(*block) for _ in range(depth))
         self.leave = _leave(state_width, hidden, width)
@@ -95,11 +101,10 @@ class FlashGlobalFusion(Compressor):
         z, (B, N, _) = self.enter(tokens.x), tokens.x.shape
         said = torch.zeros(B, 0, dtype=torch.bool, device=z.device)
         if self.words is not None:
-            said, order = context.text_mask.sort(
-                dim=1, stable=True
-            )  # words last, next to the image
-            text = context.text.gather(1, order[..., None].expand_as(context.text))
-            z = torch.cat([self.words(text.to(z.dtype)), z], dim=1)
+            # Words stand last in their part, next to the image.
+            said, order = context.text_mask.to(z.device).sort(dim=1, stable=True)
+            text = context.text.to(z).gather(1, order[..., None].expand_as(context.text))
+            z = torch.cat([self.words(text), z], dim=1)
         patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
         cell = context.grid.gather(1, patch[..., None].expand(-1, -1, 3))
         route = Route.of(cell, tokens.valid, said, own["scan"], DIRECTIONS[own["directions"]])
@@ -125,70 +130,6 @@ class FlashGlobalFusion(Compressor):
         return dict(self._arguments)
 
 
-@dataclass(frozen=True)
-class Route:
-    """How words and tokens are laid out as sequences, one a direction, and where they are read again.
-
-    G directions, L steps, T words, N tokens. A step is a mean of tokens, or one, or their sum.
-
-    member, among  what makes each step, by row of (B·(T+N)), and of how many it is a mean; 0 in padding
-    start          (B·L·G,) where each step's members begin
-    real           (B, L) steps that are no padding
-    place          (B·(T+N), G) the steps of each direction at which a word or token is read, by row of
-                   (B·L·G)
-    """
-
-    member: Tensor
-    among: Tensor
-    start: Tensor
-    real: Tensor
-    place: Tensor
-
-    @classmethod
-    def of(cls, cell: Tensor, valid: Tensor, said: Tensor, scan: str, directions: int) -> Route:
-        """cell (B, N, 3) of the grid; valid (B, N), tokens first; said (B, T), words last."""
-        (B, N), T, G, sizes = valid.shape, said.shape[1], directions, SCANS[scan]
-        member, among = _members(neighbours(cell, valid), scan)
-        token = torch.arange(N, device=valid.device).expand(B, N)
-        back = (valid.sum(1, keepdim=True) - 1 - token).where(valid, token)
-        slot = torch.stack([token, back][:G], dim=2)  # (B, N, G), and the other way round
-        member = torch.stack([_pick(member, order) + T for order in slot.unbind(2)], dim=2)
-        among = among.to(valid.device) * valid[:, :, None, None].expand(B, N, G, 1)
-        word = torch.arange(T, device=valid.device)[:, None].expand(B, T, G)
-        row = torch.arange(B, device=valid.device)[:, None]
-        size = torch.tensor([1] * T * G + [n for n in sizes for _ in range(G)] * N)
-        size = size.to(valid.device).expand(B, -1).flatten()
-        L = T + N * len(sizes)
-        step = torch.cat([word, T + (slot + 1) * len(sizes) - 1], dim=1)
-        direction = torch.arange(G, device=valid.device)
-        return cls(
-            member=torch.cat([word.flatten(1), _in_steps(member, sizes)], 1)
-            .add(row * (T + N))
-            .flatten(),
-            among=torch.cat(
-                [said[..., None].expand(B, T, G).flatten(1), _in_steps(among, sizes)], 1
-            ).flatten(),
-            start=size.cumsum(0) - size,
-            real=torch.cat([said, valid.repeat_interleave(len(sizes), dim=1)], dim=1),
-            place=(((row * L)[..., None] + step) * G + direction).flatten(0, 1),
-        )
-
-    def lay(self, value: Tensor) -> Tensor:
-        """What the words and tokens hold, as sequences. value (B, T + N, C) → (B, L, G, C)."""
-        if not value.shape[-1]:
-            return value.new_empty(*self.real.shape, 1, 0)
-        weight = (1 / self.among.to(value.dtype)).masked_fill(self.among == 0, 0)
-        laid = functional.embedding_bag(
-            self.member, value.flatten(0, 1), self.start, mode="sum", per_sample_weights=weight
-        )
-        return laid.reshape(*self.real.shape, -1, value.shape[-1])
-
-    def read(self, value: Tensor) -> Tensor:
-        """What the words' and tokens' own steps hold, both directions. (B, L, G, C) → (B, T + N, C)."""
-        found = functional.embedding_bag(self.place, value.flatten(0, 2), mode="sum")
-        return found.unflatten(0, (len(value), -1))
-
-
 class _Block(nn.Module):
     """A selective state space over words and tokens, gated, beside which they go unchanged."""
 
@@ -198,9 +139,8 @@ class _Block(nn.Module):
         self.space = (SSD if operator == "ssd" else S6)(inner, states, directions)
         self.enter = nn.Linear(width, inner + self.space.more, bias=False)
         self.gate = nn.Linear(width, inner, bias=False)
-        self.level = nn.RMSNorm(
-            inner, eps=1e-5
-        )  # as in Mamba-2: what is gated is small, and learns slowly
+        # As in Mamba-2: what is gated is small, and would learn slowly.
+        self.level = nn.RMSNorm(inner, eps=1e-5)
         self.leave = nn.Linear(inner, width, bias=False)
 
     def forward(self, z: Tensor, route: Route) -> Tensor:
@@ -208,7 +148,8 @@ class _Block(nn.Module):
         n = self.norm(z)
         x, more = self.enter(n).split([self.gate.out_features, self.space.more], dim=-1)
         y = route.read(self.space(route.lay(x), route.lay(more), route.real))
-        return z + self.leave(self.level(y * functional.silu(self.gate(n))))
+        gated = y * functional.silu(self.gate(n))
+        return z + self.leave(self.level(gated.to(self.level.weight.dtype)))
 
 
 class VisualNativeSelection(Compressor):
@@ -218,15 +159,15 @@ class VisualNativeSelection(Compressor):
     similar it is to the instruction: its cosine to the mean word, or with similarity="words" to the word
     that it stands out most for, each word's cosines standardised over the image. Softmax over
     `temperature`, 0.1 or 1.0 unless told, makes it a probability over the image's tokens, as the attention
-    is one. `balance` is the visual expert's share: 1.0 asks it alone, 0.0
-    the native expert alone. `aggregate`: the weighted "sum", the weighted geometric "product", the "max" of
-    the weighted two, or "union": the visual expert's share of the budget, then the native expert's best of
-    the others. Exactly `keep` tokens stay, unchanged and in order; without an instruction the visual expert
-    decides. `sampled`: budgets of which one is drawn for each image and step in training. ValueError for
-    other names, balances outside [0, 1], temperatures <= 0.
+    is one. `balance` is the visual expert's share: 1.0 asks it alone, 0.0 the native expert alone.
+    `aggregate`: the weighted "sum", the weighted geometric "product", the "max" of the weighted two, or
+    "union": the visual expert's share of the budget, then the native expert's best of the others. Exactly
+    `keep` tokens stay, unchanged and in order. Without an instruction the visual expert decides, so its
+    attention is always asked for. `sampled`: budgets of which one is drawn for each image and step in
+    training. ValueError for other names, balances outside [0, 1], temperatures <= 0.
 
-    Differs from the paper, of which no code is public: temperature, balance, union, sampling
-    and similarity="words" are ours. Raw cosines differ more by token than by word, so that the mean word may
+    Differs from the paper, of which no code is public: temperature, balance, union, sampling and
+    similarity="words" are ours. Raw cosines differ more by token than by word, so that the mean word may
     look away from what is asked: docs/meteor.md.
     """
 
@@ -245,13 +186,13 @@ class VisualNativeSelection(Compressor):
     ):
         super().__init__()
         self.similarity = _choice("similarity", similarity, SIMILARITIES)
-        if isinstance(balance, bool) or not 0 <= balance <= 1:
-            raise ValueError(f"balance={balance!r}: want the visual expert's share, 0 to 1")
         temperature = SIMILARITIES[similarity] if temperature is None else temperature
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature!r}: want more than 0")
-        if sampled is not None and not sampled:
-            raise ValueError("sampled=[]: want budgets to draw from, or None")
+        if not (_is_number(balance) and 0 <= balance <= 1):
+            raise ValueError(f"balance={balance!r}: want the visual expert's share, 0 to 1")
+        if not (_is_number(temperature) and 0 < temperature < math.inf):
+            raise ValueError(f"temperature={temperature!r}: want a number above 0")
+        if sampled is not None and not (isinstance(sampled, list | tuple) and sampled):
+            raise ValueError(f"sampled={sampled!r}: want a list of budgets to draw from, or None")
         self.keep, self.balance, self.temperature = check_keep(keep), balance, temperature
         self.aggregate = _choice("aggregate", aggregate, AGGREGATES)
         self.sampled = None if sampled is None else [check_keep(k) for k in sampled]
@@ -274,8 +215,10 @@ class VisualNativeSelection(Compressor):
         return first | top(native, n - first.sum(1, keepdim=True), valid & ~first)
 
     @torch.no_grad()
-    def scores(self, tokens: VisualTokens, context: Context) -> Tensor:
-        """(B, N) both experts in one; of a union, the higher one's."""
+    def scores(self, tokens: VisualTokens, context: Context) -> Tensor | None:
+        """(B, N) both experts in one; None of a union, where no one number decides."""
+        if self.aggregate == "union":
+            return None
         own, (visual, native) = self.balance, self.experts(tokens, context)
         if self.aggregate == "product":
             return visual**own * native ** (1 - own)
@@ -359,12 +302,15 @@ def meteor(
     """Fuse the whole image first, then select. Li et al. 2025, arXiv:2505.11945.
 
     `FlashGlobalFusion` in the projector's place, then `VisualNativeSelection` of `keep` tokens, 144 unless
-    told. only: "fusion" or "selection" for one of them; all other arguments are theirs, and those of the
-    one that is not there mean nothing. Raises ValueError for a budget where nothing is selected.
+    told. only: "fusion" or "selection" for one of them; all other arguments are theirs. Raises ValueError
+    for arguments of the part that is not there.
     """
+    given = dict(locals())
     _choice("only", only, ("fusion", "selection", None))
     if only == "fusion" and keep not in (None, 1.0):
         raise ValueError(f"keep={keep!r}: only='fusion' keeps all tokens")
+    if only is not None:
+        _refuse_others(only, given)
     parts: list[Compressor] = []
     if only != "selection":
         sizes = width, feature_width, state_width, depth
@@ -377,22 +323,16 @@ def meteor(
     return parts[0] if only else Chain(*parts)
 
 
-def _members(around: Tensor, scan: str) -> tuple[Tensor, Tensor]:
-    """What a token's steps are sums of: tokens (B, N, E), and how many make one mean (E,)."""
-    if scan == "window":
-        return around[..., [0, 1, 2, 3, 5, 6, 7, 8, 4]], torch.ones(9, dtype=torch.long)
-    itself = torch.arange(around.shape[1], device=around.device)[:, None].expand_as(around[..., :1])
-    return torch.cat([around, itself], dim=-1), torch.tensor([9] * 9 + [1])
+def _refuse_others(only: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError for what was changed of the other part; sizes of the model belong to nobody."""
+    other = VisualNativeSelection if only == "fusion" else FlashGlobalFusion
+    for name, own in inspect.signature(other).parameters.items():
+        if name not in ("keep", "width", "feature_width") and given[name] != own.default:
+            raise ValueError(f"{name}={given[name]!r} means nothing with only={only!r}")
 
 
-def _in_steps(value: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Step by step, and in each the directions side by side. value (B, N, G, E) → (B, N·G·E)."""
-    return torch.cat([step.flatten(2) for step in value.split(sizes, dim=-1)], dim=2).flatten(1)
-
-
-def _pick(value: Tensor, order: Tensor) -> Tensor:
-    """value (B, N, E) in this order (B, N)."""
-    return value.gather(1, order[..., None].expand_as(value))
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _leave(inner: int, hidden: int | None, width: int) -> nn.Sequential:
@@ -404,6 +344,6 @@ def _leave(inner: int, hidden: int | None, width: int) -> nn.Sequential:
 
 
 def _choice(name: str, given: str | None, allowed: Collection[str | None]) -> str | None:
-    if given not in allowed:
+    if not (given is None or isinstance(given, str)) or given not in allowed:
         raise ValueError(f"{name}={given!r}: want one of {', '.join(map(str, allowed))}")
     return given
