@@ -109,6 +109,12 @@ def test_bad_words(capsys, files, words, says):
     assert says in refused(capsys, "ask", files / "good.png", "what is it ?", *words)
 
 
+def test_an_argument_may_be_a_list():
+    one, two = arguments.specs("meteor(only='selection', sampled=[7, 16]),fastv(layer=3)")
+    assert one.arguments == {"only": "selection", "sampled": [7, 16]}
+    assert two.arguments == {"layer": 3}
+
+
 def test_a_layer_the_model_does_not_have(capsys, files, tiny):
     words = ("--method", "fastv", "--set", "layer=99", "--model", tiny)
     assert "decoder layers 0 to" in refused(capsys, "ask", files / "good.png", "what ?", *words)

@@ -97,6 +97,10 @@ class Widened(Compressor):
         self.site, self.needs, self.seed = part.site, part.needs, part.seed
         self.vision_layers, self.optional = part.vision_layers, part.optional
 
+    def _get_name(self) -> str:
+        """Its own name is nothing to anybody."""
+        return self.part._get_name()
+
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """What the compressor gives, narrow again."""
         wide, narrow = {}, tokens.x.shape[-1]

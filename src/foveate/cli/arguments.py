@@ -19,6 +19,7 @@ METHODS_HELP = (
     "pool(stride=8, layer=2)."
 )
 OUTSIDE = re.compile(r",(?![^(]*\))")  # commas outside parentheses
+UNLISTED = re.compile(r",(?![^[]*\])")  # commas outside of a list
 SPEC = re.compile(r"([^()]*)(?:\(([^()]*)\))?")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
@@ -88,7 +89,7 @@ def _spec(text: str) -> Spec:
         )
     slug, keep, pairs = match[1].strip(), None, []
     factory(slug)
-    for pair in listed(match[2] or ""):
+    for pair in filter(None, map(str.strip, UNLISTED.split(match[2] or ""))):
         name, _, value = (part.strip() for part in pair.partition("="))
         if name != "keep":
             pairs.append(pair)

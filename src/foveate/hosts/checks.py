@@ -28,7 +28,7 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
             _check_widths(base, part)
             found |= _glanced(base, part)
         except (NotImplementedError, ValueError, TypeError) as error:
-            name, early = type(part).__name__, part.site.tower < Tower.language
+            name, early = part._get_name(), part.site.tower < Tower.language
             hint = f": {name}({part.behind})" if early and part.behind else ""
             raise type(error)(f"{name} at {part.site}: {error}{hint}") from error
     return found
