@@ -80,6 +80,8 @@ bench: $(VENV)/.ready
 	$(BIN)/foveate bench --model qwen2.5-vl-7b --count-only --methods stride,fastv,divprune --keeps 0.25 --out results/bench-qwen2.5-vl-7b.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods "$(LLAVOLTA)" --out results/bench-llavolta.json
 	$(BIN)/foveate bench --model slice --methods llava_stf,stride --keeps 0.25 --rounds 1 --new-tokens 1 --pairs 9 --out results/bench-llava_stf.json
+	$(BIN)/python recipes/scan_speed.py
+	$(BIN)/python recipes/fusion_speed.py
 
 clean:
 	rm -rf dist out $(VENV) $(WHEEL_VENV)
