@@ -83,7 +83,7 @@ class Compressor(nn.Module):
                    gives a row of text_mask that is all False, instead of an error
     vision_layers  of features, the tower's hidden states that it reads, by index
     selects        True if keeping everything is the identity
-    behind         the argument that sets it behind the projector, for methods that may stand before it
+    behind         what stands behind the projector instead of it, as people write it, for methods before it
     seed           of the generators it is given
     """
 

@@ -17,6 +17,9 @@ from foveate.hosts.attach import compress
 from foveate.hosts.support import Support
 from foveate.sizes import sized
 
+# What sets a method, or what there is of it, behind the projector.
+BEHIND = {"projected": True, "only": "selection"}
+
 
 def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) -> nn.Module:
     """The model saved under a path or Hub id, with the compressor it was saved with.
@@ -48,12 +51,17 @@ def _supported(model: nn.Module, make: Callable[..., Compressor]) -> Support:
         found = hosts_support.support(model, sized(make, model))
     except ValueError as error:  # the model does not say a size, or no such method fits it
         return Support((), works=False, why=str(error))
-    if found.works or "projected" not in inspect.signature(make).parameters:
-        return found
-    behind = hosts_support.support(model, sized(make, model, projected=True))
-    if not behind.works:
-        return found
-    return replace(behind, notes=("with projected=True: behind the projector", *behind.notes))
+    for name, value in BEHIND.items() if not found.works else ():
+        if name not in inspect.signature(make).parameters:
+            continue
+        try:
+            behind = hosts_support.support(model, sized(make, model, **{name: value}))
+        except ValueError:  # a method may know the argument and not the value
+            continue
+        if behind.works:
+            note = f"with {name}={value!r}: behind the projector"
+            return replace(behind, notes=(note, *behind.notes))
+    return found
 
 
 def _is_compressor(value: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+__all__ = ["KINDS", "scan", "sequential"]
 KINDS = ("ssd", "mamba1")
 LOG2E = math.log2(math.e)  # exp2 is several times as fast as exp on a CPU
 
@@ -69,6 +70,8 @@ def check(kind: str, chunk: int, x: Tensor, **others: Tensor | None) -> None:
     if chunk < 1:
         raise ValueError(f"{chunk=}: want at least 1 step")
     dims = 4 if kind == "ssd" else 3
+    if not x.is_floating_point():
+        raise ValueError(f"want x of floating point, got {x.dtype}")
     got = f"got x {(*x.shape,)}, B {(*others['B'].shape,)}"
     if x.dim() != dims or others["B"].dim() != 4:
         raise ValueError(f"{kind} wants x of {dims} dimensions and B of 4, {got}")

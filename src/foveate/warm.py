@@ -30,6 +30,12 @@ def widened(linear: nn.Linear) -> None:
     nn.init.zeros_(linear.bias)
 
 
+def hidden_of(projector: nn.Module) -> int:
+    """The hidden units that an MLP needs to begin as this projector."""
+    linear = [m for m in projector.modules() if isinstance(m, nn.Linear)]
+    return linear[0].out_features if len(linear) > 1 else 2 * linear[-1].out_features
+
+
 @torch.no_grad()
 def as_pooling(mlp: nn.Sequential, projector: nn.Module, places: int) -> None:
     """Begin as the mean of what the projector makes of `places` tokens; channels lie (channel, place).

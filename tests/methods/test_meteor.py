@@ -277,7 +277,7 @@ def test_a_warm_start_is_the_projector(asked):
             foveate.warm_start(model)
             torch.testing.assert_close(model(**inputs).logits, want, atol=1e-4, rtol=0)
             compress(model, sized(meteor, model))
-            with pytest.raises(ValueError, match="hidden="):
+            with pytest.raises(ValueError, match="hidden=128"):
                 foveate.warm_start(model)
             compress(model, sized(meteor, model, hidden=128, state_width=64))
             with pytest.raises(ValueError, match="256 channels do not fit into 64"):

@@ -29,7 +29,7 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
             found |= _glanced(base, part)
         except (NotImplementedError, ValueError, TypeError) as error:
             name, early = part._get_name(), part.site.tower < Tower.language
-            hint = f": {name}({part.behind})" if early and part.behind else ""
+            hint = f": {part.behind}" if early and part.behind else ""
             raise type(error)(f"{name} at {part.site}: {error}{hint}") from error
     return found
 
@@ -83,7 +83,8 @@ def _check_widths(base: nn.Module, part: Compressor) -> None:
     if wrong := [name for name in given if there[name] not in (None, given[name])]:
         made, has = (", ".join(f"{n}={sizes[n]}" for n in wrong) for sizes in (given, there))
         raise ValueError(
-            f"made for {made}, the model has {has}: for_model(model) takes the model's"
+            f"made for {made}, the model has {has}: for_model(model), or foveate.sized(factory, model), takes "
+            "the model's"
         )
 
 

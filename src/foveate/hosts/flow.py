@@ -161,7 +161,8 @@ class Flow:
         """
         if self.training and self.step is None:
             raise RuntimeError(
-                "training with random draws: foveate.set_progress(model, step, max_steps) must say the step"
+                "training with random draws: foveate.set_progress(model, step, max_steps) must say the step, "
+                "as foveate.ProgressCallback() does in a Trainer"
             )
         if not self.training:
             return tuple(torch.Generator().manual_seed(seed) for _ in self.prompt)

@@ -17,7 +17,7 @@ class Step:
     owner   (images, patches)  the token that carries each original patch; -1 dropped, -2 row padding
     before  (images,)          tokens that came
     after   (images,)          tokens that stayed
-    scores  (images, patches)  the attention it chose by, spread over the original patches; or None
+    scores  (images, patches)  what it chose by, such as attention, spread over the original patches; or None
     grid    (images, patches, 3)  view, row and column of each patch
     """
 

@@ -46,6 +46,7 @@ class FlashGlobalFusion(Compressor):
 
     site = Site(Tower.projector)
     optional = frozenset({"text", "text_mask"})
+    behind = "meteor(only='selection')"
 
     def __init__(
         self,
@@ -118,7 +119,7 @@ class FlashGlobalFusion(Compressor):
         if not isinstance(self.leave[0], nn.Linear):
             raise ValueError(
                 "no warm start: LayerNorm and one linear layer cannot be the projector; make the method "
-                "with hidden=, the projector's own hidden width"
+                f"with hidden={warm.hidden_of(projector)}, or more"
             )
         warm.widened(self.enter)
         for block in self.blocks:

@@ -27,7 +27,7 @@ class VisionZip(Compressor):
 
     needs = frozenset({"cls_attention", "keys"})
     selects = True
-    behind = "projected=True"
+    behind = "VisionZip(projected=True)"
 
     def __init__(self, keep: Keep = 64, contextual: float = 10 / 64, projected: bool = False):
         super().__init__()
