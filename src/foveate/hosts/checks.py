@@ -83,8 +83,8 @@ def _check_widths(base: nn.Module, part: Compressor) -> None:
     if wrong := [name for name in given if there[name] not in (None, given[name])]:
         made, has = (", ".join(f"{n}={sizes[n]}" for n in wrong) for sizes in (given, there))
         raise ValueError(
-            f"made for {made}, the model has {has}: for_model(model), or foveate.sized(factory, model), takes "
-            "the model's"
+            f"made for {made}, the model has {has}: for_model(model), or foveate.sized(factory, model), "
+            "takes the model's"
         )
 
 
