@@ -184,6 +184,41 @@ def test_rows_are_images_as_their_users_count_them(model, family):
                 assert (grid[len(image) :] == -1).all() and (owner[len(image) :] == -2).all()
 
 
+@pytest.mark.parametrize("layer", [0, 2])
+def test_the_overview_is_the_view_of_the_whole_image(model, family, layer):
+    """The first view of LLaVA-NeXT's, the last of tiles; none of a lone view or a video; for beams too."""
+    fields, found = ["grid", "overview"], False
+    for prompts in family.batches().values():
+        inputs = family.inputs(prompts)
+        sights = family.sights(prompts)
+        whole = [
+            [modality == "image" and several(s) and cell[0] == family.overview for cell in s.cells]
+            for modality, sights in sights.items()
+            for s in sights
+        ]
+        found |= any(map(any, whole))
+        looks = Looks(language(layer), fields)
+        _, context, _ = looked(model, inputs, looks)
+        assert_shown(context, whole)
+        with foveate.compressed(model, looks):
+            looks.seen.clear()
+            model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=2)
+        copied = whole * (2 if layer else 1)  # before the language model, copies are not seen
+        assert_shown(looks.seen[0][1], copied)
+    assert found == (family.overview is not None)
+
+
+def several(sight) -> bool:
+    return len({view for view, _, _ in sight.cells}) > 1
+
+
+def assert_shown(context, whole: list[list[bool]]):
+    """context.overview is `whole`, row by row, and False in padding."""
+    assert context.overview.dtype == torch.bool and context.overview.shape == context.grid.shape[:2]
+    for got, row in zip(context.overview.tolist(), whole, strict=True):
+        assert got == row + [False] * (len(got) - len(row))
+
+
 def test_what_prompt_rows_look_at_is_what_eager_attention_says(model, family):
     bare, looks = family.model("eager"), Looks(language(2), OF_PROMPT)
     for prompts in family.batches().values():

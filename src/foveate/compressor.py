@@ -60,6 +60,8 @@ class Context:
     keys                (B, N, d)  head-mean keys of the block that gives cls_attention
     features            {i: (B, N, D)}  the tower's hidden states i that it reads, class token removed
     grid                (B, P, 3)  view, row and column of each patch; −1 for padding
+    overview            (B, P)  True at the patches of the view that shows the whole image beside its tiles;
+                        nowhere in an image of one view, in a video, or in padding
     generator           one torch.Generator per row, seeded alike at inference
     """
 
@@ -71,6 +73,7 @@ class Context:
     keys: Tensor | None = None
     features: Mapping[int, Tensor] | None = None
     grid: Tensor | None = None
+    overview: Tensor | None = None
     generator: tuple[torch.Generator, ...] | None = None
 
 

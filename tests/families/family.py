@@ -81,6 +81,7 @@ class Family:
     selected_block = 3  # of the tower's blocks, that which makes the features
     merged = 1  # side of the windows of the tower's tokens that make a patch
     patches = 16
+    overview: int | None = None  # of an image's several views, that which shows it whole
     around: tuple[list[int], list[int]] = ([], [])
 
     def config(self):

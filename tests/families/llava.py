@@ -60,6 +60,7 @@ class LlavaNext(Family):
     class_token = True
     selected_block = 2
     projected = 32
+    overview = 0
     # Height and width, rows and columns of tiles, and of the joined tiles' patches without borders.
     cuts = (
         ((20, 60), (1, 2), (2, 8)),

@@ -32,6 +32,7 @@ class InternVL(Family):
     class_token = True
     projected = 4 * 32
     merged = 2
+    overview = 2  # behind two tiles
 
     def config(self) -> InternVLConfig:
         vision = tower("internvl_vision", image_size=[32, 32], patch_size=[4, 4])
@@ -69,6 +70,7 @@ class SmolVLM(Family):
     takes_video = True
     projected = 4 * 32
     merged = 2
+    overview = 2
 
     def config(self) -> SmolVLMConfig | Idefics3Config:
         vision = tower(self.config_class.sub_configs["vision_config"].model_type, patch_size=4)

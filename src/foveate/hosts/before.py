@@ -38,7 +38,8 @@ def prefill(
     flow.prefill = len(seen.prompt) > 0
     if not flow.prefill:  # pixels that hold no image
         return
-    flow.images, flow.prompt, flow.grid = len(seen.prompt), seen.prompt * copies, seen.grid
+    flow.images, flow.prompt = len(seen.prompt), seen.prompt * copies
+    flow.grid, flow.overview = seen.grid, seen.overview
     everyone = [*parts, *(part for inside in flow.inside.values() for part in inside)]
     needs = frozenset().union(*(part.needs for part in everyone))
     asked.read(base, kwargs, flow, encoded, needs, copies)
@@ -102,7 +103,7 @@ def _copies(ids: Tensor, outputs: dict[str, Any]) -> int:
 def _repeat(flow: Flow, seen: rows.Rows, copies: int) -> None:
     """Let the flow speak of all copies of the prompts."""
     flow.tokens, flow.prompt, flow.newlines = seen.tokens, seen.prompt, seen.newlines
-    flow.grid = seen.grid
+    flow.grid, flow.overview = seen.grid, seen.overview
     if flow.text is not None and copies > 1:
         flow.text, flow.text_mask = flow.text.repeat(copies, 1, 1), flow.text_mask.repeat(copies, 1)
 
@@ -111,8 +112,7 @@ def compress_images(
     base: nn.Module, seen: rows.Rows, parts: list[Compressor], flow: Flow
 ) -> VisualTokens:
     """The tokens after every compressor up to language 0, and after the projector."""
-    known = {**seen.fields, "grid": flow.grid, "text": flow.text, "text_mask": flow.text_mask}
-    known = {name: value for name, value in known.items() if value is not None}
+    known = {**seen.fields, **flow.known()}
     tokens, projected = seen.tokens, seen.projected
 
     def project() -> VisualTokens:

@@ -124,6 +124,7 @@ class Flow:
     tokens: VisualTokens | None = None
     place: Tensor | None = None  # (I, N) column of each token now
     grid: Tensor | None = None  # (I, P, 3)
+    overview: Tensor | None = None  # (I, P)
     newlines: Newlines | None = None
     position: Tensor | None = (
         None  # (A, B, S) position ids that entered the language model, by axis
@@ -153,6 +154,11 @@ class Flow:
         """The tokens as they reach decoder layer `layer`, without vectors, and their columns (I, N)."""
         reached = [k for k in self.landed if k < layer]
         return self.landed[max(reached)] if reached else (self.tokens, self.place)
+
+    def known(self) -> dict[str, Tensor]:
+        """The context fields that hold at every site."""
+        names = ("grid", "overview", "text", "text_mask")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def generators(self, seed: int) -> tuple[torch.Generator, ...]:
         """One generator per image: seeded alike at inference, by step and sample in training.

@@ -122,6 +122,18 @@ def _joined(base: nn.Module, newline: Tensor, size: list[int] | None) -> Tensor:
     return torch.stack([torch.ones_like(row), row, place - begin], dim=-1)[~newline]
 
 
+def overview(base: nn.Module, modality: str, grid: Tensor) -> Tensor:
+    """(n,) True at the patches of the view that shows all of an image beside its tiles. grid (n, 3).
+
+    Nowhere in an image of one view, nor in a video: its views are frames.
+    """
+    view, place = grid[:, 0], traits.whole_view(base)
+    views = view.unique()
+    if modality != "image" or place is None or len(views) < 2:
+        return torch.zeros_like(view, dtype=torch.bool)
+    return view == views[place]
+
+
 def closing_newline(base: nn.Module, modality: str, newline: Tensor) -> Tensor:
     """(n,) which newline closes the row that each patch stands in, counted from 0; -1 for none.
 

@@ -76,8 +76,7 @@ def _known(
     flow: Flow, layer: int, came: VisualTokens, now: VisualTokens, place: Tensor
 ) -> dict[str, Any]:
     """The context fields that exist inside, of the tokens as they are now."""
-    known = {"grid": flow.grid, "text": flow.text, "text_mask": flow.text_mask}
-    known = {name: value for name, value in known.items() if value is not None}
+    known = flow.known()
     for name, score in zip(
         ("last_attention", "prompt_attention"), flow.scores.get(layer - 1, ()), strict=False
     ):

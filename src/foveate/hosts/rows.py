@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from foveate.hosts import traits
+from foveate.hosts import grids, traits
 from foveate.hosts.encode import Encoded
 from foveate.hosts.flow import Newlines
 from foveate.tokens import VisualTokens
@@ -23,6 +23,7 @@ from foveate.tokens import VisualTokens
 MARKER_GAP = (
     4  # tokens that stand between two tiles of one image, at most: a line break and markers
 )
+PLACES = ("grid", "overview")
 
 
 @dataclass(eq=False)
@@ -35,6 +36,7 @@ class Rows:
     images    how many rows are images
     fields    Context fields of the patches
     grid      (I, P, 3)  or None
+    overview  (I, P)     which patches show the whole image beside its tiles; None without a grid
     newlines  or None
     deep      (I, P, D) by layer, what is added after the first decoder layers
     """
@@ -45,6 +47,7 @@ class Rows:
     images: int
     fields: dict[str, Any]
     grid: Tensor | None
+    overview: Tensor | None
     newlines: Newlines | None
     deep: list[Tensor]
     projected: bool
@@ -66,6 +69,7 @@ class Rows:
             prompt=(self.prompt * copies)[index] + copy,
             column=self.column[index],
             grid=None if self.grid is None else self.grid[index],
+            overview=None if self.overview is None else self.overview[index],
             newlines=newlines,
             deep=[layer[index] for layer in self.deep],
         )
@@ -87,11 +91,12 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
     if not images:
         empty = ids.new_zeros(0, 0)
         tokens = VisualTokens.of(torch.zeros(0, 0, D, device=ids.device))
-        return Rows(tokens, ids.new_zeros(0), empty, 0, {}, None, None, [], first.projected)
-    padded = {name: _padded(images, name) for name in images[0] if name not in ("prompt", "grid")}
+        return Rows(tokens, ids.new_zeros(0), empty, 0, {}, None, None, None, [], first.projected)
+    apart = ("prompt", *PLACES)
+    padded = {name: _padded(images, name) for name in images[0] if name not in apart}
     valid = padded["column"] >= 0
     tokens = VisualTokens.of(padded.pop("x").masked_fill(~valid[..., None], 0), valid)
-    grid = None if any(image["grid"] is None for image in images) else _padded(images, "grid")
+    known = all(image["grid"] is not None for image in images)
     newlines = None
     if "newline_x" in padded:
         newlines = Newlines(*(padded.pop(f"newline_{name}") for name in ("x", "column", "closes")))
@@ -102,10 +107,10 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
         column=padded.pop("column"),
         images=count,
         fields=_fields(padded, tokens),
-        grid=grid,
         newlines=newlines,
         deep=deep,
         projected=first.projected,
+        **{name: _padded(images, name) if known else None for name in PLACES},
     )
 
 
@@ -151,7 +156,10 @@ def _of_modality(
             continue
         if bool((stands != stands[0]).any()):
             raise ValueError(f"the placeholders of one {modality} are split over two prompts")
-        rows.append({"prompt": stands[0], **_apart(row)})
+        row = _apart(row)
+        grid = row["grid"]
+        row["overview"] = None if grid is None else grids.overview(base, modality, grid)
+        rows.append({"prompt": stands[0], **row})
     return rows
 
 

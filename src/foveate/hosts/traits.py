@@ -243,6 +243,13 @@ def tiles_are_marked(base: nn.Module) -> bool:
     return hasattr(connector_of(base), "pixel_shuffle")
 
 
+def whole_view(base: nn.Module) -> int | None:
+    """Which of an image's views, where it has several, shows all of it: the first, or the last as -1."""
+    if hasattr(base, "image_newline"):
+        return 0
+    return -1 if rows_are_runs(base) else None
+
+
 def deepstack(output: Any) -> list[Any] | None:
     """Features that the model adds to its residual stream after the first decoder layers, by layer."""
     return getattr(output, "deepstack_features", None)
