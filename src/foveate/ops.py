@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +32,34 @@ def whole(name: str, value: int, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: want an int >= {least}")
     return value
+
+
+def number(name: str, value: float, least: float = 0) -> float:
+    """The value itself, a finite number of at least `least`. Raises ValueError otherwise."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (real and least <= value < math.inf):
+        raise ValueError(f"{name}={value!r}: want a number >= {least:g}")
+    return value
+
+
+def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
+    """The value itself, one of those allowed. Raises ValueError otherwise."""
+    if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
+        raise ValueError(f"{name}={value!r}: want one of {', '.join(map(str, allowed))}")
+    return value
+
+
+def refuse_unused(
+    why: str,
+    absent: Callable[..., Any],
+    given: Mapping[str, Any],
+    besides: Collection[str] = ("keep", "width"),
+) -> None:
+    """Raise ValueError for arguments of a part that is not there, but for those that others take too."""
+    for name, own in inspect.signature(absent).parameters.items():
+        unset = (own.default, None)
+        if name in given and name not in besides and given[name] not in unset:
+            raise ValueError(f"{name}={given[name]!r} means nothing with {why}")
 
 
 def budget(keep: Keep, count: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from foveate.compressor import Compressor
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV
+from foveate.methods.focusllava import RegionSampler, TextGuided, focusllava
 from foveate.methods.identity import Identity
 from foveate.methods.kmeans import KMeans
 from foveate.methods.layerwise import layerwise
@@ -40,6 +41,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "llavolta": llavolta,
     "llava_stf": llava_stf,
     "meteor": meteor,
+    "focusllava": focusllava,
 }
 
 __all__ = [
@@ -54,11 +56,14 @@ __all__ = [
     "MultiBlockFusion",
     "Pool",
     "Random",
+    "RegionSampler",
     "SpatialFusion",
     "Stride",
+    "TextGuided",
     "VCCAttention",
     "VisionZip",
     "VisualNativeSelection",
+    "focusllava",
     "layerwise",
     "llava_stf",
     "llavolta",

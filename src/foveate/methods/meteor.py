@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn import functional
 
 from foveate import warm
 from foveate.compressor import Chain, Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, cosine, top, whole
+from foveate.ops import Keep, budget, check_keep, choice, cosine, refuse_unused, top, whole
 from foveate.routes import DIRECTIONS, SCANS, Route
 from foveate.statespace import S6, SSD
 from foveate.tokens import VisualTokens
@@ -68,7 +67,7 @@ class FlashGlobalFusion(Compressor):
             ("directions", directions, DIRECTIONS),
             ("operator", operator, STATES),
         ]:
-            _choice(name, given, allowed)
+            choice(name, given, allowed)
         if not isinstance(text, bool):
             raise ValueError(f"text={text!r}: want True or False")
         state_width = feature_width if state_width is None else state_width
@@ -186,7 +185,7 @@ class VisualNativeSelection(Compressor):
         sampled: Sequence[Keep] | None = None,
     ):
         super().__init__()
-        self.similarity = _choice("similarity", similarity, SIMILARITIES)
+        self.similarity = choice("similarity", similarity, SIMILARITIES)
         temperature = SIMILARITIES[similarity] if temperature is None else temperature
         if not (_is_number(balance) and 0 <= balance <= 1):
             raise ValueError(f"balance={balance!r}: want the visual expert's share, 0 to 1")
@@ -195,7 +194,7 @@ class VisualNativeSelection(Compressor):
         if sampled is not None and not (isinstance(sampled, list | tuple) and sampled):
             raise ValueError(f"sampled={sampled!r}: want a list of budgets to draw from, or None")
         self.keep, self.balance, self.temperature = check_keep(keep), balance, temperature
-        self.aggregate = _choice("aggregate", aggregate, AGGREGATES)
+        self.aggregate = choice("aggregate", aggregate, AGGREGATES)
         self.sampled = None if sampled is None else [check_keep(k) for k in sampled]
         self.needs = frozenset({"cls_attention", *(self.optional if balance < 1 else ())})
         if sampled is not None:
@@ -307,11 +306,13 @@ def meteor(
     for arguments of the part that is not there.
     """
     given = dict(locals())
-    _choice("only", only, ("fusion", "selection", None))
+    choice("only", only, ("fusion", "selection", None))
     if only == "fusion" and keep not in (None, 1.0):
         raise ValueError(f"keep={keep!r}: only='fusion' keeps all tokens")
     if only is not None:
-        _refuse_others(only, given)
+        other = VisualNativeSelection if only == "fusion" else FlashGlobalFusion
+        shared = ("keep", "width", "feature_width")  # a budget, and sizes that belong to nobody
+        refuse_unused(f"only={only!r}", other, given, shared)
     parts: list[Compressor] = []
     if only != "selection":
         sizes = width, feature_width, state_width, depth
@@ -324,14 +325,6 @@ def meteor(
     return parts[0] if only else Chain(*parts)
 
 
-def _refuse_others(only: str, given: Mapping[str, Any]) -> None:
-    """Raise ValueError for what was changed of the other part; sizes of the model belong to nobody."""
-    other = VisualNativeSelection if only == "fusion" else FlashGlobalFusion
-    for name, own in inspect.signature(other).parameters.items():
-        if name not in ("keep", "width", "feature_width") and given[name] != own.default:
-            raise ValueError(f"{name}={given[name]!r} means nothing with only={only!r}")
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -342,9 +335,3 @@ def _leave(inner: int, hidden: int | None, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(inner, whole("hidden", hidden)), nn.GELU(), nn.Linear(hidden, width)
     )
-
-
-def _choice(name: str, given: str | None, allowed: Collection[str | None]) -> str | None:
-    if not (given is None or isinstance(given, str)) or given not in allowed:
-        raise ValueError(f"{name}={given!r}: want one of {', '.join(map(str, allowed))}")
-    return given

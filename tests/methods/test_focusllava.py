@@ -1,0 +1,319 @@
+"""FocusLLaVA: regions at their scales, and what the question looks at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_tokens import check
+from torch.nn import functional
+
+from foveate import Context, RegionSampler, TextGuided, VisualTokens, focusllava, sized
+
+D = 6
+KEPT = {1: 16, 2: 4, 4: 1}  # of a region of 16
+
+
+def generators(n, seed=0):
+    return tuple(torch.Generator().manual_seed(seed + i) for i in range(n))
+
+
+def box(rows, columns, view=0):
+    cells = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack([torch.full((rows, columns), view), *cells], -1).reshape(-1, 3)
+
+
+def seen(*images, overview=None, seed=0):
+    """Tokens on grids, a row each, and their context. overview: the view that shows the whole image."""
+    draw, lengths = torch.Generator().manual_seed(seed), [len(cells) for cells in images]
+    valid = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    x = torch.zeros(*valid.shape, D)
+    for row, n in zip(x, lengths, strict=True):
+        row[:n] = torch.randn(n, D, generator=draw)
+    grid = torch.nn.utils.rnn.pad_sequence(images, batch_first=True, padding_value=-1)
+    whole = (grid[..., 0] == overview) & valid if overview is not None else torch.zeros_like(valid)
+    context = Context(grid=grid, overview=whole, generator=generators(len(images)))
+    return VisualTokens.of(x, valid), context
+
+
+def sampler(force=None, seed=None, **arguments):
+    """One whose router chooses the scale of this number, or anything, or that is as it begins."""
+    made = RegionSampler(width=D, hidden=8, **arguments).eval()
+    with torch.no_grad():
+        if force is not None:
+            made.router[-1].bias[force] = 50
+        if seed is not None:
+            torch.manual_seed(seed)
+            made.router[-1].weight.normal_(std=3)
+    return made
+
+
+def chosen(made, tokens, context):
+    """By row, view, row and column of a region: the scale that its patches show in the output."""
+    out, found = made(tokens, context), {}
+    for i, cells in enumerate(context.grid.tolist()):
+        for patch, (view, row, column) in enumerate(cells):
+            if row >= 0 and not context.overview[i, patch]:
+                size = int((out.owner[i] == out.owner[i, patch]).sum())
+                found.setdefault((i, view, row // made.region, column // made.region), set()).add(
+                    size
+                )
+    return found
+
+
+def test_it_begins_as_the_identity():
+    tokens, context = seen(box(8, 8), box(5, 7))
+    out = sampler()(tokens, context)
+    assert torch.equal(out.x, tokens.x) and torch.equal(out.owner, tokens.owner)
+    assert out.penalty == 0
+
+
+@pytest.mark.parametrize("number, scale", [(0, 1), (1, 2), (2, 4)])
+def test_a_scale_is_max_pooling(number, scale):
+    tokens, context = seen(box(12, 12), box(12, 12))
+    out = sampler(force=number)(tokens, context)
+    image = tokens.x.reshape(2, 12, 12, D).movedim(-1, 1)
+    want = functional.max_pool2d(image, scale).flatten(2).mT
+    assert torch.equal(out.x, want)
+    assert torch.equal(sampler_of_one(scale)(tokens, context).x, want)
+
+
+def sampler_of_one(scale):
+    made = RegionSampler(width=D, scales=(scale,)).eval()
+    assert not list(made.parameters()) and "generator" not in made.needs
+    return made
+
+
+def test_regions_at_scales_of_their_own():
+    tokens, context = seen(box(12, 8), box(8, 8))
+    made = sampler(seed=7)
+    out = made(tokens, context)
+    check(out)
+    scales = chosen(made, tokens, context)
+    assert all(len(sizes) == 1 for sizes in scales.values())
+    sizes = [sizes.pop() for sizes in scales.values()]
+    assert set(sizes) == {1, 4, 16}, "a router this sharp uses all scales here"
+    assert out.counts.sum() == sum(KEPT[int(size**0.5)] for size in sizes)
+    for i in range(2):
+        for token in range(int(out.counts[i])):
+            members = tokens.x[i][out.owner[i] == token]
+            assert torch.equal(out.x[i, token], members.amax(0))
+
+
+def test_the_last_regions_of_a_row_and_a_column_are_smaller():
+    tokens, context = seen(box(6, 5))
+    out = sampler(force=2)(tokens, context)
+    assert out.size.tolist() == [[16, 4, 8, 2]]
+    out = sampler(force=1)(tokens, context)
+    assert out.counts.tolist() == [9]
+    assert torch.equal(out.x[0, 2], tokens.x[0, [4, 9]].amax(0))
+
+
+def test_the_whole_image_stays_beside_its_tiles_and_is_what_the_router_knows():
+    cells = torch.cat([box(4, 4), box(8, 8, view=1)])
+    tokens, context = seen(cells, overview=0)
+    out = sampler(force=2)(tokens, context)
+    assert out.counts.tolist() == [16 + 4]
+    assert torch.equal(out.x[0, :16], tokens.x[0, :16])
+    made = sampler(seed=2)
+    before = made.scores(tokens, context)[0, 16]
+    far = tokens.x.clone()
+    far[0, -1] += 9  # in another region
+    assert made.scores(tokens.carry(far), context)[0, 16] == before
+    whole = tokens.x.clone()
+    whole[0, 0] += 9
+    assert made.scores(tokens.carry(whole), context)[0, 16] != before
+    alone, view = seen(box(8, 8))
+    far = alone.x.clone()
+    far[0, -1] += 9
+    assert made.scores(alone.carry(far), view)[0, 0] != made.scores(alone, view)[0, 0]
+
+
+def test_what_stands_outside_the_grid_stays():
+    cells = torch.cat([torch.tensor([[0, -1, -1]]), box(4, 4)])
+    tokens, context = seen(cells)
+    out = sampler(force=2)(tokens, context)
+    assert out.size.tolist() == [[1, 16]] and torch.equal(out.x[0, 0], tokens.x[0, 0])
+
+
+def test_tokens_that_others_dropped_are_no_part_of_a_region():
+    tokens, context = seen(box(8, 8))
+    keep = torch.ones(1, 64, dtype=torch.bool)
+    keep[0, [0, 1, 9]] = False
+    keep[0, [4 * 8 + i * 8 + j for i in range(4) for j in range(4)]] = False  # one region whole
+    fewer = tokens.where(keep)
+    out = sampler(force=2)(fewer, context)
+    check(out)
+    assert out.size.tolist() == [[13, 16, 16]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_gate_changes_no_value_and_gives_the_router_a_gradient(dtype):
+    tokens, context = seen(box(8, 8))
+    made = sampler(seed=3, explore=False, balance=0.0).to(dtype).train()
+    tokens = tokens.carry(tokens.x.to(dtype))
+    out = made(tokens, context)
+    for i in range(int(out.counts)):
+        assert torch.equal(out.x[0, i], tokens.x[0][out.owner[0] == i].amax(0))
+    out.x.float().square().sum().backward()
+    assert made.router[1].weight.grad.abs().sum() > 0
+
+
+def test_the_gradient_of_the_gate_is_that_of_scaling_by_the_probability():
+    tokens, context = seen(box(4, 4))
+    made = sampler(seed=3, explore=False).train()
+    weight = torch.randn(16, D)
+    out = made(tokens, context)
+    (out.x[0] * weight[: len(out.x[0])]).sum().backward()
+    x = tokens.x[0]
+    features = torch.cat([x.mean(0), x.amax(0), x.mean(0)])
+    odds = made.router(features).softmax(-1)
+    best = odds.max()
+    value = (out.x[0].detach() * weight[: len(out.x[0])]).sum()
+    want = torch.autograd.grad(value * best, made.router[-1].bias)[0]
+    torch.testing.assert_close(made.router[-1].bias.grad, want)
+
+
+def test_the_balance_term_is_one_where_scales_are_used_alike():
+    tokens, context = seen(box(8, 8))
+    undecided = sampler(explore=False, balance=0.5).train()
+    assert undecided(tokens, context).penalty.item() == pytest.approx(0.5)  # P is even
+    certain = sampler(force=1, explore=False, balance=0.5).train()
+    assert certain(tokens, context).penalty.item() == pytest.approx(1.5)
+    assert certain.eval()(tokens, context).penalty == 0
+    assert sampler(balance=0.0).train()(tokens, context).penalty == 0
+
+
+def test_the_balance_term_is_of_all_regions_of_the_batch():
+    tokens, context = seen(box(8, 8), box(4, 4))
+    made = sampler(seed=5, explore=False, balance=1.0).train()
+    odds = []
+    for i, cells in enumerate([box(8, 8), box(4, 4)]):
+        x = tokens.x[i, : len(cells)]
+        for row in range(0, int(cells[:, 1].max()), 4):
+            for column in range(0, int(cells[:, 2].max()), 4):
+                inside = (cells[:, 1] // 4 == row // 4) & (cells[:, 2] // 4 == column // 4)
+                own = torch.cat([x[inside].mean(0), x[inside].amax(0), x.mean(0)])
+                odds.append(made.router(own).softmax(-1))
+    odds = torch.stack(odds)
+    used = functional.one_hot(odds.argmax(-1), 3).float().mean(0)
+    want = 3 * (used * odds.mean(0)).sum()
+    torch.testing.assert_close(made(tokens, context).penalty, want)
+
+
+def test_exploring_tries_all_scales_in_training_alone():
+    tokens, context = seen(*[box(16, 16)] * 8)
+    made = sampler(explore=True).train()
+    sizes = [sizes.pop() for sizes in chosen(made, tokens, context).values()]
+    for size in (1, 4, 16):
+        assert 0.2 < sizes.count(size) / len(sizes) < 0.47, "128 regions, a third each"
+    assert made.eval()(tokens, context).counts.tolist() == [256] * 8
+
+
+def test_noise_does_not_depend_on_padding_or_on_neighbours():
+    together, context = seen(box(8, 8), box(12, 12))
+    made = sampler(explore=True).train()
+    alone = together.rows(torch.tensor([0]))
+    alone = VisualTokens(alone.x[:, :64], alone.owner[:, :64], alone.valid[:, :64])
+    here = Context(
+        grid=context.grid[:1, :64], overview=context.overview[:1, :64], generator=generators(1)
+    )
+    out = made(alone, here)
+    both = made(together, replace(context, generator=generators(2)))
+    n = int(out.counts)
+    assert int(both.counts[0]) == n < 64
+    assert torch.equal(both.x[0, :n], out.x[0])
+
+
+def test_scores_are_the_tokens_to_be_expected():
+    tokens, context = seen(box(8, 8))
+    torch.testing.assert_close(sampler().scores(tokens, context), torch.full((1, 64), 0.4375))
+    torch.testing.assert_close(
+        sampler(force=2).scores(tokens, context), torch.full((1, 64), 1 / 16)
+    )
+
+
+def asked(B, N, seed=0):
+    x = torch.randn(B, N, D, generator=torch.Generator().manual_seed(seed))
+    attention = torch.rand(B, N, generator=torch.Generator().manual_seed(seed + 1))
+    return VisualTokens.of(x), attention
+
+
+def test_the_text_guided_sampler_keeps_what_the_words_look_at():
+    tokens, attention = asked(2, 10)
+    out = TextGuided(keep=0.3)(tokens, Context(prompt_attention=attention))
+    for i in range(2):
+        best = attention[i].topk(3).indices.sort().values
+        assert torch.equal(out.x[i], tokens.x[i, best])
+
+
+def test_in_training_the_share_is_drawn_for_each_image():
+    tokens, attention = asked(200, 10)
+    made = TextGuided(keep=0.5, sampled=(0.3, 1.0)).train()
+    counts = made(tokens, Context(prompt_attention=attention, generator=generators(200))).counts
+    assert int(counts.min()) == 3 and int(counts.max()) == 10
+    assert counts.float().mean() == pytest.approx(6.5, abs=0.5)
+    again = made(tokens, Context(prompt_attention=attention, generator=generators(200))).counts
+    assert torch.equal(counts, again)
+    made.eval()
+    counts = made(tokens, Context(prompt_attention=attention, generator=generators(200))).counts
+    assert counts.unique().tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"scales": (1, 3)}, r"scales=\(1, 3\): want some of \[1, 2, 4\]"),
+        ({"scales": ()}, "scales"),
+        ({"scales": (2, 2)}, "scales"),
+        ({"scales": 2}, "scales"),
+        ({"region": 0}, "region=0"),
+        ({"balance": -1}, "balance=-1"),
+        ({"balance": float("nan")}, "balance=nan"),
+        ({"explore": "yes"}, "explore='yes': want one of True, False"),
+        ({"sampled": (0.5, 0.3)}, r"sampled=\(0.5, 0.3\)"),
+        ({"sampled": (0, 1)}, "sampled"),
+        ({"sampled": 0.5}, "sampled"),
+        ({"layer": 0}, "layer=0"),
+        ({"keep": 0}, "keep=0"),
+        ({"only": "both"}, "only='both': want one of vision, text, None"),
+        ({"only": "vision", "keep": 0.5}, "keep=0.5: with only='vision'"),
+        ({"only": "vision", "layer": 3}, "layer=3 means nothing with only='vision'"),
+        ({"only": "vision", "sampled": (0.3, 1.0)}, "sampled"),
+        ({"only": "text", "region": 8}, "region=8 means nothing with only='text'"),
+        ({"only": "text", "explore": False}, "explore=False means nothing"),
+    ],
+)
+def test_arguments_that_mean_nothing(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        focusllava(width=D, **arguments)
+
+
+def test_the_chain_cuts_half_way():
+    chain = focusllava(width=D)
+    assert [str(part.site) for part in chain.parts()] == ["language 0", "language 16"]
+    assert not chain.selects
+    assert str(focusllava(width=D, layers=6).parts()[1].site) == "language 3"
+    assert str(focusllava(width=D, layer=2, layers=6).parts()[1].site) == "language 2"
+    assert focusllava(width=D, keep=7).parts()[1].keep == 7
+    vision = focusllava(only="vision", width=D, region=8)
+    assert isinstance(vision, RegionSampler) and vision.region == 8
+    assert isinstance(focusllava(only="text"), TextGuided)
+
+
+def test_arguments_make_the_same_again():
+    for part in focusllava(width=D, region=8, scales=[8, 1], sampled=[0.2, 0.9]).parts():
+        again = type(part)(**part.arguments())
+        assert again.arguments() == part.arguments()
+
+
+def test_the_router_is_as_wide_as_the_model():
+    class Config:
+        def get_text_config(self):
+            return self
+
+        hidden_size, num_hidden_layers = 12, 10
+
+    vision, text = sized(focusllava, Config()).parts()
+    assert vision.router[1].in_features == 36 and text.site.layer == 5
