@@ -39,12 +39,12 @@ def seen(*images, overview=None, seed=0):
 
 def sampler(force=None, seed=None, **arguments):
     """One whose router chooses the scale of this number, or anything, or that is as it begins."""
+    torch.manual_seed(seed or 0)
     made = RegionSampler(width=D, hidden=8, **arguments).eval()
     with torch.no_grad():
         if force is not None:
             made.router[-1].bias[force] = 50
         if seed is not None:
-            torch.manual_seed(seed)
             made.router[-1].weight.normal_(std=3)
     return made
 
@@ -87,7 +87,7 @@ def sampler_of_one(scale):
 
 def test_regions_at_scales_of_their_own():
     tokens, context = seen(box(12, 8), box(8, 8))
-    made = sampler(seed=7)
+    made = sampler(seed=5)
     out = made(tokens, context)
     check(out)
     scales = chosen(made, tokens, context)
