@@ -47,7 +47,7 @@ def call(kwargs: dict[str, Any], memory: Memory, cache: Any, flow: Flow) -> None
     kwargs[name] = kwargs[name][:, fed - new :]
     if position is not None:
         kwargs["position_ids"] = position = position[..., fed - new :]
-    if memory.length == memory.outside:
+    if memory.length == memory.outside and memory.real is None:  # nothing was dropped
         return
     if position is None:
         ahead = torch.arange(seen, seen + new, device=memory.following.device)
