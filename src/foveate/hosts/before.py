@@ -62,13 +62,14 @@ def prefill(
 def _samples(seen: rows.Rows, pixels: dict[str, Tensor]) -> list[int]:
     """A number of each image's own, the same in any micro-batch, on any rank and in a recomputation.
 
-    From some of its pixels, which rounding leaves alone; from its first feature where no row of pixels is
-    an image.
+    From some of its pixels, which rounding leaves alone, the same ones however many tiles stand beside it;
+    from its first feature where no row of pixels is an image.
     """
     known = pixels.get("image")
     if known is None or len(known) != len(seen.prompt):
         known = seen.tokens.x[:, 0]
-    some = known.detach().flatten(1)[:, :: max(1, known[0].numel() // 4096)].float().cpu().numpy()
+    step = max(1, known.shape[1:][-3:].numel() // 4096)
+    some = known.detach().flatten(1)[:, ::step].float().cpu().numpy()
     return [zlib.crc32(row.tobytes().rstrip(b"\0")) for row in some]  # tiles are padded with zeros
 
 
