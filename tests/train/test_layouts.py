@@ -14,9 +14,14 @@ from foveate.train import run
 STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
 RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}}
 LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
+# Regions of 2 × 2, whose scales an undecided router draws, then a share that is drawn too. The balance
+# term speaks of a micro-batch, so without it layouts agree for as long as one likes: see test_penalty.py.
+SAMPLERS = {"keep": 0.5, "region": 2, "scales": [1, 2], "hidden": 8, "sampled": [0.3, 1.0]}
+FOCUSED = {"method": "focusllava", "arguments": {**SAMPLERS, "balance": 0.0}, "split": True}
 CASES = [
     pytest.param({**STAGED, "order": "grouped"}, id="stages-grouped"),
     pytest.param({**RANDOM, "order": "shuffled"}, id="random-shuffled"),
+    pytest.param({**FOCUSED, "order": "shuffled"}, id="focusllava-shuffled"),
     pytest.param({**LEARNED, "order": "grouped"}, id="depthwise-grouped", marks=pytest.mark.slow),
     pytest.param({**STAGED, "order": "shuffled"}, id="stages-shuffled", marks=pytest.mark.slow),
     pytest.param({**RANDOM, "order": "grouped"}, id="random-grouped", marks=pytest.mark.full),
@@ -47,6 +52,7 @@ def test_accumulation_changes_nothing(card, tmp_path, changes):
     [
         pytest.param(STAGED, id="stages", marks=pytest.mark.full),
         pytest.param({**RANDOM, "order": "shuffled"}, id="random", marks=pytest.mark.slow),
+        pytest.param({**FOCUSED, "order": "shuffled"}, id="focusllava", marks=pytest.mark.slow),
         pytest.param({**LEARNED, "order": "grouped"}, id="depthwise", marks=pytest.mark.full),
     ],
 )
@@ -60,9 +66,10 @@ def test_two_ranks_are_one_process(card, tmp_path, changes):
     near(one, two, tmp_path / "one", tmp_path / "two")
 
 
-def test_recomputing_activations_changes_nothing(card, tmp_path):
-    kept = run(card(**STAGED), tmp_path / "kept")
-    again = run(card(**STAGED, checkpointing=True), tmp_path / "again")
+@pytest.mark.parametrize("changes", [STAGED, FOCUSED], ids=["stages", "focusllava"])
+def test_recomputing_activations_changes_nothing(card, tmp_path, changes):
+    kept = run(card(**changes), tmp_path / "kept")
+    again = run(card(**changes, checkpointing=True), tmp_path / "again")
     assert small.losses(kept) == pytest.approx(small.losses(again), abs=1e-6, rel=0)
 
 
@@ -83,12 +90,13 @@ def test_schedules_follow_the_steps(card, tmp_path):
     assert both[3] != pytest.approx(heavy[3], abs=1e-4)
 
 
-def test_random_draws_change_with_the_step(card, tmp_path):
+@pytest.mark.parametrize("changes", [RANDOM, FOCUSED], ids=["random", "focusllava"])
+def test_random_draws_change_with_the_step(card, tmp_path, changes):
     """The same eight records at every step, and nothing learns: only the draws differ."""
     still = {"trains": {"language": 1e-30}, "steps": 3}
     from foveate.train import Records
 
-    recipe = card(**RANDOM, **still)
+    recipe = card(**changes, **still)
     eight = [Records(recipe.data, recipe.images)[i] for i in range(8)]
     found = small.losses(run(recipe, tmp_path / "drawn", eight))
     assert len({round(loss, 6) for loss in found}) == 3

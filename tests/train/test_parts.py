@@ -156,6 +156,21 @@ def test_the_optimizer_has_these_rates(card, data, tmp_path):
         assert group["weight_decay"] == (0.0 if plain else 0.1), name
 
 
+def test_a_router_learns_at_a_rate_of_its_own(card):
+    """By a pattern beside the part that it belongs to; by default as fast as the rest of the part."""
+    arguments = {"region": 2, "scales": [1, 2], "hidden": 8}
+    trains = {"language": 2e-5, "compressor": 2e-5, "*router*": 1e-3}
+    model, _ = load(card(method="focusllava", arguments=arguments, trains=trains))
+    rates = parts.freeze(model, trains)
+    router = {n for n in parts.named(model, "compressor") if "router" in n}
+    assert len(router) == 6 and all("visual_compressor" in n for n in router)
+    assert {n for n, rate in rates.items() if rate == 1e-3} == router
+    plain = parts.learning_rates(model, {"compressor": 2e-5})
+    assert plain == dict.fromkeys(router, 2e-5)
+    found = parts.groups(model, rates, set(), 0.0)
+    assert {len(g["params"]) for g in found if g["lr"] == 1e-3} == {6}
+
+
 def test_frozen_parts_do_not_move(card, model, tmp_path):
     """And those that learn do: every one that a loss depends on."""
     trains = {"compressor": 1e-2, "*.layers.2.*": 1e-2}

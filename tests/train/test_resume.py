@@ -22,6 +22,13 @@ from foveate.train import Lora, checkpoints, run
 STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}, "steps": 8}
 RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}, "steps": 4}
 LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 4}
+# Scales and shares are drawn, the router learns from them, and its balance is in the loss.
+FOCUSED = {
+    "method": "focusllava",
+    "arguments": {"region": 2, "scales": [1, 2], "hidden": 8, "sampled": [0.3, 1.0]},
+    "split": True,
+    "steps": 4,
+}
 LORA = {
     **LEARNED,
     "lora": Lora(rank=4, alpha=8, dropout=0.05),
@@ -113,7 +120,9 @@ def test_in_any_stage(card, unbroken, tmp_path, last):
 
 
 @pytest.mark.parametrize(
-    "changes", [RANDOM, LEARNED, LORA], ids=["random", "depthwise", "adapters"]
+    "changes",
+    [RANDOM, LEARNED, FOCUSED, LORA],
+    ids=["random", "depthwise", "focusllava", "adapters"],
 )
 def test_with_any_method(card, unbroken, tmp_path, changes):
     killed(card(**changes), tmp_path, last=3)

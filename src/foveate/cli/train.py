@@ -136,6 +136,8 @@ def _print(document: dict[str, Any], out: Path) -> None:
     if losses:  # none is logged in fewer steps than log_every
         tail = losses[-max(1, len(losses) // 20) :]
         line += f", loss {losses[0]:.3f} → {sum(tail) / len(tail):.3f}"
+    if added := [entry["penalty"] for entry in document["history"] if "penalty" in entry]:
+        line += f", of it penalty {added[0]:.3g} → {added[-1]:.3g}"
     if document.get("rows") != document.get("records"):
         line += f", {document['records']:,} records in {document['rows']:,} rows"
     screen.print(line, markup=False)

@@ -260,6 +260,7 @@ class Watch(TrainerCallback):
             self.advance(state.global_step, state.max_steps, "begins")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any):
-        """The loss so far."""
+        """The loss so far, and how much of it compressors added."""
         if state.is_world_process_zero and "loss" in (logs or {}):
-            self.advance(state.global_step, state.max_steps, f"loss {logs['loss']:.4f}")
+            added = f", {logs['penalty']:.4f} of it penalty" if "penalty" in logs else ""
+            self.advance(state.global_step, state.max_steps, f"loss {logs['loss']:.4f}{added}")

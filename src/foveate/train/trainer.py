@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from foveate.hosts import traits
 from foveate.train.data import Grouped, Shuffled
 from foveate.train.parts import blocks_of, groups
+from foveate.train.penalty import Apart
 from foveate.train.recipe import Recipe
 
 
@@ -79,6 +81,7 @@ class VisualTrainer(Trainer):
         self.recipe, self.rates, self.whole = recipe, rates, whole
         self.clock, self.order = Clock(), None
         super().__init__(**kwargs)
+        self.apart = Apart(traits.unwrapped(self.model), self.accelerator.gather)
         if self.is_fsdp_enabled:
             # Said by name: of what the model's class would say, some is in no model (CLIP's text layers).
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = blocks_of(self.model)
@@ -113,8 +116,14 @@ class VisualTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the seconds since the last log. Raises DivergedError where the loss is no number."""
-        super().log({**logs, **self.clock.read()} if "loss" in logs else logs, start_time)
+        """Log, with the seconds since the last log, and the loss in its terms where compressors add to it.
+
+        Raises DivergedError where the loss is no number.
+        """
+        if "loss" in logs:
+            terms = self.apart.read(logs["loss"], self.args.device)
+            logs = {**logs, **terms, **self.clock.read()}
+        super().log(logs, start_time)
         if not math.isfinite(logs.get("loss", 0.0)):
             raise DivergedError(
                 f"step {self.state.global_step} of {self.state.max_steps}: the loss is {logs['loss']}; want "
