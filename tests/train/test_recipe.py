@@ -6,7 +6,13 @@ import json
 from dataclasses import FrozenInstanceError, replace
 
 import pytest
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import (
+    AutoConfig,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaNextConfig,
+)
 
 from foveate import Identity, Pool, embedded
 from foveate.methods.llavolta import SCHEDULES
@@ -20,11 +26,22 @@ def full_size() -> LlavaConfig:
     return LlavaConfig(vision_config=tower, text_config=LlamaConfig(num_hidden_layers=32))
 
 
-CONFIGS = {"7b": full_size, "patchqa": lambda: AutoConfig.from_pretrained(embedded.PATH)}
+def with_tiles() -> LlavaNextConfig:
+    """LLaVA-NeXT's on Llama 3 8B."""
+    whole = full_size()
+    text = LlamaConfig(num_hidden_layers=32, num_key_value_heads=8, intermediate_size=14336)
+    return LlavaNextConfig(vision_config=whole.vision_config, text_config=text)
+
+
+CONFIGS = {
+    "_7b": full_size,
+    "_8b": with_tiles,
+    "patchqa": lambda: AutoConfig.from_pretrained(embedded.PATH),
+}
 
 
 def config_of(name: str):
-    return CONFIGS["7b" if "7b" in name else "patchqa"]()
+    return next(make for part, make in CONFIGS.items() if part in name)()
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -63,6 +80,7 @@ def test_llavolta_at_full_size(schedule):
     assert twin.arguments == RECIPES[f"llavolta_{schedule}_7b"]().arguments
 
 
+TAUGHT = ("projector", "language", "compressor")
 METEOR = {
     "meteor_7b": {"keep": 144},
     "meteor_64_7b": {"keep": 64},
@@ -96,6 +114,41 @@ def test_meteor_in_small():
     assert first.arguments["hidden"] == config_of("patchqa").text_config.hidden_size == 128
     assert first.arguments["keep"] == 36 and first.seed != second.seed
     assert {*first.trains} == {"compressor"} and {*second.trains} == {"compressor", "language"}
+
+
+def test_focusllavas_two_stages():
+    """The base's own projector first, both samplers then; what they draw in training is part of the card."""
+    first, second = RECIPES["focusllava_llama3_8b_pretrain"](), RECIPES["focusllava_llama3_8b"]()
+    assert (first.method, first.trains, first.template) == (
+        "identity",
+        {"projector": 1e-3},
+        "plain",
+    )
+    assert first.vision is None and second.model == f"./out/{first.name}"
+    assert second.trains == {"vision": 2e-6, **dict.fromkeys(TAUGHT, 2e-5)}
+    assert (second.split, second.max_length, second.square) == (True, 6144, False)
+    seven, small = RECIPES["focusllava_7b"](), RECIPES["focusllava_patchqa"]()
+    assert seven.model == "./out/llava_1_5_7b_pretrain" and seven.split
+    assert seven.trains == dict.fromkeys(TAUGHT, 2e-5)
+    for recipe in (second, seven, small):
+        samplers = {"keep": 0.5, "sampled": [0.3, 1.0], "balance": 0.01}
+        assert (recipe.method, recipe.arguments) == ("focusllava", samplers)
+        regions, text = build(recipe, config_of(recipe.name)).parts()
+        layers = config_of(recipe.name).get_text_config().num_hidden_layers
+        assert (regions.site.layer, text.site.layer) == (0, layers // 2)
+        assert regions.explore and regions.scales == (1, 2, 4)
+        assert regions.width == config_of(recipe.name).get_text_config().hidden_size
+    assert small == replace(
+        RECIPES["patchqa"](), name=small.name, method=small.method, arguments=small.arguments
+    )
+
+
+def test_a_router_has_its_own_rate_on_the_command_line():
+    from foveate.cli.recipes import chosen
+
+    trains = chosen("focusllava_patchqa", ["trains.*router*=1e-4"]).trains
+    assert trains == {**dict.fromkeys(TAUGHT, 1e-3), "*router*": 1e-4}
+    assert [*trains][-1] == "*router*"  # the last that fits counts
 
 
 def test_every_schedule_has_a_recipe():

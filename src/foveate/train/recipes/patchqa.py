@@ -120,6 +120,16 @@ def meteor_patchqa() -> Recipe:
     )
 
 
+def focusllava_patchqa() -> Recipe:
+    """FocusLLaVA's second stage in small: both samplers, and half of what reaches the middle layer."""
+    return replace(
+        patchqa(),
+        name="focusllava_patchqa",
+        method="focusllava",
+        arguments={"keep": 0.5, "sampled": [0.3, 1.0], "balance": 0.01},
+    )
+
+
 def _staged(schedule: str) -> Recipe:
     return replace(
         patchqa(),
