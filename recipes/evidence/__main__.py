@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import focusllava
+import focusllava_page
 import found
 import llava_stf
 import llava_stf_page
@@ -30,6 +32,7 @@ PAGES = {
     "llavolta": (llavolta.PAGE, llavolta_page.write),
     "llava_stf": (llava_stf.PAGE, llava_stf_page.write),
     "meteor": (meteor.PAGE, meteor_page.write),
+    "focusllava": (focusllava.PAGE, focusllava_page.write),
 }
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {
