@@ -6,7 +6,11 @@ import torch
 from PIL import Image
 
 from foveate.compressor import Site, Tower
-from foveate.draw import GAP, LINE, MARGIN, View, draw, kept, panel
+from foveate.draw import draw, heatmaps, panels
+from foveate.draw.layout import GAP, LINE
+from foveate.draw.paint import colour, kept
+from foveate.draw.sheet import ACROSS, MARGIN
+from foveate.draw.views import View
 from foveate.hosts.trace import Step, Trace
 
 CELL = 20
@@ -24,6 +28,14 @@ def grid(rows, columns, images=1):
     return torch.tensor([cells] * images)
 
 
+def panel(image, one, side):
+    """What one step left of its only image, without maps."""
+    (picture,) = panels(
+        image, [Step(one.site, one.owner, one.before, one.after, None, one.grid)], side=side
+    )
+    return picture
+
+
 def middle(pixels, row, column):
     """One cell without its edge."""
     top, left = row * CELL, column * CELL
@@ -32,7 +44,7 @@ def middle(pixels, row, column):
 
 def test_kept_stay_dropped_fade():
     pixels = np.random.default_rng(0).uniform(0, 255, (2 * CELL, 2 * CELL, 3))
-    out = kept(pixels, View(np.array([[0, -1], [-1, 1]]), np.zeros((2, 2), bool), None), CELL)
+    out = kept(pixels, View(np.array([[0, -1], [-1, 1]]), np.array([[1, 0], [0, 1]])), CELL)
     assert np.array_equal(middle(out, 0, 0), middle(pixels, 0, 0))
     assert np.array_equal(middle(out, 1, 1), middle(pixels, 1, 1))
     faded = middle(out, 0, 1)
@@ -42,7 +54,7 @@ def test_kept_stay_dropped_fade():
 
 def test_patches_of_one_token_share_a_tint():
     pixels = np.full((CELL, 4 * CELL, 3), 128.0)
-    out = kept(pixels, View(np.array([[0, 0, 1, 1]]), np.ones((1, 4), bool), None), CELL)
+    out = kept(pixels, View(np.array([[0, 0, 1, 1]]), np.full((1, 4), 2)), CELL)
     first, second = middle(out, 0, 0), middle(out, 0, 2)
     assert np.array_equal(first, middle(out, 0, 1))
     assert not np.array_equal(first, second)
@@ -65,8 +77,8 @@ def test_a_panel_per_step_and_a_row_per_image():
 
 def test_scores_are_drawn_where_a_step_has_them():
     image, scores = Image.new("RGB", (40, 40)), torch.tensor([[0.1, 0.2, 0.3, 0.4]])
-    plain = draw(image, [step([[0, -1, -1, 1]])], side=100, scores=True)
-    heated = draw(image, [step([[0, -1, -1, 1]], scores=scores)], side=100, scores=True)
+    plain = draw(image, [step([[0, -1, -1, 1]])], side=100)
+    heated = draw(image, [step([[0, -1, -1, 1]], scores=scores)], side=100)
     assert heated.width > plain.width
 
 
@@ -180,7 +192,7 @@ def test_scores_are_coloured_by_rank_over_all_views_and_gone_patches_fade():
 
     def colours(scores):
         scored = Step(one.site, one.owner, one.before, one.after, torch.tensor([scores]), one.grid)
-        sheet = draw([[grey, grey]], [scored], side=400, scores=True)
+        sheet = draw([[grey, grey]], [scored], side=400)
         left, upper = MARGIN + 2 * (400 + GAP), MARGIN + LINE + GAP // 4
         lower = upper + 200 + LINE + GAP // 4
         return [at(sheet, left, top, 0, c, 200) for top in (upper, lower) for c in (0, 1)]
@@ -221,4 +233,4 @@ def test_frames_are_the_views_of_one_video(pictures, says):
     with pytest.raises(ValueError, match=r"\[2\] views, and \[3\]"):
         draw([[frames[0]] * 3], [one])
     with pytest.raises(ValueError, match=r"\[2\] views, and \[1\]"):
-        panel(frames[0], one)
+        panels(frames[0], [one])

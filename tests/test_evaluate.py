@@ -223,7 +223,7 @@ def test_the_report_needs_nothing_else(model, processor, examples):
     skipped = [{"method": "pool", "keep": 0.3, "why": "<no such share>"}]
     document = evaluate.comparison(runs, skipped)
     picture = Image.new("RGB", (24, 24), "green")
-    panels = [Panel("stride", 36, picture, "<b>red</b>", False)]
+    panels = [Panel("stride", 36, [("", picture)], "<b>red</b>", False)]
     scenes = [Scene("what ?", "blue", "color", panels)]
     methods = {"stride": {"line": "Even steps", "paper": "A et al. 2025", "arxiv": "2501.00001"}}
     page = report(document, scenes, methods, "0.25")

@@ -1,4 +1,4 @@
-"""The command line: `foveate methods`, `ask`, `compare`, `eval`, `bench`, `train` and `convert`."""
+"""The command line: `foveate methods`, `ask`, `compare`, `eval`, `draw`, `bench`, `train` and `convert`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from foveate.cli.ask import ask
 from foveate.cli.bench import bench
 from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.convert import convert
+from foveate.cli.draw import draw
 from foveate.cli.methods import methods
 from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, unknown
@@ -30,6 +31,7 @@ app.command()(methods)
 app.command()(ask)
 app.command()(compare)
 app.command("eval")(evaluate_one)
+app.add_typer(draw, name="draw")
 app.command()(bench)
 app.command()(train)
 app.command()(convert)

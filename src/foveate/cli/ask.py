@@ -11,6 +11,7 @@ import typer
 from foveate.cli import arguments, models, output, pictures
 from foveate.cli.saved import acting, own, remarks
 from foveate.cli.wrong import Wrong
+from foveate.draw import draw
 from foveate.embedded import carried
 
 if TYPE_CHECKING:
@@ -50,9 +51,7 @@ def ask(
     json: AsJson = False,
 ) -> None:
     """Answer a question about an image, and say from how many visual tokens."""
-    if not question.strip():
-        raise Wrong("the question is empty: ask something, such as 'what is in the picture ?'")
-    shown = pictures.read(image)
+    question, shown = worded(question), pictures.read(image)
     if picture is not None:
         pictures.writable(picture)
     spec = chosen_method(method, keep, set_ or [])
@@ -60,11 +59,12 @@ def ask(
         output.hush()
         loaded = models.load(model, device)
         saved = own(loaded)
-        document, seen = answer(loaded, spec, shown, question.strip(), max_new_tokens)
+        document, seen = answer(loaded, spec, shown, question, max_new_tokens)
         for remark in remarks(loaded, [acting(loaded, spec)], saved):
             output.note(remark)
         if picture is not None:
-            _draw(loaded, shown, question.strip(), seen).save(picture)
+            canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
+            draw(canvas, seen).save(picture)
             document["picture"] = str(picture)
         if json:
             emit(document)
@@ -72,16 +72,11 @@ def ask(
         _print(document)
 
 
-def _draw(loaded: models.Loaded, image: Any, question: str, seen: Any) -> Any:
-    """The picture of what was kept, view by view."""
-    from foveate import evaluate
-    from foveate.draw import draw
-
-    grid = seen.steps[0].grid
-    views = 1 if grid is None else int(grid[0, :, 0].max()) + 1
-    inputs, _ = evaluate.encode(loaded.processor, [([image], question)])
-    shown = pictures.of_views(image, views, inputs["pixel_values"])
-    return draw(shown if views == 1 else [shown], seen)
+def worded(question: str) -> str:
+    """The question. Raises Wrong if there is none."""
+    if not question.strip():
+        raise Wrong("the question is empty: ask something, such as 'what is in the picture ?'")
+    return question.strip()
 
 
 def chosen_method(method: str | None, keep: str | None, pairs: list[str]) -> Spec | None:

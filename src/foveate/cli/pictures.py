@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from foveate.cli.wrong import Wrong
+
+if TYPE_CHECKING:
+    from foveate.hosts.trace import Step
 
 MAX_SIDE = 16_384
 MAX_PIXELS = 80_000_000
@@ -42,14 +46,30 @@ def read(path: Path) -> Image.Image:
         raise Wrong(f"{path} is broken and cannot be read: {error}") from error
 
 
-def writable(path: Path) -> Path:
-    """The path if a picture can be written there. Raises Wrong before work is spent on one that cannot."""
+def writable(path: Path, kinds: Collection[str] | None = None) -> Path:
+    """The path if a picture can be written there. Raises Wrong before work is spent on one that cannot.
+
+    kinds: the endings there are, of a figure; None for those of pictures.
+    """
     Image.init()
-    if path.suffix.lower() not in Image.EXTENSION:
-        raise Wrong(f"--picture {path}: want a name that ends in .png, .jpg or .webp")
+    if path.suffix.lower() not in (Image.EXTENSION if kinds is None else kinds):
+        ends = (".png", ".jpg", ".webp") if kinds is None else tuple(kinds)
+        wanted = f"{', '.join(ends[:-1])} or {ends[-1]}"
+        raise Wrong(f"--picture {path}: want a name that ends in {wanted}")
     if not path.parent.is_dir():
         raise Wrong(f"--picture {path}: there is no directory {path.parent}")
     return path
+
+
+def canvas(processor: Any, image: Image.Image, question: str, step: Step) -> Any:
+    """What to draw the steps of one question on: the image, or a list of its one list of views."""
+    from foveate import evaluate
+
+    views = 1 if step.grid is None else int(step.grid[0, :, 0].max()) + 1
+    if views == 1:
+        return image
+    inputs, _ = evaluate.encode(processor, [([image], question)])
+    return [of_views(image, views, inputs["pixel_values"])]
 
 
 def of_views(image: Image.Image, views: int, pixels: Any) -> Image.Image | list[Image.Image]:

@@ -8,6 +8,9 @@ from typing import Any
 from foveate.cli import pictures
 from foveate.cli.work import BARE, Plan, Work
 
+SIDE = 240  # pixels of a picture
+MOST = 3  # steps of a method that are shown; of more, the first, the middle and the last
+
 
 def shown_budget(plans: Sequence[Plan]) -> int | float | None:
     """The budget whose pictures are shown: the middle one of those that most methods have."""
@@ -56,51 +59,50 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
 
 
 def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
-    """One method's picture and answer for each scene."""
+    """One method's pictures and answer for each scene."""
     from foveate.evaluate.comparison import called
     from foveate.evaluate.report import Panel
 
     found, first = [], 0
-    step = _seen(work, one, examples) if one.compressor is not None else None
+    steps = _seen(work, one, examples) if one.compressor is not None else []
     name = called(run["job"], work.loaded.name)
     for example in examples:
         answer = run["answers"][example.key]
-        shown = _shown(work, example, step, first) if step else _plain(example.images[0])
+        shown = _shown(work, example, steps, first) if steps else [("", _plain(example.images[0]))]
         left = round(answer["after"])
         found.append(Panel(name, left, shown, answer["prediction"], answer["right"]))
         first += len(example.images)
     return found
 
 
-def _shown(work: Work, example: Any, step: Any, i: int) -> Any:
-    """What a step left of the batch's i-th image, the first of this example."""
-    from foveate.draw import panel
+def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple[str, Any]]:
+    """What each step left of the batch's i-th image, the first of this example; of many, some."""
+    from foveate.draw import panels
 
-    views = 1 if step.grid is None else int(step.grid[i, :, 0].max()) + 1
+    grid = steps[0].grid
+    views = 1 if grid is None else int(grid[i, :, 0].max()) + 1
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
-    return panel(pictures.of_views(example.images[0], views, pixels), step, i, 240)
+    canvas = pictures.of_views(example.images[0], views, pixels)
+    drawn = panels(canvas, steps, i, SIDE)
+    if len(steps) == 1:
+        return [("", drawn[0])]
+    names = [f"{step.site}: {int(step.after[i])} tokens" for step in steps]
+    told = list(zip(names, drawn, strict=True))
+    return told if len(told) <= MOST else [told[0], told[len(told) // 2], told[-1]]
 
 
-def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> Any:
-    """The last step of one batch's prefill."""
-    import torch
-
+def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> list[Any]:
+    """The steps of one batch's prefill."""
     import foveate
-    from foveate.evaluate import told
+    from foveate import evaluate
 
-    model, (inputs, asked) = work.of(one).model, work.inputs(examples)
-    with (
-        foveate.compressed(model, one.compressor, one.positions),
-        foveate.trace(model) as seen,
-        told(one.compressor, asked),
-        torch.inference_mode(),
-    ):
-        model(**inputs, logits_to_keep=1)
-    return seen.steps[-1]
+    model, asks = work.of(one).model, [(e.images, e.question) for e in examples]
+    with foveate.compressed(model, one.compressor, one.positions):
+        return evaluate.steps(model, work.loaded.processor, asks)
 
 
 def _plain(image: Any) -> Any:
     """The image as the others show it: square, of about the same size."""
     from PIL import ImageOps
 
-    return ImageOps.fit(image.convert("RGB"), (240, 240))
+    return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))

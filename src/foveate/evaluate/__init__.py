@@ -6,6 +6,7 @@ from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run
 from foveate.evaluate.score import exact, mean_interval, scores, wilson
+from foveate.evaluate.steps import sizes, steps
 
 __all__ = [
     "Example",
@@ -21,6 +22,8 @@ __all__ = [
     "replies",
     "run",
     "scores",
+    "sizes",
+    "steps",
     "told",
     "wilson",
 ]

@@ -18,11 +18,14 @@ from foveate.evaluate.score import OVERALL
 
 @dataclass(frozen=True)
 class Panel:
-    """What one method kept of a scene, and what it then answered."""
+    """What one method kept of a scene, and what it then answered.
+
+    pictures: of one step or several, each with a caption; empty where one picture needs none.
+    """
 
     label: str
     tokens: int
-    picture: Image.Image
+    pictures: Sequence[tuple[str, Image.Image]]
     prediction: str
     right: bool
 

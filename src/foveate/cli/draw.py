@@ -1,0 +1,107 @@
+"""`foveate draw`: pictures of what was kept and why, and figures of a method over a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from foveate.cli import figures, looks, models, output, pictures, sweeps
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, answer, ask, worded
+from foveate.cli.compare import New
+from foveate.cli.figures import HOME, Layers
+from foveate.cli.work import folder
+from foveate.cli.wrong import Wrong, unknown
+
+MOST = 15  # layers that are shown, unless told
+
+Image = Annotated[Path, typer.Argument(help="An image file.")]
+Question = Annotated[str, typer.Argument(help="What to ask about it.")]
+Picture = Annotated[
+    Path | None, typer.Option(help="Draw into this file.", show_default=f"{HOME}/<kind>.png")
+]
+
+
+class Kinds(TyperGroup):
+    """The kinds of picture; an unknown one is answered with the nearest, none with all of them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What was typed; nothing is a call for help."""
+        return super().parse_args(ctx, args or ["--help"])
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of this name. Raises Wrong if there is none."""
+        if cmd_name not in self.commands:
+            raise unknown("kind of picture", cmd_name, self.commands)
+        return self.commands[cmd_name]
+
+
+draw = typer.Typer(
+    cls=Kinds,
+    rich_markup_mode=None,
+    help="Draw what was kept and why, and figures of a method over a task.",
+)
+
+
+@draw.command()
+def tokens(
+    image: Image,
+    question: Question,
+    model: Model = models.EMBEDDED,
+    method: Method = None,
+    keep: Keep = None,
+    set_: Set = None,
+    picture: Picture = None,
+    max_new_tokens: New = 64,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """What each step kept of an image, how many patches its tokens carry, and what it went by."""
+    into = picture or folder(HOME) / "tokens.png"
+    ask(image, question, model, method, keep, set_, into, max_new_tokens, device, json)
+
+
+@draw.command("layers")
+def heatmaps(
+    image: Image,
+    question: Question,
+    model: Model = models.EMBEDDED,
+    method: Annotated[
+        str, typer.Option(help="The method that looks; it reads attention.")
+    ] = sweeps.GUIDED,
+    layers: Layers = None,
+    picture: Picture = None,
+    max_new_tokens: New = 64,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """What the question looks at, as a method sees it that stands before each decoder layer.
+
+    Nothing is dropped there. What a model was saved with stays where it acts before the layers.
+    """
+    question, shown, numbers = worded(question), pictures.read(image), sweeps.numbers(layers)
+    spec, *others = sweeps.layered(method)
+    if others:
+        raise Wrong(f"--method {method}: want one method")
+    into = pictures.writable(picture or folder(HOME) / "layers.png")
+    with output.answering() as emit:
+        output.hush()
+        loaded = models.load(model, device)
+        numbers = sweeps.layers(loaded, numbers, MOST)
+        looks.look(loaded, spec, numbers)
+        document, seen = answer(loaded, None, shown, question, max_new_tokens)
+        told = looks.seen_by(seen.steps, numbers)
+        looks.picture(loaded, shown, question, seen.steps, told).save(into)
+        document = {**document, "method": str(spec), "layers": told, "picture": str(into)}
+        if json:
+            emit(document)
+    if not json:
+        screen = output.screen()
+        screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
+        screen.print(f"what it looked at: {into}", style="dim", markup=False)
+
+
+draw.command()(figures.scales)
+draw.command()(figures.guidance)

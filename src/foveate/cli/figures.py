@@ -1,0 +1,174 @@
+"""`foveate draw scales` and `foveate draw guidance`: figures over a task, and the numbers in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foveate.cli import arguments, models, output, pictures, sweeps, tasks
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, attach, chosen_method
+from foveate.cli.compare import Batch, Limit, New, Seed, Task
+from foveate.cli.saved import acting, own, remarks
+from foveate.cli.tables import table
+from foveate.cli.work import Work, folder
+
+HOME = Path("out")  # where pictures go that were given no name
+KINDS = (".svg", ".png", ".pdf")
+MOST = 8  # layers that a sweep runs, unless told
+
+Figure = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"Draw into this file: {', '.join(KINDS)}; its numbers go beside it, into a .json.",
+        show_default=f"{HOME}/<kind>.svg",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Decoder layers with commas.", show_default="all, or some of many"),
+]
+
+
+def scales(
+    model: Model = models.EMBEDDED,
+    task: Task = "patchqa",
+    method: Method = None,
+    keep: Keep = None,
+    set_: Set = None,
+    limit: Limit = 100,
+    picture: Figure = None,
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """How many patches tokens carry over a task: shares of the tokens, and of the images."""
+    tasks.check(task)
+    spec = chosen_method(method, keep, set_ or [])
+    into = _target(picture, "scales")
+    with output.answering() as emit:
+        output.hush()
+        loaded = models.load(model, device)
+        saved = own(loaded)
+        attach(loaded.model, spec)
+        acts = acting(loaded, spec)
+        for remark in remarks(loaded, [acts], saved):
+            output.note(remark)
+        name = acts.method if spec is not None or saved is None else saved.method
+        document = _sizes(loaded, name, task, limit, seed, batch_size)
+        _draw("sizes", document, into)
+        if json:
+            emit({**document, "picture": str(into)})
+    if not json:
+        screen = output.screen()
+        screen.print(_table(document))
+        screen.print(f"figure: {into}", markup=False)
+
+
+def guidance(
+    model: Model = models.EMBEDDED,
+    task: Task = "patchqa",
+    methods: Annotated[
+        str, typer.Option(help=f"Methods that have a layer. {arguments.METHODS_HELP}")
+    ] = sweeps.GUIDED,
+    keep: Annotated[str, typer.Option(help="Budget of methods that were given none.")] = "0.5",
+    layers: Layers = None,
+    limit: Limit = 220,
+    picture: Figure = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for result files; it resumes there.")
+    ] = None,
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    max_new_tokens: New = 8,
+    timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Accuracy, and a prefill against the bare model's, by the decoder layer before which tokens leave.
+
+    What a model was saved with stays where it acts before the layers.
+    """
+    tasks.check(task)
+    specs, numbers, budget = sweeps.layered(methods), sweeps.numbers(layers), arguments.budget(keep)
+    into = _target(picture, "guidance")
+    if out is not None:
+        folder(out)
+    with output.answering() as emit:
+        output.hush()
+        loaded = models.load(model, device)
+        numbers = sweeps.layers(loaded, numbers, MOST)
+        behind = sweeps.before(loaded.model)
+        chosen = sweeps.plans(specs, budget, numbers, loaded.model, behind)
+        work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        document = sweeps.guidance(work, chosen, behind)
+        _draw("guidance", document, into)
+        if json:
+            emit({**document, "picture": str(into)})
+    if not json:
+        screen = output.screen()
+        screen.print(table(document))
+        screen.print(f"figure: {into}", markup=False)
+
+
+def _target(picture: Path | None, kind: str) -> Path:
+    """Where the figure goes. Raises Wrong before work is spent on one that cannot be written."""
+    return pictures.writable(picture or folder(HOME) / f"{kind}.svg", KINDS)
+
+
+def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
+    """The figure, and its numbers beside it."""
+    from foveate.evaluate import charts
+    from foveate.provenance import dumps, write
+
+    draw = {"sizes": charts.sizes_figure, "guidance": charts.guidance_figure}[kind]
+    draw(document, into)
+    write(into.with_suffix(".json"), dumps(document))
+
+
+def _sizes(
+    loaded: models.Loaded, name: str, task: str, limit: int, seed: int, batch_size: int
+) -> dict[str, Any]:
+    """What the attached compressor makes of a task's images."""
+    from foveate import evaluate
+    from foveate.provenance import record
+
+    asks = [(e.images, e.question) for e in tasks.examples(task, limit, seed)]
+    with output.progress(limit, "questions") as advance:
+        steps = evaluate.sizes(
+            loaded.model, loaded.processor, asks, batch_size, lambda by: advance(by, name)
+        )
+    return {
+        "model": loaded.name,
+        "method": name,
+        "compressor": repr(loaded.model.model.visual_compressor),
+        "task": task,
+        "n": limit,
+        "seed": seed,
+        "steps": steps,
+        "circumstances": record(seed, loaded.model.device),
+    }
+
+
+def _table(document: dict[str, Any]) -> Any:
+    """Step × size → shares in %."""
+    from rich import box
+    from rich.table import Table
+
+    title = f"{document['method']}, {document['model']} on {document['task']}, {document['n']} questions"
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    made.add_column("step", style="bold")
+    for head in ("tokens", "patches\nper token", "% of\ntokens", "% of\nimage"):
+        made.add_column(head, justify="right")
+    for step in document["steps"]:
+        first = (step["site"], f"{step['tokens']:.4g}")
+        for one in step["sizes"]:
+            shares = (f"{100 * one[of]:.1f}" for of in ("tokens", "area"))
+            made.add_row(*first, str(one["patches"]), *shares)
+            first = ("", "")
+        if step["dropped"]:
+            made.add_row("", "", "dropped", "–", f"{100 * step['dropped']:.1f}")
+        made.add_section()
+    return made

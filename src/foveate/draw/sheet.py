@@ -1,0 +1,187 @@
+"""The picture of what was kept: each view as the model saw it, and panels of each compression step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from foveate.draw import layout, paint
+from foveate.draw.views import Shown, View, check, laid, taken
+
+if TYPE_CHECKING:
+    from foveate.hosts.trace import Step, Trace
+
+FEW, BAND = 3, 8  # views that get a row each; beyond, how many stand side by side at most
+ACROSS, MARGIN = 7, 12  # panels in a row; pixels around everything
+
+Panel = tuple[np.ndarray, Image.Image]  # pixels, and the caption below them
+Paint = Callable[[np.ndarray, View, int, str], Iterator[Panel]]
+
+
+def draw(
+    image: Image.Image | Sequence[Shown],
+    seen: Trace | Sequence[Step],
+    side: int = 336,
+    maps: bool = True,
+) -> Image.Image:
+    """Draw what became of each image: a row per image and view, panels per step, original first.
+
+    Kept patches stay as they are, dropped ones fade, and patches that share a token share a tint and
+    an outline, across views too. side is the width of a panel in pixels. More than three views make a
+    film strip instead: narrower panels, views side by side, steps below each other.
+
+    image is a picture, or for each image of the batch a picture or a list of one picture per view: a
+    LLaVA-NeXT image is [[picture, picture]], a video [frames]. A listed picture is shown whole,
+    stretched to its view's grid. One that stands alone loses what a square grid cannot hold, as in
+    CLIP's preparation, and the caption says so; [[picture]] shows it whole.
+
+    With maps, a step that joins tokens is followed by a map of how many patches each one carries, with
+    its legend; and a step with scores by what it chose by, coloured by rank: dark purple for the image's
+    lowest score to pale yellow for its highest, as many patches in each shade. Patches without a token,
+    or a score, fade.
+
+    Raises ValueError without steps, or if images, views and steps do not fit.
+    """
+    images = [image] if isinstance(image, Image.Image) else list(image)
+    steps = taken(seen, len(images))
+
+    def paints(pixels: np.ndarray, view: View, cell: int, told: str) -> Iterator[Panel]:
+        yield paint.kept(pixels, view, cell), layout.line(told)
+        yield from _maps(pixels, view, cell)
+
+    return _sheet(images, steps, _totals(steps, len(images)), paints, maps, side, ACROSS)
+
+
+def heatmaps(
+    image: Image.Image | Sequence[Shown],
+    seen: Trace | Sequence[Step],
+    told: Sequence[str],
+    side: int = 240,
+    across: int = 4,
+) -> Image.Image:
+    """Draw what each step chose by and nothing else: the original, then a map per step, told below it.
+
+    Coloured by rank, as in `draw`; across is how many panels stand in a row. Raises ValueError as `draw`
+    does, and for steps without scores.
+    """
+    images = [image] if isinstance(image, Image.Image) else list(image)
+    steps = taken(seen, len(images))
+    if blind := [str(step.site) for step in steps if step.scores is None]:
+        raise ValueError(f"no scores to draw at {', '.join(blind)}")
+
+    def paints(pixels: np.ndarray, view: View, cell: int, told: str) -> Iterator[Panel]:
+        yield paint.heated(pixels, view, cell), layout.line(told)
+
+    words = [[("", text) for text in told] for _ in images]
+    return _sheet(images, steps, words, paints, True, side, across)
+
+
+def panels(
+    image: Shown, seen: Trace | Sequence[Step], i: int = 0, side: int = 336
+) -> list[Image.Image]:
+    """What each step left of the i-th image of its batch, its maps below, without captions.
+
+    The views of the image stand side by side. Raises ValueError as `draw` does.
+    """
+    steps, pictures = list(getattr(seen, "steps", seen)), []
+    for views in laid(steps, i):
+        check([image], [views])
+        columns = []
+        for v, view in enumerate(views):
+            pixels, cell = _pixels(image, v, view, side)
+            shown = [paint.kept(pixels, view, cell)]
+            shown += [drawn for drawn, _ in _maps(pixels, view, cell)]
+            columns.append(layout.joined([layout.picture(one) for one in shown], down=True))
+        pictures.append(layout.joined(columns, down=False))
+    return pictures
+
+
+def _maps(pixels: np.ndarray, view: View, cell: int) -> Iterator[Panel]:
+    """How many patches each token carries, where that is news; and what the step chose by."""
+    if view.sized:
+        yield paint.sized(pixels, view, cell), layout.legend(view.size[view.size > 0])
+    if view.rank is not None:
+        alike = np.nanmax(view.rank, initial=0.5) == np.nanmin(view.rank, initial=0.5)
+        told = "scores: all alike" if alike else "scores by rank"
+        yield paint.heated(pixels, view, cell), layout.line(told)
+
+
+def _totals(steps: Sequence[Step], n: int) -> list[list[tuple[str, str]]]:
+    """For each of n images, what stands below each step: its site, and its tokens of all views."""
+    return [
+        [(f"{s.site}: ", f"{int(s.after[i])} of {int(s.before[i])} tokens") for s in steps]
+        for i in range(n)
+    ]
+
+
+def _sheet(
+    images: Sequence[Shown],
+    steps: Sequence[Step],
+    told: Sequence[Sequence[tuple[str, str]]],
+    paints: Paint,
+    maps: bool,
+    side: int,
+    across: int,
+) -> Image.Image:
+    """All images below each other. told: of each image and step, its site and its total."""
+    every = [laid(steps, i, maps) for i in range(len(images))]
+    for at_step in zip(*every, strict=True):
+        check(images, at_step)
+    blocks = []
+    for i, (shown, views) in enumerate(zip(images, every, strict=True)):
+        name = f"image {i + 1}" * (len(images) > 1)
+        blocks.append(_block(shown, views, told[i], name, paints, side, across))
+    return ImageOps.expand(layout.joined(blocks, down=True), MARGIN, "white")
+
+
+def _block(
+    shown: Shown,
+    steps: list[list[View]],
+    told: Sequence[tuple[str, str]],
+    name: str,
+    paints: Paint,
+    side: int,
+    across: int,
+) -> Image.Image:
+    """Everything of one image. steps: its views, step by step."""
+    n = len(steps[0])
+    strip = n > FEW
+    band = math.ceil(n / math.ceil(n / BAND)) if strip else 1
+    width = min(side, 4 * side // band) if strip else side
+    rows = []
+    for v, views in enumerate(zip(*steps, strict=True)):
+        title = ", ".join(filter(None, (name, f"view {v + 1}" * (n > 1))))
+        if not strip:
+            title = ": ".join(filter(None, (title, _patches(shown, views[0]))))
+        pixels, cell = _pixels(shown, v, views[0], width)
+        row = [(pixels, layout.line(title))]
+        for view, (site, total) in zip(views, told, strict=True):
+            row += paints(pixels, view, cell, site + (_tokens(view) if n > 1 and site else total))
+        row = [layout.captioned(*panel, width) for panel in row]
+        rows.append(layout.joined(row, down=True) if strip else layout.wrapped(row, across))
+    if strip:
+        rows = [layout.joined(rows[k : k + band], down=False) for k in range(0, n, band)]
+    if n > 1 and any(site for site, _ in told):
+        rows.insert(
+            0, layout.line("; ".join([f"{name or 'image'}: {n} views", *map("".join, told)]))
+        )
+    return layout.joined(rows, down=True)
+
+
+def _patches(shown: Shown, view: View) -> str:
+    middle = " of its middle" * paint.loses(shown, view.owner.shape)
+    return f"{(view.owner > -2).sum()} patches{middle}"
+
+
+def _tokens(view: View) -> str:
+    return f"{len(np.unique(view.owner[view.owner >= 0]))} tokens"
+
+
+def _pixels(shown: Shown, v: int, view: View, side: int) -> tuple[np.ndarray, int]:
+    """What the model saw of view v, and how many pixels wide a patch of it is drawn."""
+    cell = max(side // view.owner.shape[1], 4)
+    return paint.fitted(shown, v, view.owner.shape, cell), cell
