@@ -148,31 +148,68 @@ def test_tokens_that_others_dropped_are_no_part_of_a_region():
     assert out.size.tolist() == [[13, 16, 16]]
 
 
+@pytest.mark.parametrize("gate", ["all", "chosen"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_gate_changes_no_value_and_gives_the_router_a_gradient(dtype):
-    tokens, context = seen(box(8, 8))
-    made = sampler(seed=3, explore=False, balance=0.0).to(dtype).train()
+def test_the_gate_changes_no_value_and_gives_the_router_a_gradient(dtype, gate):
+    tokens, context = seen(box(8, 8), box(7, 5))
+    made = sampler(seed=3, explore=False, balance=0.0, gate=gate).to(dtype).train()
     tokens = tokens.carry(tokens.x.to(dtype))
     out = made(tokens, context)
-    for i in range(int(out.counts)):
-        assert torch.equal(out.x[0, i], tokens.x[0][out.owner[0] == i].amax(0))
-    out.x.float().square().sum().backward()
+    check(out)
+    for row in range(2):
+        for i in range(int(out.counts[row])):
+            assert torch.equal(out.x[row, i], tokens.x[row][out.owner[row] == i].amax(0))
+    out.x.float().pow(3).sum().backward()
     assert made.router[1].weight.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert torch.equal(made(tokens, context).x, out.x)
 
 
-def test_the_gradient_of_the_gate_is_that_of_scaling_by_the_probability():
+def gradient_of(gate, number):
+    """Of a loss to the odds of one region at this scale: as found, the tokens of it, what they weigh."""
     tokens, context = seen(box(4, 4))
-    made = sampler(seed=3, explore=False).train()
-    weight = torch.randn(16, D)
-    out = made(tokens, context)
-    (out.x[0] * weight[: len(out.x[0])]).sum().backward()
-    x = tokens.x[0]
-    features = torch.cat([x.mean(0), x.amax(0), x.mean(0)])
-    odds = made.router(features).softmax(-1)
-    best = odds.max()
-    value = (out.x[0].detach() * weight[: len(out.x[0])]).sum()
-    want = torch.autograd.grad(value * best, made.router[-1].bias)[0]
-    torch.testing.assert_close(made.router[-1].bias.grad, want)
+    made = sampler(explore=False, gate=gate).train()
+    with torch.no_grad():
+        made.router[-1].bias[number] = 1
+    weight = torch.randn(16, D, generator=torch.Generator().manual_seed(9))
+    x = tokens.x.clone().requires_grad_()
+    out = made(tokens.carry(x), context)
+    weight = weight[: out.x.shape[1]]
+    (out.x[0] * weight).sum().backward()
+    return made.router[-1], tokens.x[0], out, weight, x.grad
+
+
+def to_bias(last, of_odds):
+    """What a gradient to the odds is to the router's last bias."""
+    odds = last.bias.detach().softmax(-1)
+    return odds * (of_odds - (odds * of_odds).sum())
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_gate_of_the_chosen_scale_scales_its_tokens(number):
+    last, _, out, weight, _ = gradient_of("chosen", number)
+    of_odds = torch.zeros(3)
+    of_odds[number] = (out.x[0].detach() * weight).sum()
+    torch.testing.assert_close(last.bias.grad, to_bias(last, of_odds))
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_gate_of_all_scales_says_what_each_would_change(number):
+    last, x, out, weight, of_x = gradient_of("all", number)
+    image, of_odds = x.T.reshape(1, D, 4, 4), []
+    spread = (
+        weight[out.owner[0]] / out.size[0][out.owner[0]][:, None]
+    )  # of a token, over its patches
+    for scale in (1, 2, 4):
+        made = functional.max_pool2d(image, scale)
+        made = made.repeat_interleave(scale, 2).repeat_interleave(scale, 3)[0].flatten(1).T
+        of_odds.append((made * spread).sum())
+    torch.testing.assert_close(last.bias.grad, to_bias(last, torch.stack(of_odds)))
+    # The tokens' own gradient is that of the chosen maximum alone.
+    same = x.clone()[None].requires_grad_()
+    pooled = functional.max_pool2d(same[0].T.reshape(1, D, 4, 4), (1, 2, 4)[number])
+    (pooled.flatten(2)[0].T * weight).sum().backward()
+    torch.testing.assert_close(of_x, same.grad)
 
 
 def test_the_balance_term_is_one_where_scales_are_used_alike():
@@ -271,6 +308,7 @@ def test_in_training_the_share_is_drawn_for_each_image():
         ({"region": 0}, "region=0"),
         ({"balance": -1}, "balance=-1"),
         ({"balance": float("nan")}, "balance=nan"),
+        ({"gate": "both"}, "gate='both': want one of all, chosen"),
         ({"explore": "yes"}, "explore='yes': want one of True, False"),
         ({"sampled": (0.5, 0.3)}, r"sampled=\(0.5, 0.3\)"),
         ({"sampled": (0, 1)}, "sampled"),
