@@ -1,9 +1,9 @@
 """The slow reference: nothing is dropped, but what was dropped is hidden from every later layer.
 
 A token dropped before decoder layer K is a column that no layer from K on may attend to; merged tokens
-are one column that carries the mean. The bare model runs with masks, vectors and rotary positions put in
-by hand, over all columns at once. Whatever a host gets wrong about positions, masks, caches, padding or
-batches differs from this. It shares no code with the host.
+are one column that carries the mean, or the maximum. The bare model runs with masks, vectors and rotary
+positions put in by hand, over all columns at once. Whatever a host gets wrong about positions, masks,
+caches, padding or batches differs from this. It shares no code with the host.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ def plans(stands: list[Stand], mask: Tensor, steps: list[Step]) -> dict[int, Pla
 
 @contextmanager
 def masking(
-    model, stands: list[Stand], inputs: dict, steps: list[Step], renumbered: bool = False
+    model, stands: list[Stand], inputs: dict, steps: list[Step], renumbered=False, most=False
 ) -> Iterator[None]:
     """The bare model behaves, for these inputs, as if the steps' dropped tokens were gone.
 
-    inputs: prompts with or without an answer behind them; steps at language sites. Rotary embeddings
-    are relative, so positions are right up to a constant of each row.
+    inputs: prompts with or without an answer behind them; steps at language sites; most: tokens merge into
+    their maximum. Rotary embeddings are relative, so positions are right up to a constant of each row.
     """
     decoder = getattr(model.model, "language_model", None) or model.model.text_model
-    run = _Run(decoder, plans(stands, inputs["attention_mask"], steps), inputs, renumbered)
+    run = _Run(decoder, plans(stands, inputs["attention_mask"], steps), inputs, renumbered, most)
     handles = [decoder.register_forward_pre_hook(run.enter, with_kwargs=True)]
     for i, layer in enumerate(decoder.layers):
         handles.append(layer.register_forward_pre_hook(run.at(i), with_kwargs=True))
@@ -88,8 +88,8 @@ def masking(
 
 
 class _Run:
-    def __init__(self, decoder, plan: dict[int, Plan], inputs: dict, renumbered: bool):
-        self.decoder, self.plan, self.renumbered = decoder, plan, renumbered
+    def __init__(self, decoder, plan: dict[int, Plan], inputs: dict, renumbered: bool, most: bool):
+        self.decoder, self.plan, self.renumbered, self.most = decoder, plan, renumbered, most
         self.mask = inputs["attention_mask"].bool()
         self.position = None  # (A, B, S)
 
@@ -149,7 +149,9 @@ class _Run:
             if layer in self.plan:
                 hidden = hidden.clone()
                 for b, target, columns, weight in plan.moves:
-                    hidden[b, target] = (hidden[b, columns] * weight[:, None].to(hidden)).sum(0)
+                    every = hidden[b, columns]
+                    mean = (every * weight[:, None].to(hidden)).sum(0)
+                    hidden[b, target] = every.amax(0) if self.most else mean
             S = plan.visible.shape[1]
             mask = kwargs.get("attention_mask")
             if mask is None:
@@ -166,9 +168,9 @@ class _Run:
         return hook
 
 
-def reference(model, stands, inputs: dict, steps: list[Step], renumbered: bool = False, **more):
+def reference(model, stands, inputs: dict, steps: list[Step], renumbered=False, most=False, **more):
     """The bare model's output under masking, for prompt rows with left or right padding."""
-    with masking(model, stands, inputs, steps, renumbered):
+    with masking(model, stands, inputs, steps, renumbered, most):
         return model(**inputs, **more)
 
 

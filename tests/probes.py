@@ -118,6 +118,19 @@ def drawn(method: Compressor) -> Compressor:
     return method
 
 
+def routed(method: Compressor, seed: int = 7, loud: float = 4.0) -> Compressor:
+    """With routers that decide, and always alike: one that was never trained keeps all."""
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for part in method.parts():
+            *known, last = [m for m in part.modules() if isinstance(m, nn.Linear)] or [None]
+            for layer in known:
+                layer.weight.normal_(0, layer.in_features**-0.5, generator=draw)
+            if last is not None:
+                last.weight.normal_(0, loud * last.in_features**-0.5, generator=draw)
+    return method
+
+
 def zipped(family, keep) -> VisionZip:
     """VisionZip, behind the projector where nothing can stand before it."""
     return VisionZip(keep, projected=family.projected is None)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from families import LAYERS, ONE, SHORT, TEXT, TOUCHING, TWO, VIDEO, VIDEO_AND_IMAGE
 from oracle import plans, reference, seen_columns
-from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened
+from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened, routed
 
 import foveate
 from foveate import (
@@ -25,10 +25,12 @@ from foveate import (
     MultiBlockFusion,
     Pool,
     Random,
+    RegionSampler,
     SpatialFusion,
     Stride,
     VCCAttention,
     VisionZip,
+    focusllava,
     layerwise,
     meteor,
     sized,
@@ -38,8 +40,15 @@ from foveate.hosts.attach import POSITIONS
 
 TOLERANCE = 1e-5  # of the logits' scale
 
-# What the masking oracle can follow: pruning, and merging into means. Arguments are sizes of the model.
+# FocusLLaVA with routers that decide. An image of one region, and of several; merging into maxima.
+ROUTED = {
+    "focusllava": lambda width, layers: routed(focusllava(0.6, None, width, layers, hidden=16)),
+    "regions": lambda width: routed(RegionSampler(width, 2, scales=[2, 1], hidden=16), seed=14),
+    "regions of one scale": partial(focusllava, scales=[2], layer=3),
+}
+# What the masking oracle can follow: pruning, merging into means or maxima. Arguments are sizes of the model.
 FOLLOWED = {
+    **ROUTED,
     "stride": lambda: Stride(0.3),
     "random": lambda: Random(0.4, seed=3),
     "divprune": lambda: DivPrune(5),
@@ -137,7 +146,8 @@ def test_dropping_is_masking(model, family, name, padding, positions):
             foveate.compress(model, every(name, family), positions)
             got, steps = traced(model, inputs)
             foveate.restore(model)
-            want = reference(model, stands, inputs, steps, positions == "renumbered").logits
+            renumbered, most = positions == "renumbered", name in ROUTED
+            want = reference(model, stands, inputs, steps, renumbered, most).logits
         assert len(steps) == len(every(name, family).parts())
         seen = seen_columns(stands, inputs, steps)
         close(got.logits[seen], want[seen])
@@ -163,7 +173,8 @@ def test_cached_decoding_is_masking_too(model, family, name, positions):
             whole = family.longer(inputs, out.sequences[:, :-1])
             whole |= family.positions(whole)
             stands = family.stands(prompts, whole["input_ids"][:, :length])
-            want = reference(model, stands, whole, seen.steps, positions == "renumbered").logits
+            renumbered, most = positions == "renumbered", name in ROUTED
+            want = reference(model, stands, whole, seen.steps, renumbered, most).logits
         close(torch.stack(out.logits, dim=1), want[:, length - 1 :])
 
 
@@ -212,7 +223,8 @@ def test_sixteen_ragged_prompts_are_each_alone(model, family):
 
 
 @pytest.mark.parametrize(
-    "name", ["stride", "pool", "visionzip", "ragged", "divprune", "llava_stf", "meteor"]
+    "name",
+    ["stride", "pool", "visionzip", "ragged", "divprune", "llava_stf", "meteor", "regions"],
 )
 def test_before_the_language_model_is_a_shorter_prompt(model, family, name):
     """Renumbered, what is left is a prompt like any other, with the kept features in it."""
@@ -250,7 +262,7 @@ def test_cached_decoding_is_recomputing(model, family, name):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged"])
+@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "focusllava"])
 def test_static_cache(model, family, name, positions):
     inputs = family.inputs(filmed(family, (ONE, SHORT)))
     foveate.compress(model, every(name, family), positions)
@@ -261,7 +273,11 @@ def test_static_cache(model, family, name, positions):
 
 
 @pytest.mark.parametrize(
-    "name", ["stride", "fastv", "three cuts", "ragged", "visionzip", "asked", "llava_stf", "meteor"]
+    "name",
+    [
+        *["stride", "fastv", "three cuts", "ragged", "visionzip", "asked"],
+        *["llava_stf", "meteor", "focusllava", "regions"],
+    ],
 )
 def test_beams_and_samples(model, family, name):
     """Three equal beams of one prompt start as that prompt; a beam's text is that of greedy steps."""
@@ -298,7 +314,9 @@ def test_beams_and_samples(model, family, name):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "llava_stf", "meteor"])
+@pytest.mark.parametrize(
+    "name", ["stride", "fastv", "three cuts", "ragged", "llava_stf", "meteor", "focusllava"]
+)
 @pytest.mark.parametrize("prompts", [(ONE,), (ONE, SHORT)])
 def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts):
     """Whole conversation or only what is new: both are the conversation recomputed."""
@@ -363,7 +381,9 @@ def placeholders(family):
 
 @pytest.mark.parametrize("checkpointing", [None, True, False])
 @pytest.mark.parametrize("padding", ["left", "right"])
-@pytest.mark.parametrize("name", ["stride", "pool", "fastv", "pool inside", "three cuts"])
+@pytest.mark.parametrize(
+    "name", ["stride", "pool", "fastv", "pool inside", "three cuts", "regions of one scale"]
+)
 def test_training_loss_and_gradients_are_the_references(
     model, family, name, padding, checkpointing
 ):
@@ -391,7 +411,7 @@ def test_training_loss_and_gradients_are_the_references(
     foveate.restore(model)
     model.gradient_checkpointing_disable()
     stands = family.stands(prompts, inputs["input_ids"])
-    want = reference(model, stands, inputs, steps, labels=labels)
+    want = reference(model, stands, inputs, steps, most=name in ROUTED, labels=labels)
     want.loss.backward()
     close(got.loss, want.loss)
     bare = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
@@ -456,7 +476,7 @@ def test_every_parameter_of_a_compressor_learns_and_the_penalty_counts(model, fa
         loss = model(**inputs, labels=labels).loss
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
-        if "ragged" in name:
+        if "ragged" in name or name == "regions":
             items = torch.tensor(8)  # half of an optimizer step's answers: half the penalty
             share = model(**inputs, labels=labels, num_items_in_batch=items).loss
             torch.testing.assert_close(share, loss / 2)

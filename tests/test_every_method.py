@@ -6,6 +6,7 @@ import inspect
 
 import pytest
 import torch
+from probes import routed
 from test_tokens import check
 
 import foveate.methods
@@ -33,9 +34,17 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
     "meteor by mamba1": ("meteor", {"operator": "mamba1", "aggregate": "product"}),
     "meteor by words": ("meteor", {"similarity": "words"}),
     "llava_stf in windows of three": ("llava_stf", {"keep": None, "window": 3, "blocks": 2}),
+    "focusllava, routed": ("focusllava", {"keep": 0.5}),
+    "focusllava, routed, vision alone": ("focusllava", {"keep": None, "only": "vision"}),
+    "focusllava, routed without noise": (
+        "focusllava",
+        {"region": 2, "scales": [2, 1], "explore": False},
+    ),
+    "focusllava, text alone": ("focusllava", {"only": "text", "sampled": [0.3, 1.0]}),
+    "focusllava at one scale": ("focusllava", {"scales": [2]}),
 }
-# Connectors: with all tokens too, they are functions of their own.
-CONNECTORS = {"llava_stf", "meteor"}
+# With all tokens too they are functions of their own: connectors, and a router that decides.
+OWN = {"llava_stf", "meteor", "focusllava"}
 SMALL = {
     "width": 8,
     "layers": 32,
@@ -71,6 +80,7 @@ def everything(lengths, seed=0, D=8):
         "keys": torch.randn(B, P, D, generator=draw),
         "features": {i: x.roll(i, -1) for i in range(5)},
         "grid": cells.masked_fill(~valid[..., None], -1),
+        "overview": torch.zeros_like(valid),
         "generator": None,
     }
     return VisualTokens.of(x, valid), context
@@ -114,7 +124,8 @@ def slug(request):
 @pytest.fixture(params=sorted(VARIANTS))
 def method(request):
     slug, arguments = VARIANTS[request.param]
-    return build(slug, **{"keep": SHARE[slug], **arguments})
+    made = build(slug, **{"keep": SHARE[slug], **arguments})
+    return routed(made) if "routed" in request.param else made
 
 
 def test_the_small_model_has_every_size():
@@ -132,16 +143,16 @@ def test_keep_keeps_exactly(slug):
     tokens, context = everything([16, 16])
     for keep in (1, 3, 16, 99):
         try:
-            method = build(slug, keep=keep)
+            method = build(slug, keep=keep).eval()
         except ValueError as error:
             assert "keep=" in str(error)  # a budget this method cannot express says so
             continue
         assert run(method, tokens, context).counts.tolist() == [min(keep, 16)] * 2
-    share = build(slug, keep=SHARE[slug])
+    share = build(slug, keep=SHARE[slug]).eval()  # in training, a router may try other scales
     assert run(share, tokens, context).counts.tolist() == [int(16 * SHARE[slug])] * 2
 
 
-@pytest.mark.parametrize("slug", sorted(METHODS.keys() - CONNECTORS))
+@pytest.mark.parametrize("slug", sorted(METHODS.keys() - OWN))
 def test_keeping_all_is_the_identity(slug):
     tokens, context = everything([16, 9, 4])
     method = build(slug, keep=1.0, **ALL.get(slug, {}))
