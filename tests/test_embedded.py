@@ -1,12 +1,19 @@
 """The shipped model is a plain Hugging Face model that sees, and its recipe computes what it does."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    LlavaForConditionalGeneration,
+    LlavaNextForConditionalGeneration,
+)
 
 import foveate
 from foveate import Pool, embedded
@@ -63,7 +70,7 @@ def test_every_model_is_small_and_says_what_it_is():
         embedded.load(name="embeded")
 
 
-@pytest.mark.parametrize("name", CARRIED[1:])
+@pytest.mark.parametrize("name", embedded.compressed())
 def test_what_was_trained_with_a_compressor_sees_with_it(name):
     model, processor = embedded.load(name=name)
     assert foveate.is_compressed(model)
@@ -72,6 +79,60 @@ def test_what_was_trained_with_a_compressor_sees_with_it(name):
     said = ask((model, processor), [example.images[0] for example in examples], prompts)
     assert foveate.last_counts(model) == [36] * len(examples)
     assert sum(a == e.answer for a, e in zip(said, examples, strict=True)) / len(said) > 0.9
+
+
+TILED = embedded.MODELS["embedded-tiled"]
+
+
+def test_the_tiled_twin_has_the_embedded_weights_and_no_copy_of_them(loaded, tmp_path):
+    model, told = AutoModelForImageTextToText.from_pretrained(TILED, output_loading_info=True)
+    assert isinstance(model, LlavaNextForConditionalGeneration) and model.dtype == torch.float32
+    assert not any(told.values())
+    own, theirs = model.state_dict(), loaded[0].state_dict()
+    assert own.keys() - theirs.keys() == {"model.image_newline"}
+    assert all(torch.equal(own[name], weight) for name, weight in theirs.items())
+    assert sum(file.stat().st_size for file in TILED.iterdir()) < 50e3
+    model.save_pretrained(tmp_path)  # and then it stands alone
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert all(torch.equal(weight, own[name]) for name, weight in again.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_tile_is_seen_as_the_embedded_model_sees_it(loaded):
+    """The whole first, then the map of four tiles: cut or shrunk beforehand, they give the same tokens."""
+    model, processor = embedded.load(name="embedded-tiled")
+    large = PatchQA("test", size=192)[0].pictures[0].pil()
+    inputs = processor(images=large, text="USER: <image>\n", return_tensors="pt")
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 144 + 24 * (24 + 1)
+    pixels = inputs["pixel_values"], inputs["image_sizes"]
+    (seen,) = model.model.get_image_features(*pixels).pooler_output
+    rows = seen[144:].view(24, 25, -1)
+    assert torch.equal(rows[:, -1], model.model.image_newline.expand(24, -1))
+    corners = [(y, x) for y in (0, 96) for x in (0, 96)]
+    small = [large.resize((96, 96), 3), *(large.crop((x, y, x + 96, y + 96)) for y, x in corners)]
+    alone = loaded[1](images=small, text=["<image>"] * 5, return_tensors="pt")["pixel_values"]
+    whole, *tiles = loaded[0].model.get_image_features(alone).pooler_output
+    torch.testing.assert_close(seen[:144], whole, atol=1e-4, rtol=1e-4)
+    for (y, x), tile in zip(corners, tiles, strict=True):
+        mine = rows[y // 8 : y // 8 + 12, x // 8 : x // 8 + 12].flatten(0, 1)
+        torch.testing.assert_close(mine, tile, atol=1e-4, rtol=1e-4)
+
+
+def test_the_tiled_twin_is_what_its_recipe_makes(recipe, tmp_path):
+    from tiled import make
+
+    shutil.copytree(embedded.PATH, tmp_path / "model")
+    make(tmp_path / "tiled")
+    made = {file.name: file.read_bytes() for file in (tmp_path / "tiled").iterdir()}
+    shipped = {file.name: file.read_bytes() for file in TILED.iterdir()}
+    for files in (made, shipped):  # which release wrote it is no part of the model
+        config = json.loads(files["config.json"])
+        files["config.json"] = {k: v for k, v in config.items() if k != "transformers_version"}
+        generation = json.loads(files["generation_config.json"])
+        files["generation_config.json"] = generation | {"transformers_version": None}
+    assert made == shipped
+    plain = AutoProcessor.from_pretrained(embedded.PATH).tokenizer
+    assert AutoProcessor.from_pretrained(TILED).tokenizer.get_vocab() == plain.get_vocab()
 
 
 def test_a_model_saved_compressed_comes_back_so(loaded, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from foveate.cli.tasks import TASKS
 from foveate.patchqa import (
     DIGIT_REGION,
     GROUPS,
@@ -26,6 +27,7 @@ HASHES = {
     "val": ["a24331ace1387167", "bc722d139aebc4c3", "e10ae5e4e28c1f75"],
     "test": ["fd5aaafa4795748a", "38b55e8dfd2a5e14", "483dea71eca012dd"],
     "fine": ["397489a9fe41fd54", "b8d891e6bdb6e856", "641a955120e7e1eb"],
+    "2x": ["9e4820921820fa00", "8e804d977ebb879c", "97fdf434511d7768"],
     "tiny": ["ab008357976afbf7", "38b55e8dfd2a5e14", "fa4404f50d736d11"],
     "three": ["16598e9381a90bac", "3cc4b16a138a2358", "840f9b0ed1e43236"],
 }
@@ -46,6 +48,7 @@ VARIANTS = {
     "val": PatchQA("val", seed=7),
     "test": PatchQA("test"),
     "fine": PatchQA("test", size=192, objects=(5, 9)),
+    "2x": PatchQA("test", **TASKS["patchqa-2x"]),
     "tiny": PatchQA("test", text="tiny"),
     "three": PatchQA("test", images=3),
 }

@@ -122,9 +122,9 @@ def trained(
 
 def beside(name: str) -> list[str]:
     """The trained models that this copy of foveate carries, for the embedded model; none for others."""
-    from foveate.embedded import carried
+    from foveate.embedded import compressed
 
-    return [other for other in carried() if other != name] if name == models.EMBEDDED else []
+    return compressed() if name == models.EMBEDDED else []
 
 
 def differing(ours: Any, theirs: Any, examples: Sequence[Any]) -> str:

@@ -12,6 +12,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "patchqa-tiny": {"text": "tiny"},
     "patchqa-crowded": {"objects": (6, 9)},
     "patchqa-two": {"images": 2},
+    "patchqa-2x": {"size": 192},  # the same things on a canvas four times as large
 }
 
 

@@ -1,4 +1,4 @@
-"""Small real LLaVAs that come with the package: one trained from nothing on PatchQA, and what it became.
+"""Small real LLaVAs that come with the package: one trained from nothing on PatchQA, and what came of it.
 
 MODELS   what people call them → where their files are, or will be
 PATH     the first of them, which sees every token
@@ -6,8 +6,9 @@ PATH     the first of them, which sees every token
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -17,12 +18,22 @@ PATH = Path(__file__).with_name("model")
 MODELS = {
     "embedded": PATH,
     "embedded-llava_stf": PATH.with_name("llava_stf"),  # trained on with LLaVA-STF, 36 tokens
+    "embedded-tiled": PATH.with_name("tiled"),  # LLaVA-NeXT's tiles for 192 × 192 pixels, 744 tokens
 }
 
 
 def carried() -> dict[str, Path]:
     """Those of MODELS whose files are in this copy of foveate."""
     return {name: path for name, path in MODELS.items() if (path / "config.json").exists()}
+
+
+def compressed() -> list[str]:
+    """Those of them that were trained with a compressor."""
+    return [name for name, path in carried().items() if "visual_compression" in _config(path)]
+
+
+def _config(path: Path) -> dict[str, Any]:
+    return json.loads((path / "config.json").read_text(encoding="utf-8"))
 
 
 def load(
