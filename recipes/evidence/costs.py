@@ -13,19 +13,19 @@ from foveate import METHODS, sized
 from foveate.bench import CONFIGS, training_cost
 from foveate.bench.count import Paper, counts
 from foveate.bench.table import Subject
+from foveate.cli.tasks import examples
 from foveate.compressor import Tower
 from foveate.embedded import load
 from foveate.evaluate import encode
-from foveate.patchqa import PatchQA
 from foveate.provenance import dumps, record, write
 from foveate.train import Recipe
 from foveate.train.parts import parts_of
 
 
 def schedule_cost(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe's method costs in training, counted on the embedded model with one prompt."""
-    model, inputs = prompt()
-    subject = Subject("embedded", model, lambda batch: inputs)
+    """What a recipe's method costs in training, counted on the recipe's own model with one prompt."""
+    model, inputs = prompt(recipe.model, recipe.data)
+    subject = Subject(recipe.model, model, lambda batch: inputs)
     return training_cost(
         subject, sized(METHODS[recipe.method], model, **recipe.arguments)
     ).as_dict()
@@ -81,8 +81,8 @@ def once(
     return costs
 
 
-def prompt() -> tuple[Any, Any]:
-    """The embedded model and one prompt for it."""
-    model, processor = load()
-    example = PatchQA("test").examples(1)[0]
+def prompt(name: str = "embedded", task: str = "patchqa") -> tuple[Any, Any]:
+    """A model that comes with foveate, and one prompt for it."""
+    model, processor = load(name=name)
+    example = examples(task, 1, seed=0)[0]
     return model, encode(processor, [(example.images, example.question)])[0]

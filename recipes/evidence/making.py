@@ -13,11 +13,10 @@ from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Ask, Page, Run, asked
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import METHODS, Compressor, from_pretrained, restore, sized
-from foveate.cli.tasks import records
-from foveate.embedded import PATH
+from foveate.cli.tasks import examples, records
+from foveate.embedded import MODELS, PATH
 from foveate.evaluate import Job, digest, fingerprint
 from foveate.evaluate import run as answer
-from foveate.patchqa import PatchQA
 from foveate.provenance import dumps, record, write
 from foveate.train import Recipe, run
 
@@ -48,12 +47,13 @@ def train(run_: Run, out: Path) -> list[tuple[Recipe, dict[str, Any]]]:
     if run_.recipe is None:
         return []
     recipe, before = run_.recipe, run_.before
-    stages = [(recipe, out, PATH, records(recipe))]
+    stages = [(recipe, out, MODELS[recipe.model], records(recipe))]
     if before is not None:
         other = records(replace(before, seed=before.seed + ELSEWHERE))
         # The state was shrunk, and the connector warmed, before the first stage.
         last = replace(recipe, shrink=1.0, warm_start=False)
-        stages = [(before, out / "before", PATH, other), (last, out, out / "before", stages[0][3])]
+        own, first = stages[0][3], out / "before"
+        stages = [(before, first, MODELS[before.model], other), (last, out, first, own)]
     return [
         (card, run(card, to, data, resume=True, device="cpu", model=str(place)))
         for card, to, place, data in stages
@@ -87,11 +87,11 @@ def changed(recipe: Recipe, out: Path, arguments: Mapping[str, Any]) -> Compress
 
 def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
     """Accuracy under each of the methods a run is asked with; right is a 1 or 0 for every question."""
-    place = PATH if run_.recipe is None else out
+    place, task = (PATH, "patchqa") if run_.recipe is None else (out, run_.recipe.data)
     model = AutoModelForImageTextToText.from_pretrained(place).eval()
     processor = AutoProcessor.from_pretrained(place)
     weights = fingerprint(model)
-    examples = PatchQA("test", seed=TEST_SEED).examples(QUESTIONS)
+    questions = examples(task, QUESTIONS, TEST_SEED)
     found = []
     for ask in run_.asks:
         slug, method = _asked_with(run_, ask, model, out)
@@ -99,8 +99,8 @@ def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
         job = Job(
             model=run_.name,
             fingerprint=weights,
-            task="patchqa",
-            examples=digest(examples),
+            task=task,
+            examples=digest(questions),
             n=QUESTIONS,
             seed=TEST_SEED,
             method=slug,
@@ -109,9 +109,9 @@ def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
             batch_size=BATCH,
             positions=run_.recipe.positions if own and run_.recipe else "original",
         )
-        document = answer(model, processor, examples, job, method, out / "answers")
+        document = answer(model, processor, questions, job, method, out / "answers")
         restore(model)
-        found.append(_told(slug, method, ask, document, [e.key for e in examples]))
+        found.append(_told(slug, method, ask, document, [q.key for q in questions]))
     return found
 
 

@@ -130,6 +130,33 @@ def focusllava_patchqa() -> Recipe:
     )
 
 
+def patchqa_2x() -> Recipe:
+    """Instruction tuning on pictures four times as large, in tiles, which this model never saw: 744 tokens.
+
+    Nothing is shrunk: to read tiles is what there is to learn.
+    """
+    return replace(
+        patchqa(),
+        name="patchqa_2x",
+        model="embedded-tiled",
+        data="patchqa-2x",
+        shrink=1.0,
+        batch=24,
+        micro_batch=12,
+    )
+
+
+def focusllava_patchqa_2x() -> Recipe:
+    """FocusLLaVA's second stage on tiles, in small: the router thins out the map and leaves the overview."""
+    focus = focusllava_patchqa()
+    return replace(
+        patchqa_2x(),
+        name="focusllava_patchqa_2x",
+        method=focus.method,
+        arguments=focus.arguments,
+    )
+
+
 def _staged(schedule: str) -> Recipe:
     return replace(
         patchqa(),
