@@ -161,11 +161,9 @@ def test_answers_and_costs_read_the_question_alone(model):
         inputs, _ = evaluate.encode(processor("embedded"), some[:1])
         model.generate(**inputs, max_new_tokens=1)
         assert found.pop() == [int((inputs["input_ids"] != model.config.image_token_id).sum())]
-    from foveate.patchqa import PatchQA
-
     found.clear()
     with foveate.compressed(model, Reads(found)):
-        evaluate.runs.costs(model, processor("embedded"), PatchQA("test").examples(2))
+        evaluate.runs.probes(model, processor("embedded"), asks(2))
     assert {tuple(one) for one in found} == {(n,) for n in words_of(some[:2])}
 
 

@@ -9,6 +9,8 @@ from processors import image, llava_next, processor
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
 import foveate
+from foveate import evaluate
+from foveate.evaluate.costs import probes
 from foveate.train import Collator, Record, Turn, run
 from foveate.train.model import load
 
@@ -110,3 +112,20 @@ def test_draws_are_those_of_an_image_in_any_micro_batch(place, tmp_path):
         for document in (whole, parts)
     )
     assert other == pytest.approx(one, abs=1e-5)
+
+
+def test_what_a_layout_keeps_is_counted(place):
+    """Newlines are no tokens, but columns: what a batch notes of each prompt is what it has alone."""
+    model, made = load(recipe(place, arguments={"hidden": 8, "only": "vision", "scales": [2]}))
+    model.eval()
+    asks = [([image(n, *size)], "What is it?") for n, size in enumerate(SIZES[:4])]
+    together = evaluate.replies(model, made, asks, 2)
+    assert together == [evaluate.replies(model, made, [ask], 2)[0] for ask in asks]
+    watched = probes(model, made, asks)
+    assert [reply.columns for reply in together] == [load.lengths for load, _ in watched]
+    assert [reply.words for reply in together] == [load.text for load, _ in watched]
+    wide, tall, whole, low = (reply.kept.steps for reply in together)
+    assert wide[1] < wide[0] and len({wide, tall, whole, low}) > 2
+    # Two by two of the map becomes one, the overview of 4 × 4 stays.
+    assert whole == (16 + 64, 16 + 16) and together[2].before == 16 + 64 + 8
+    assert together[2].kept.share == together[2].kept.layer_share == 32 / 80

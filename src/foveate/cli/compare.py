@@ -13,7 +13,7 @@ from foveate.cli.saved import own, remarks, saved_or
 from foveate.cli.saved import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
-from foveate.cli.tables import table
+from foveate.cli.tables import shares, table
 from foveate.cli.work import Plan, Work, described, fitting, folder, plan
 from foveate.cli.wrong import Wrong
 
@@ -149,4 +149,7 @@ def evaluate_one(
         if json:
             emit(runs[0])
     if not json:
-        output.screen().print(table(evaluate.comparison(runs)))
+        screen = output.screen()
+        screen.print(table(evaluate.comparison(runs)))
+        for line in shares(runs[0]):
+            screen.print(line, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The table that `compare` and `eval` print."""
+"""The table that `compare` and `eval` print, and the lines below it."""
 
 from __future__ import annotations
 
@@ -49,3 +49,16 @@ def table(document: Mapping[str, Any]) -> Any:
         )
         last = name
     return made
+
+
+def shares(run: Mapping[str, Any]) -> list[str]:
+    """What is left of an image after each step of a run, and both ways to count the share; [] of all."""
+    if not run.get("steps"):
+        return []
+    came = f"{run['steps'][0]['before']:.4g}"
+    left = [f"{s['after']:.4g} after {s['compressor']} ({s['site']})" for s in run["steps"]]
+    return [
+        f"tokens of an image: {' → '.join([came, *left])}",
+        f"share of the tokens: {100 * run['share']:.3g} % left at the end, "
+        f"{100 * run['layer_share']:.3g} % in the mean over the decoder layers",
+    ]

@@ -17,6 +17,7 @@ COLUMNS = (
     "kinds",
     "n",
 )
+SHARES = ("steps", "share", "layer_share")  # which results of an earlier foveate do not have
 
 
 def comparison(
@@ -59,6 +60,7 @@ def _row(run: Mapping[str, Any], compared: str) -> dict[str, Any]:
         "model": run["job"]["model"],
         "name": called(run["job"], compared),
         **{name: run[name] for name in COLUMNS},
+        **{name: run[name] for name in SHARES if name in run},
         "compressor": run["job"]["compressor"],
         "cost": run["cost"],
         "prefill": run["prefill"],

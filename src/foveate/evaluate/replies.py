@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from foveate.evaluate.prompts import Ask, acting, encode, told
+from foveate.evaluate.shares import Kept, columns, kept
 from foveate.hosts import attach, traits
+from foveate.hosts.trace import Step
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer and the visual tokens per image, before compression and after its last step."""
+    """An answer, and what the model had to read for it.
+
+    before   visual tokens per image, before compression
+    after    the same, after its last step
+    kept     how many are left, step by step and over the layers
+    columns  of the prompt in each decoder layer; None where that was not noted
+    words    columns of the prompt that are no image's
+    """
 
     text: str
     before: float
     after: float
+    kept: Kept
+    columns: tuple[int, ...] | None
+    words: int
 
 
 @torch.inference_mode()
@@ -27,29 +40,40 @@ def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
     inputs, asked = encode(processor, asks)
     inputs = inputs.to(model.device)
     floating = {k: v.to(model.dtype) for k, v in inputs.items() if v.is_floating_point()}
-    with told(acting(model), asked):
-        out = model.generate(
-            **{**inputs, **floating}, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
-        )
-    texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    before = _placed(model, inputs["input_ids"], [len(images) for images, _ in asks])
-    after = _left(model, [len(images) for images, _ in asks]) or before
-    return [Reply(t.strip(), b, a) for t, b, a in zip(texts, before, after, strict=True)]
+    greedy = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+    with told(acting(model), asked), _watched(model) as steps:
+        out = model.generate(**{**inputs, **floating}, **greedy, return_dict_in_generate=True)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    texts = processor.batch_decode(out.sequences[:, ids.shape[1] :], skip_special_tokens=True)
+    base, images = traits.base_of(model), [len(some) for some, _ in asks]
+    layers = len(traits.decoder_of(base).layers)
+    left = kept(steps[: _acts(model)], images, layers)  # without a cache, every word is a prefill
+    had = columns(out.past_key_values, mask, layers, attach.is_compressed(model))
+    words = (~traits.is_visual(base, ids) & mask.bool()).sum(1).tolist()
+    found = []
+    for row, (text, before) in enumerate(zip(texts, _placed(base, ids, images), strict=True)):
+        after = left[row].steps[-1] if left[row].steps else before
+        own = None if had is None else tuple(had[row])
+        found.append(Reply(text.strip(), before, after, left[row], own, words[row]))
+    return found
 
 
-def _placed(model: Any, ids: torch.Tensor, images: list[int]) -> list[float]:
+@contextmanager
+def _watched(model: Any) -> Iterator[list[Step]]:
+    """The steps of the prefills inside; none of a bare model."""
+    if not attach.is_compressed(model):
+        yield []
+        return
+    with attach.trace(model) as seen:
+        yield seen.steps
+
+
+def _acts(model: Any) -> int:
+    """How many compressors act in one prefill."""
+    return 0 if (method := acting(model)) is None else len(method.at(1.0).parts())
+
+
+def _placed(base: Any, ids: torch.Tensor, images: list[int]) -> list[float]:
     """Placeholders per image of each prompt."""
-    count = (ids == traits.placeholder_id(traits.base_of(model))).sum(1).tolist()
+    count = (ids == traits.placeholder_id(base)).sum(1).tolist()
     return [n / max(i, 1) for n, i in zip(count, images, strict=True)]
-
-
-def _left(model: Any, images: list[int]) -> list[float] | None:
-    """Tokens left per image of each prompt; None for a bare model."""
-    counts = attach.last_counts(model) if attach.is_compressed(model) else None
-    if not counts:
-        return None
-    if len(counts) != sum(images):  # a processor that tiles: rows are no longer the user's images
-        return [sum(counts) / sum(images)] * len(images)
-    ends = torch.tensor(images).cumsum(0).tolist()
-    spans = [counts[end - n : end] for end, n in zip(ends, images, strict=True)]
-    return [sum(span) / max(len(span), 1) for span in spans]

@@ -67,9 +67,12 @@ class Partial:
         if self.path is not None and self.path.exists():
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
-                    self.batches.append(json.loads(line))
+                    batch = json.loads(line)
                 except ValueError:
                     break  # the run was killed while it wrote this line
+                if any("columns" not in answer for answer in batch):
+                    break  # of an earlier foveate, which did not note what a prompt had in each layer
+                self.batches.append(batch)
             self._rewrite()
 
     def add(self, batch: list[dict[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +15,16 @@ from PIL import Image
 
 from foveate.compressor import Compressor
 from foveate.evaluate import results
-from foveate.evaluate.prompts import acting, encode, told
-from foveate.evaluate.replies import replies
+from foveate.evaluate.costs import costs, probes
+from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
-from foveate.hosts import attach, cost, traits
+from foveate.evaluate.shares import means
+from foveate.hosts import attach
 from foveate.provenance import dumps, record, write
 
-COSTED = 8  # prompts whose cost is counted and averaged
+WATCHED = 8  # prompts whose way through tower, connector and compressors is counted
+UNSAID = ("key", "columns", "words")  # of an answer, in a result file
 
 
 class Example(Protocol):
@@ -59,6 +60,10 @@ def run(
 ) -> dict[str, Any]:
     """The document of one run: scores, tokens, cost and every answer.
 
+    Tokens of an image: how many there were, are left at the end (`tokens`) and after each of the `steps`;
+    `share` is what is left at the end, `layer_share` the mean over the decoder layers of what enters them,
+    both of what came, measured question by question.
+
     method None is the bare model. folder is where the result file goes and where a finished or a killed
     run is found again. measure adds what the caller times, advance hears of every answer. Raises
     ValueError if the model is compressed already.
@@ -76,9 +81,11 @@ def run(
         else attach.compressed(model, method, job.positions)
     )
     with context:
-        spent = costs(model, processor, examples[:COSTED])
+        watched = probes(model, processor, [(e.images, e.question) for e in examples[:WATCHED]])
         _answer(model, processor, examples, job, partial, advance)
-    document = _document(job, partial, spent, timing, time.perf_counter() - started, model.device)
+        answers = [answer for batch in partial.batches for answer in batch]
+        spent = {**means(answers, method), "cost": costs(model, watched, answers)}
+    document = _document(job, answers, spent, timing, time.perf_counter() - started, model.device)
     if folder is not None:
         write(folder / f"{job.name}.json", dumps(document))
     partial.drop()
@@ -103,7 +110,7 @@ def _answer(
         advance(len(batch))
 
 
-def _record(example: Example, reply: Any) -> dict[str, Any]:
+def _record(example: Example, reply: Reply) -> dict[str, Any]:
     return {
         "key": example.key,
         "kind": example.kind,
@@ -114,37 +121,22 @@ def _record(example: Example, reply: Any) -> dict[str, Any]:
         "right": exact(reply.text, example.answer),
         "before": reply.before,
         "after": reply.after,
+        "steps": list(reply.kept.steps),
+        "share": reply.kept.share,
+        "layer_share": reply.kept.layer_share,
+        "columns": reply.columns and list(reply.columns),
+        "words": reply.words,
     }
-
-
-@torch.inference_mode()
-def costs(model: Any, processor: Any, examples: Sequence[Example]) -> dict[str, float]:
-    """Multiply-accumulates and cache bytes of one prompt's prefill, the mean over these prompts."""
-    base, total, compressor = traits.base_of(model), {}, acting(model)
-    parts = compressor.parts() if compressor is not None else []
-    for e in examples:
-        inputs, asked = encode(processor, [(e.images, e.question)])
-        inputs = inputs.to(model.device)
-        inputs = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
-        call = functools.partial(model, **inputs, logits_to_keep=1)
-        text = int((~traits.is_visual(base, inputs["input_ids"])).sum())
-        with told(compressor, asked):
-            load = cost.watch(model, text, call)
-            own = cost.own_macs(model, call) if parts else None
-        for name, value in cost.cost(model, load, parts, own).as_dict().items():
-            total[name] = total.get(name, 0) + value / len(examples)
-    return total
 
 
 def _document(
     job: Job,
-    partial: Partial,
-    spent: dict[str, float],
+    answers: list[dict[str, Any]],
+    spent: dict[str, Any],
     timing: dict[str, Any],
     seconds: float,
     device: torch.device,
 ) -> dict[str, Any]:
-    answers = [answer for batch in partial.batches for answer in batch]
     return {
         "format": results.FORMAT,
         "job": asdict(job),
@@ -155,9 +147,9 @@ def _document(
         "tokens_before": sum(a["before"] for a in answers) / len(answers),
         **scores(answers),
         "n": len(answers),
-        "cost": spent,
+        **spent,
         "prefill": timing,
         "seconds": seconds,
         "circumstances": record(job.seed, device),
-        "answers": {a["key"]: {k: v for k, v in a.items() if k != "key"} for a in answers},
+        "answers": {a["key"]: {k: v for k, v in a.items() if k not in UNSAID} for a in answers},
     }
