@@ -1,0 +1,257 @@
+"""FocusLLaVA inside models: what it keeps follows from the image and the question, and from nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import FAMILIES, ONE, SHORT, TEXT, TWO, Llava, LlavaNext
+from probes import routed
+
+import foveate
+from foveate import Chain, RegionSampler, TextGuided, focusllava, sized
+
+PROMPTS = (
+    ONE,
+    SHORT,
+    TWO,
+    TEXT,
+)  # LLaVA-NeXT's images are cut into 1 × 2, 2 × 2, 2 × 1, 1 × 2 tiles
+CUT = ["llava", "llava_next", "llava_onevision"]
+
+
+def sharp(family, **arguments):
+    """Both samplers, with routers that decide, region by region even in an image of 4 × 4 patches."""
+    small = {"keep": 0.6, "region": 2, "scales": [1, 2], "hidden": 16}
+    return routed(sized(focusllava, family.config(), **small | arguments), seed=21)
+
+
+def kept(model, inputs, images=None, **more) -> list[list[list[int]]]:
+    """For every image and step, the token that carries each of its patches; images: only these."""
+    with foveate.trace(model) as seen:
+        model(**inputs, **more)
+    return told(seen.steps, images)
+
+
+def told(steps, images=None) -> list[list[list[int]]]:
+    rows = range(len(steps[0].owner)) if images is None else images
+    return [[[n for n in step.owner[i].tolist() if n != -2] for step in steps] for i in rows]
+
+
+def of_prompt(family, i: int) -> list[int]:
+    """Which images of the batch stand in prompt i."""
+    ids = family.inputs(PROMPTS)["input_ids"]
+    return [n for n, stand in enumerate(family.stands(PROMPTS, ids)) if stand.prompt == i]
+
+
+@pytest.fixture(params=CUT)
+def cut(request):
+    """A family whose images are one view, or joined tiles beside a view of all."""
+    return FAMILIES[request.param]
+
+
+def test_it_decides_something(cut):
+    """Or all the others here would hold of a method that keeps everything."""
+    model = foveate.compress(cut.model(), sharp(cut))
+    with torch.no_grad():
+        for carried in kept(model, cut.inputs(PROMPTS)):
+            regions, words = carried
+            assert len(set(regions)) > len(set(words) - {-1}) > 1
+            assert -1 not in regions and -1 in words
+        every = [
+            len(set(regions)) / len(regions) for regions, _ in kept(model, cut.inputs(PROMPTS))
+        ]
+    assert len(set(every)) > 2 and min(every) < 0.7
+
+
+def test_what_is_kept_does_not_depend_on_padding_or_on_the_batch(cut):
+    model = foveate.compress(cut.model(), sharp(cut))
+    with torch.no_grad():
+        together = kept(model, cut.inputs(PROMPTS))
+        assert kept(model, cut.inputs(PROMPTS, "right")) == together
+        for i in range(3):
+            alone = cut.single(cut.inputs(PROMPTS), PROMPTS, i)
+            assert kept(model, alone) == [together[n] for n in of_prompt(cut, i)]
+            twice = {name: torch.cat([value] * 2) for name, value in alone.items()}
+            assert kept(model, twice) == 2 * kept(model, alone)
+
+
+def test_nor_on_the_answer(cut):
+    model, inputs = foveate.compress(cut.model(), sharp(cut)), cut.inputs(PROMPTS[:3])
+    asked = torch.ones_like(inputs["input_ids"])
+    want = kept(model, inputs)
+    for word in (5, 60):
+        ids = torch.nn.functional.pad(inputs["input_ids"], (0, 3), value=word)
+        long = cut.longer(inputs, ids)
+        labels = torch.nn.functional.pad(torch.full_like(asked, -100), (0, 3), value=word)
+        assert kept(model, long, labels=labels) == want
+        assert kept(model, long, instruction_mask=asked) == want
+
+
+def test_nor_on_the_step_of_decoding_or_the_beam(cut):
+    model, inputs = foveate.compress(cut.model(), sharp(cut)), cut.inputs(PROMPTS)
+    with torch.no_grad():
+        want = kept(model, inputs)
+        for more in ({}, {"use_cache": False}, {"num_beams": 3}, {"num_return_sequences": 2}):
+            sampling = {"do_sample": "num_return_sequences" in more}
+            with foveate.trace(model) as seen:
+                model.generate(**inputs, max_new_tokens=4, **sampling, **more)
+            pairs = [told(seen.steps[i : i + 2]) for i in range(0, len(seen.steps), 2)]
+            assert len(pairs) == (4 if more == {"use_cache": False} else 1)
+            assert all(pair == want for pair in pairs)
+
+
+def test_the_question_counts_half_way_and_not_before(cut):
+    model, inputs = foveate.compress(cut.model(), sharp(cut, keep=0.3)), cut.inputs(PROMPTS[:3])
+    other = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    other["input_ids"][:, -2:] = 50
+    with torch.no_grad():
+        one, two = kept(model, inputs), kept(model, other)
+    assert [regions for regions, _ in one] == [regions for regions, _ in two]
+    assert [words for _, words in one] != [words for _, words in two]
+
+
+def training(family, **arguments):
+    """A model in training, with both samplers drawing, and a batch with its answers."""
+    drawing = {"sampled": [0.3, 1.0], "balance": 0.1}
+    model = foveate.compress(family.model(), sharp(family, **drawing | arguments)).train()
+    inputs = family.inputs(PROMPTS)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -1] = inputs["input_ids"][:, -1]
+    return model, inputs, labels
+
+
+def test_draws_follow_from_the_step_and_the_image(cut):
+    model, inputs, labels = training(cut)
+    steps = []
+    for step in range(3):
+        foveate.set_progress(model, step, 10)
+        steps.append(kept(model, inputs, labels=labels))
+        assert kept(model, inputs, labels=labels) == steps[-1]
+        for i in range(3):
+            alone = cut.single(inputs, PROMPTS, i)
+            own = labels[i : i + 1, -alone["input_ids"].shape[1] :]
+            assert kept(model, alone, labels=own) == [steps[-1][n] for n in of_prompt(cut, i)]
+    assert steps[0] != steps[1] != steps[2]
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_router_learns_alike_under_checkpointing(cut, reentrant):
+    """The penalty, the noise and the share that was drawn are those of a plain step."""
+    model, inputs, labels = training(cut)
+    foveate.set_progress(model, 3, 10)
+    found = []
+    for again in (False, True):
+        if again:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        model.zero_grad()
+        loss = model(**inputs, labels=labels, use_cache=False).loss
+        loss.backward()
+        found.append((loss, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}))
+    (plain, want), (loss, got) = found
+    assert torch.equal(loss, plain) and want.keys() == got.keys()
+    assert sum("router" in n and g.abs().sum() > 0 for n, g in want.items()) == 6
+    for name, grad in got.items():
+        torch.testing.assert_close(grad, want[name], atol=1e-6, rtol=1e-4)
+
+
+def test_the_penalty_is_the_balance_times_its_term(cut):
+    losses = []
+    for balance in (0.0, 0.1, 0.3):
+        model, inputs, labels = training(cut, balance=balance)
+        foveate.set_progress(model, 3, 10)
+        losses.append(model(**inputs, labels=labels).loss.detach())
+    plain, some, more = losses
+    torch.testing.assert_close(more - plain, 3 * (some - plain), atol=1e-5, rtol=1e-5)
+    assert 0.05 < float(some - plain) < 0.2  # 1 where both scales are used alike, 2 where one is
+    model.eval()
+    assert torch.equal(model(**inputs, labels=labels).loss, balanced(cut, inputs, labels))
+
+
+def balanced(family, inputs, labels):
+    return foveate.compress(family.model(), sharp(family, balance=0.0))(
+        **inputs, labels=labels
+    ).loss
+
+
+def test_saved_and_loaded_it_decides_alike(cut, tmp_path):
+    model, inputs = foveate.compress(cut.model(), sharp(cut)), cut.inputs(PROMPTS)
+    model.save_pretrained(tmp_path)
+    again = foveate.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert kept(again, inputs) == kept(model, inputs)
+        assert torch.equal(again(**inputs).logits, model(**inputs).logits)
+
+
+# LLaVA-NeXT's newlines
+
+
+def entered(model, inputs) -> tuple[list[torch.Tensor], list[list[int]]]:
+    """What enters the language model, and at which of its columns newlines stand, prompt by prompt."""
+    found = []
+    handle = model.model.language_model.register_forward_pre_hook(
+        lambda m, a, k: found.append(k["inputs_embeds"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(**inputs)
+    handle.remove()
+    newline = model.model.image_newline
+    marked = [(row == newline).all(-1).nonzero()[:, 0].tolist() for row in found[0]]
+    return found[0], marked
+
+
+def test_one_newline_for_each_row_of_regions():
+    """Tiles of 8 × 8 patches at scale 4: the whole image, then two rows of two regions and a newline."""
+    family, prompts = LlavaNext(), (TEXT, ONE, ONE)
+    inputs = family.single(family.inputs(prompts), prompts, 2)  # an image of 2 × 2 tiles
+    start = int((inputs["input_ids"][0] == family.image_id).nonzero()[0])
+    model = foveate.compress(family.model(), RegionSampler(64, scales=[4]))
+    (_,), (columns,) = entered(model, inputs)
+    assert columns == [start + 16 + 2, start + 16 + 5]
+    model = foveate.compress(foveate.restore(model), RegionSampler(64, scales=[2]))
+    (_,), (columns,) = entered(model, inputs)
+    assert columns == [start + 16 + 5 * row - 1 for row in range(1, 5)]
+
+
+def test_scale_one_everywhere_is_the_prompt_as_it_was():
+    family = LlavaNext()
+    inputs, model = family.inputs(PROMPTS), family.model()
+    want, newlines = entered(model, inputs)
+    method = Chain(RegionSampler(64), TextGuided(1.0, layer=2))  # untrained
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        foveate.compress(model, method)
+        got, columns = entered(model, inputs)
+        assert torch.equal(got, want) and columns == newlines
+        assert torch.equal(model(**inputs).logits, logits)
+
+
+class Alternating(torch.nn.Module):
+    """A router that gives every other region scale 4, and the others scale 1."""
+
+    def forward(self, x):
+        return torch.eye(2)[torch.arange(len(x)) % 2]
+
+
+def test_in_a_mixed_row_newlines_stay_behind_what_is_left_of_their_row():
+    family, prompts = LlavaNext(), (TEXT, ONE, ONE)
+    inputs = family.single(family.inputs(prompts), prompts, 2)
+    start = int((inputs["input_ids"][0] == family.image_id).nonzero()[0]) + 16
+    method = RegionSampler(64, scales=[4, 1])
+    method.router = (
+        Alternating()
+    )  # the region at the left is one token, that at the right is sixteen
+    model = foveate.compress(family.model(), method)
+    (_,), (columns,) = entered(model, inputs)
+    # A region's one token stands in its first row: 1 + 4 tokens there, 4 in each of the three below.
+    lengths = [5, 4, 4, 4] * 2
+    assert columns == [start + sum(lengths[: i + 1]) + i for i in range(8)]
+
+
+def test_a_router_that_begins_keeps_all_of_llava():
+    family = Llava()
+    model, inputs = family.model(), family.inputs(PROMPTS)
+    with torch.no_grad():
+        want = model(**inputs).logits
+        foveate.compress(model, sized(focusllava, model, keep=1.0))
+        assert torch.equal(model(**inputs).logits, want)
