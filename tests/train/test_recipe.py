@@ -131,7 +131,7 @@ def test_focusllavas_two_stages():
     assert seven.model == "./out/llava_1_5_7b_pretrain" and seven.split
     assert seven.trains == dict.fromkeys(TAUGHT, 2e-5)
     for recipe in (second, seven, small):
-        samplers = {"keep": 0.5, "sampled": [0.3, 1.0], "balance": 0.01}
+        samplers = {"keep": 0.5, "sampled": [0.3, 1.0]}
         assert (recipe.method, recipe.arguments) == ("focusllava", samplers)
         regions, text = build(recipe, config_of(recipe.name)).parts()
         layers = config_of(recipe.name).get_text_config().num_hidden_layers

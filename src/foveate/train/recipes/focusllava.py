@@ -19,7 +19,7 @@ from foveate.train.recipes.llava import llava_1_5_7b, llava_1_5_7b_pretrain
 LONGEST = 6144  # columns: 2,928 of an image in four tiles and its overview, and the conversation
 SAMPLERS: dict[str, Any] = {
     "method": "focusllava",
-    "arguments": {"keep": 0.5, "sampled": [0.3, 1.0], "balance": 0.01},
+    "arguments": {"keep": 0.5, "sampled": [0.3, 1.0]},
     "split": True,
 }
 

@@ -126,7 +126,7 @@ def focusllava_patchqa() -> Recipe:
         patchqa(),
         name="focusllava_patchqa",
         method="focusllava",
-        arguments={"keep": 0.5, "sampled": [0.3, 1.0], "balance": 0.01},
+        arguments={"keep": 0.5, "sampled": [0.3, 1.0]},
     )
 
 
