@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +20,15 @@ sys.path.insert(0, str(ROOT / "recipes" / "evidence"))
 
 import costs  # noqa: E402
 import finding  # noqa: E402
+import focusllava  # noqa: E402
+import focusllava_found  # noqa: E402
+import focusllava_guides  # noqa: E402
+import focusllava_looks  # noqa: E402
+import focusllava_names  # noqa: E402
+import focusllava_page  # noqa: E402
+import focusllava_samples  # noqa: E402
+import focusllava_seen  # noqa: E402
+import focusllava_words  # noqa: E402
 import found  # noqa: E402
 import intervals  # noqa: E402
 import llava_stf  # noqa: E402
@@ -35,11 +45,12 @@ import meteor_tables  # noqa: E402
 import meteor_words  # noqa: E402
 import protocol  # noqa: E402
 
-from foveate import METHODS, compress, restore, sized, trace  # noqa: E402
-from foveate.compressor import Tower  # noqa: E402
+from foveate import METHODS, Step, compress, restore, sized, trace  # noqa: E402
+from foveate.compressor import Site, Tower  # noqa: E402
 from foveate.embedded import PATH, load  # noqa: E402
 from foveate.evaluate import encode  # noqa: E402
-from foveate.patchqa import patches_of  # noqa: E402
+from foveate.ops import budget  # noqa: E402
+from foveate.patchqa import PatchQA, patches_of  # noqa: E402
 from foveate.train import RECIPES  # noqa: E402
 from foveate.train.model import build  # noqa: E402
 
@@ -519,3 +530,293 @@ def test_meteor_words_do_not_say_more_than_intervals():
 
     assert to(-0.03) == "stands below it (-3.0 ± 2.0)"
     assert to(-0.01).startswith("is not told apart from") and to(0.03).startswith("stands above")
+
+
+PAGE_OF_FOCUSLLAVA = ROOT / "docs" / "focusllava.md"
+# Two kinds of pictures by turns: busy regions fine and flat ones coarse, and the other way round.
+SAMPLES = {
+    "before": 144,
+    "tokens": {"language 0": "40 60 " * 440, "language 3": "20 30 " * 440},
+    "regions": {
+        "text": {"1": "2 1 " * 200, "2": "0 0 " * 200, "4": "0 1 " * 200},
+        "object": {"1": "1 0 " * 200, "2": "1 4 " * 200, "4": "0 0 " * 200},
+        "background": {"1": "0 1 " * 200, "2": "0 0 " * 200, "4": "5 0 " * 200},
+    },
+    "patches": {
+        "text": {"1": "16 8 " * 200, "2": "0 0 " * 200, "4": "0 8 " * 200},
+        "object": {"1": "8 0 " * 200, "2": "8 16 " * 200, "4": "0 0 " * 200},
+        "background": {"1": "8 8 " * 200, "2": "0 0 " * 200, "4": "104 104 " * 200},
+    },
+    "area": "0.900 0.600 " * 180,
+}
+LOOK = {"area": 0.8, "other": 0.5, "kept": 0.9, "chance": 0.5, "overlap": 0.7, "expected": 0.5}
+
+
+def _guides(layers) -> dict:
+    """What is looked at in these layers: the first most of all."""
+    per = {
+        k: {name: f"{v:.3f} {v - k / 100:.3f} " * 100 for name, v in LOOK.items()} for k in layers
+    }
+    return {"n": 200, "keep": 0.5, "layers": {str(k): told for k, told in per.items()}}
+
+
+def _focused(row: str, source: str) -> None:
+    """Results for a row of FocusLLaVA's page, found in LLaVolta's."""
+    pages = {run.name: run for run in focusllava.PAGE.runs}
+    for name, run in pages.items():
+        if name.rpartition("-seed")[0] == row:
+            path = ROOT / "results" / "llavolta" / f"{source}-seed{run.recipe.seed}.json"
+            result = json.loads(path.read_text()) | {"asked": protocol.asked(run)}
+            tokens = {"baseline": 144, "tiles_baseline": 720, "vision": 50}.get(row, 25)
+            own = result["answers"][0] | {"tokens": tokens}
+            result["answers"] = [own] * len(run.asks)
+            sampled = focusllava.routes(row) or row.startswith("max")
+            if run.recipe.method == "focusllava":
+                plain = {"before": 144, "tokens": SAMPLES["tokens"]}
+                result["samples"] = SAMPLES if sampled and "max" not in row else plain
+            if row in focusllava.MAIN:
+                result["guides"] = _guides(range(1, 6))
+            elif focusllava.guided(row):
+                result["guides"] = _guides([focusllava.BY_LAYER.get(row, focusllava.HALF)])
+            found.file("focusllava", name).write_text(json.dumps(result))
+
+
+@pytest.fixture
+def no_results(tmp_path, monkeypatch):
+    """A page without results but for those that others lend."""
+    shutil.copytree(ROOT / "results" / "meteor", tmp_path / "results" / "meteor")
+    (tmp_path / "results" / "focusllava").mkdir()
+    (tmp_path / "docs").mkdir()
+    for room, names in [(found, ("ROOT",)), (focusllava_page, ("ROOT",))]:
+        for name in names:
+            monkeypatch.setattr(room, name, tmp_path)
+    monkeypatch.setattr(focusllava_page, "DOCS", tmp_path / "docs")
+    return tmp_path
+
+
+@pytest.mark.skipif(not PAGE_OF_FOCUSLLAVA.exists(), reason="the page is not written yet")
+def test_focusllava_page_is_what_the_results_make_of_it():
+    page = focusllava_page.page(found.seeds_of(focusllava.PAGE, "baseline"))
+    assert PAGE_OF_FOCUSLLAVA.read_text(encoding="utf-8") == page
+    for name in found.missing(focusllava.PAGE):
+        assert name in page
+
+
+def test_focusllava_page_of_one_run(no_results):
+    """Before there are others: every table stands, with dashes, and no picture fails."""
+    with pytest.raises(SystemExit, match="no baseline yet"):
+        focusllava_page.write()
+    _focused("baseline", "baseline")
+    assert focusllava_page.write() == "docs/focusllava.md"
+    page = (no_results / "docs" / "focusllava.md").read_text(encoding="utf-8")
+    assert "both-seed0" in page and "pool-seed0" not in page and "## 7" not in page
+    assert "FocusLLaVA takes" not in page and "focusllava-questions.png" not in page
+    for name in ("shares", "guidance", "scales"):
+        assert "<svg" in (no_results / "docs" / f"focusllava-{name}.svg").read_text()
+
+
+def test_focusllava_page_of_all_runs(no_results):
+    """Every table and every sentence, from results that are LLaVolta's under other names."""
+    for row in focusllava.ALL:
+        if row not in focusllava.LENT:
+            _focused(row, "baseline" if row.endswith("baseline") else "pool")
+    focusllava_page.write()
+    page = (no_results / "docs" / "focusllava.md").read_text(encoding="utf-8")
+    runs = len(focusllava.PAGE.runs)
+    assert "Still to be run" not in page and f"{runs} of {runs}" in page and "–" not in page
+    words = page[page.index("In short") : page.index("## 1.")]
+    assert words.count("\n- ") == 13
+    assert "FocusLLaVA takes 50 into the language model (40 to 60 by picture)" in words
+    assert "17 % left in the end and 26 % in the mean" in words  # 25 of 144; (3 · 50 + 3 · 25) / 6
+    assert "The scale of a region goes by what is there" in words and "75, 0, 25 %" in words
+    assert "follows what is asked" in words and "most in the layer before" in words
+    assert "In tiles" in words and "## 7." in page
+    assert "FocusLLaVA, ρ = 0.5 (17 %" in words and "FocusLLaVA, ρ = 0.5 (26 %" in words
+
+
+def test_focusllava_runs_differ_in_what_they_are_about():
+    config, plain = AutoConfig.from_pretrained(PATH), RECIPES["patchqa"]().as_dict()
+    about = {"method", "arguments", "seed", "trains"}
+    assert len({run.name for run in focusllava.PAGE.runs}) == len(focusllava.PAGE.runs)
+    for run in focusllava.PAGE.runs:
+        row = run.name.rsplit("-seed", 1)[0]
+        if row in focusllava.ROWS:
+            method = build(run.recipe, config)
+            card = run.recipe.as_dict() | {"steps": plain["steps"]}
+            differs = {k for k in card if card[k] != plain[k]}
+            assert differs <= (about | {"positions"} if row == "pool" else about), row
+            inside = [part.site.layer for part in method.parts() if part.site.layer]
+            assert inside == [k for k in [focusllava.cut(*focusllava.ROWS[row])] if k], row
+            rates = run.recipe.trains
+            assert rates | {"compressor": 0} == plain["trains"] | {"compressor": 0}
+            for ask in run.asks:
+                own = ask.method == protocol.OWN.method
+                slug = run.recipe.method if own else ask.method
+                sized(
+                    METHODS[slug], config, **(run.recipe.arguments if own else {}) | ask.arguments
+                )
+        assert row in focusllava_names.NAMES
+    first = [run.name for run in focusllava.PAGE.runs[: len(focusllava.MAIN)]]
+    assert first == [f"{row}-seed0" for row in focusllava.MAIN]
+    for row in focusllava.LENT:
+        assert len(found.seeds_of(focusllava.PAGE, row)) == 3, "a row of LLaVA-Meteor's is not lent"
+
+
+def test_a_run_of_focusllava_is_made_and_looked_into(tmp_path, monkeypatch):
+    """Both samplers: their tokens and shares are those that evaluation counts, their scales those traced."""
+    for room in (making, found):
+        monkeypatch.setattr(room, "ROOT", tmp_path)
+    for room in (making, protocol, focusllava_samples):
+        monkeypatch.setattr(room, "QUESTIONS", 11)
+    monkeypatch.setattr(focusllava_samples, "LOOKED_AT", 5)
+    monkeypatch.setattr(focusllava_guides, "SCENES", 4)
+    (run,) = (run for run in focusllava.PAGE.runs if run.name == "both-seed0")
+    run = replace(run, recipe=replace(run.recipe, batch=2, micro_batch=2, steps=2))
+    page = replace(focusllava.PAGE, runs=(run,), lender=None)
+    making.make(page, run)
+    monkeypatch.setattr(focusllava_found, "PAGE", page)
+    (result,) = found.seeds_of(page, "both").values()
+    own, samples = result["answers"][0], result["samples"]
+    tokens = {site: [int(n) for n in told.split()] for site, told in samples["tokens"].items()}
+    assert samples["before"] == 144 and {site: len(n) for site, n in tokens.items()} == {
+        "language 0": 11,
+        "language 3": 11,
+    }
+    assert own["tokens"] == pytest.approx(sum(tokens["language 3"]) / 11)
+    left, layers = focusllava_found.shares("both", result)
+    assert left == pytest.approx(own["tokens"] / 144)
+    assert layers == pytest.approx(sum(sum(n) for n in tokens.values()) / 2 / 11 / 144)
+    for keep, ask in focusllava.ASKED_AT["both"].items():
+        asked = focusllava_found.told(result, ask)
+        stay = budget(keep, torch.tensor(tokens["language 0"])).double().mean()
+        assert asked["tokens"] == pytest.approx(float(stay))
+    counted = {
+        what: sum(
+            int(n) for of in samples[what].values() for told in of.values() for n in told.split()
+        )
+        for what in ("regions", "patches")
+    }
+    assert counted == {"regions": 5 * 9, "patches": 5 * 144}
+    guides = result["guides"]
+    assert guides["n"] == 4 and list(guides["layers"]) == ["1", "2", "3", "4", "5"]
+    for told in guides["layers"].values():
+        assert told.keys() == LOOK.keys()
+        assert all(0 <= float(v) <= 1 for one in told.values() for v in one.split())
+    _kept_as_the_method_keeps(tmp_path / "out" / "evidence" / "focusllava" / run.name, guides)
+
+
+def _kept_as_the_method_keeps(out: Path, guides: dict) -> None:
+    """What is measured in layer 3 is what the trained sampler does there."""
+    (two,) = focusllava_guides.scenes_of(PatchQA("test", seed=protocol.TEST_SEED), 1)
+    model, processor = focusllava_seen.opened(out, making.own_method(out), "original")
+    first, last = focusllava_seen.looked(
+        model, processor, [((two.image,), q) for q in two.questions]
+    )
+    shares = []
+    for i, regions in enumerate(two.asked):
+        asked = torch.from_numpy(patches_of(regions)).flatten()
+        shares.append(float((last.owner[i][asked] >= 0).float().mean()))
+    assert float(guides["layers"]["3"]["kept"].split()[0]) == pytest.approx(
+        sum(shares) / 2, abs=1e-3
+    )
+    stays = [set(first.owner[i][last.owner[i] >= 0].tolist()) for i in (0, 1)]
+    overlap = len(stays[0] & stays[1]) / len(stays[0])
+    assert float(guides["layers"]["3"]["overlap"].split()[0]) == pytest.approx(overlap, abs=1e-3)
+
+
+def test_two_questions_are_about_different_things():
+    for two in focusllava_guides.scenes_of(PatchQA("test", seed=protocol.TEST_SEED), 8):
+        here, there = map(patches_of, two.asked)
+        assert here.any() and there.any() and not (here & there).any()
+        assert two.questions[0] != two.questions[1]
+
+
+def _cells(rows: int, columns: int, view: int, border: int = 0) -> torch.Tensor:
+    """(P, 3) the patches of a view."""
+    cell = torch.arange(rows * columns)
+    place = [cell * 0 + view, cell // columns + border, cell % columns + border]
+    return torch.stack(place, dim=1)
+
+
+def test_scales_and_truth_are_laid_on_the_map():
+    """A map of 4 × 4 behind an overview of 2 × 2: its regions of 2 × 2 at scales 1, 2, 2 and 1."""
+    grid = torch.cat([_cells(2, 2, 0), _cells(4, 4, 1, border=3)])
+    fine = torch.tensor([[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 0, 0]]).bool().flatten()
+    owner = torch.arange(20)
+    owner[4:][~fine] = torch.tensor([20, 20, 20, 20, 21, 21, 21, 21])
+    step = Step(Site(Tower.language, 0), owner[None], None, None, None, grid[None])
+    side = focusllava_samples.scales(step, 0)
+    assert side.tolist() == [[2, 2, 1, 1], [2, 2, 1, 1], [1, 1, 2, 2], [1, 1, 2, 2]]
+    assert [int(side[b].max()) for b in focusllava_samples.tiled(side, 2)] == [2, 1, 1, 2]
+    assert len(list(focusllava_samples.tiled(side, 3))) == 4
+    truth = np.zeros((32, 32), dtype=np.uint8)
+    truth[:8, 8:16], truth[16:24, :8], truth[24:, 24:] = 3, 90, 101
+    held = focusllava_seen.kinds(truth, 8)
+    want = [[2, 1, 2, 2], [2, 2, 2, 2], [0, 2, 2, 2], [2, 2, 2, 0]]
+    assert held.tolist() == want  # background but for a digit, a sign and an object
+    counts = focusllava_samples.tallied(side.ravel(), held.ravel())
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [7, 6, 0]]
+    asked = focusllava_seen.asked_of(np.where(truth == 90, truth, 0), grid)
+    assert asked.nonzero().flatten().tolist() == [2, 4 + 8]  # in the overview and in the map
+    values = torch.arange(20)
+    assert focusllava_seen.laid(values, grid[None][0], 1)[3].tolist() == [16, 17, 18, 19]
+    assert focusllava_seen.map_of(grid) == 1
+
+
+def test_what_stays_is_chosen_token_by_token():
+    """Five patches, one dropped before, two of one token: a token is kept whole."""
+    owner = torch.tensor([0, 1, 0, -1, 2])
+    score = torch.tensor([0.5, 0.1, 0.5, float("nan"), 0.3])
+    assert focusllava_guides.kept(score, owner, 0.34).tolist() == [True, False, False]
+    assert focusllava_guides.kept(score, owner, 0.67).tolist() == [True, False, True]
+    asked = np.zeros((8, 40), dtype=np.uint8)
+    one, other = asked.copy(), asked.copy()
+    one[:, :8], other[:, 8:16] = 1, 2
+    cells = _cells(1, 5, 0)
+    scores = torch.stack([score, torch.tensor([0.1, 0.9, 0.1, float("nan"), 0.3])])
+    steps = [
+        Step(Site(Tower.language, 3), owner[None], None, None, row[None], cells[None])
+        for row in scores
+    ]
+    told = focusllava_guides.measured(
+        steps, 0, focusllava_guides.Two(None, ("", ""), (one, other)), 0.34
+    )
+    assert told["kept"] == 1.0 and told["overlap"] == 0.0
+    assert told["expected"] == pytest.approx(1 / 3)
+    assert told["chance"] == pytest.approx((2 / 4 + 1 / 4) / 2)
+    assert told["area"] == pytest.approx((5 / 6 + 1) / 2) and told["other"] < 0.2
+
+
+def test_shares_of_the_tokens_are_counted_in_two_ways(no_results):
+    _focused("baseline", "baseline")
+    _focused("both", "pool")
+    _focused("text", "pool")
+    points = focusllava_found.points(found.seeds_of(focusllava.PAGE, "baseline"))
+    by = {(p.line, p.keep): p for p in points}
+    assert (by["both", 0.5].left, by["both", 0.5].layers) == pytest.approx((25 / 144, 37.5 / 144))
+    assert by["text_untrained", 0.5].layers == pytest.approx((3 + 3) / 6)  # it is told 144 of 144
+    assert {keep for line, keep in by if line == "both"} == {0.25, 0.5, 0.75, 1.0}
+    assert by["pool", None].left == by["pool", None].layers == pytest.approx(0.25)
+    assert focusllava_found.fine_on("both") == pytest.approx((32 / 48, 64 / 288))
+
+
+def test_focusllava_words_do_not_say_more_than_intervals(monkeypatch):
+    def meets(mean, share):
+        far = intervals.Estimate(mean, 0.02, True)
+        point = focusllava_found.Point("both", "both", 0.5, share, 0.9, far, far)
+        return focusllava_words.meets([point], "left")
+
+    assert meets(-0.03, 0.5) == ""  # more than the paper's tokens
+    assert "none meets the baseline" in meets(-0.03, 0.39) and "stands below" in meets(-0.03, 0.39)
+    assert "none" not in meets(-0.01, 0.39) and "is not told apart" in meets(-0.01, 0.39)
+    assert "stands above the baseline: FocusLLaVA, ρ = 0.5 (20 %, +3.0" in meets(0.03, 0.2)
+    for mean, verdict in [(0.6, "goes by"), (0.5, "is not seen"), (0.4, "is upside down")]:
+        area = intervals.Estimate(mean, 0.02, True)
+        monkeypatch.setattr(
+            focusllava_looks,
+            "busy_area",
+            lambda row, level=0.0, area=area: area._replace(mean=area.mean - level),
+        )
+        monkeypatch.setattr(focusllava_looks, "scaled", lambda *of, area=area: area)
+        monkeypatch.setattr(focusllava_looks, "fine_on", lambda row: None)
+        assert f"The scale of a region {verdict}" in focusllava_looks.scale()

@@ -22,33 +22,44 @@ STEPS = 120
 KEEP = 0.5  # ρ, of the tokens that reach the text-guided sampler
 KEEPS = (0.25, 0.5, 0.75)
 
+RATE = 1e-3  # of the router
+BALANCE, BALANCES = 0.1, (0.0, 0.01, 0.1, 0.3)
+
 Row = tuple[str, Mapping[str, Any]]  # a name of METHODS and its arguments
-VISION = {"only": "vision"}
+SAMPLER = {"balance": BALANCE}  # of every router
+VISION = {"only": "vision", **SAMPLER}
 GUIDED = {"keep": KEEP, "sampled": [0.3, 1.0]}
+BOTH = {**GUIDED, **SAMPLER}
 MAIN: dict[str, Row] = {
     "baseline": ("identity", {}),
     "vision": ("focusllava", VISION),
     "text": ("focusllava", {"only": "text", **GUIDED}),
-    "both": ("focusllava", GUIDED),
+    "both": ("focusllava", BOTH),
 }
 FOCUS = "both"
 GUIDANCE: dict[str, Row] = {  # by layer, what FOCUS does at HALF
-    f"layer{layer}": ("focusllava", {**GUIDED, "layer": layer})
+    f"layer{layer}": ("focusllava", {**BOTH, "layer": layer})
     for layer in range(1, LAYERS)
     if layer != HALF
 }
 BY_LAYER = {row: arguments["layer"] for row, (_, arguments) in GUIDANCE.items()} | {FOCUS: HALF}
 ROUTER: dict[str, Row] = {
-    "balance0": ("focusllava", {**GUIDED, "balance": 0.0}),
-    "balance10": ("focusllava", {**GUIDED, "balance": 0.1}),
-    "no_explore": ("focusllava", {**GUIDED, "explore": False}),
-    "region8": ("focusllava", {**GUIDED, "region": 8}),
+    **{
+        f"balance{round(100 * weight)}": ("focusllava", {**BOTH, "balance": weight})
+        for weight in BALANCES
+        if weight != BALANCE
+    },
+    "chosen": ("focusllava", {**BOTH, "gate": "chosen"}),
+    "gate_chosen": ("focusllava", {**BOTH, "gate": "chosen"}),
+    "no_explore": ("focusllava", {**BOTH, "explore": False}),
+    "region8": ("focusllava", {**BOTH, "region": 8}),
 }
 FIXED: dict[str, Row] = {  # ρ is not drawn in training
-    f"rho{round(100 * keep)}": ("focusllava", {"keep": keep}) for keep in KEEPS
+    f"rho{round(100 * keep)}": ("focusllava", {**BOTH, "keep": keep, "sampled": None})
+    for keep in KEEPS
 }
 FORCED: dict[str, Row] = {  # one scale everywhere
-    f"max{scale}": ("focusllava", {**VISION, "scales": [scale]}) for scale in (2, 4)
+    f"max{scale}": ("focusllava", {"only": "vision", "scales": [scale]}) for scale in (2, 4)
 }
 SIMPLE: dict[str, Row] = {
     **FORCED,
@@ -60,7 +71,7 @@ ABLATIONS = {**ROUTER, **FIXED, **SIMPLE}
 ROWS = {**MAIN, **GUIDANCE, **ABLATIONS}
 ALL = {**ROWS, **tiles.ROWS}  # at four times as many pixels too
 # Of the ablations, one seed each, those that are made before the other seeds of the main rows.
-SOON = ("max2", *GUIDANCE, "rho50", "balance0", "balance10", "no_explore", "region8", "random")
+SOON = ("max2", *GUIDANCE, "rho50", *ROUTER, "random")
 
 
 def routes(row: str) -> bool:
@@ -91,7 +102,9 @@ def recipe(row: str, seed: int) -> Recipe:
     """A row's recipe."""
     (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
     card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
-    return replace(card, positions=llava_stf.POSITIONS) if method == "pool" else card
+    if method == "pool":
+        return replace(card, positions=llava_stf.POSITIONS)
+    return replace(card, trains={**plain.trains, "compressor": RATE}) if routes(row) else card
 
 
 # For the test alone, of a model that was trained without compression.

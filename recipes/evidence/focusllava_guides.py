@@ -122,9 +122,14 @@ def measured(steps: Sequence[Step], i: int, scene: Two, keep: float) -> dict[str
     patches = [there & stay[owner.clamp(min=0)] for stay in stays]
     both, n = int((stays[0] & stays[1]).sum()), int(stays[0].sum())
     pairs = list(zip(asked, patches, strict=True))
+    # What nobody carries any more has no score.
+    own, other = (
+        [area(score[there], of[there]) for score, of in zip(some, asked, strict=True)]
+        for some in (scores, scores[::-1])
+    )
     return {
-        "area": fmean(area(s, a) for s, a in zip(scores, asked, strict=True)),
-        "other": fmean(area(s, a) for s, a in zip(reversed(scores), asked, strict=True)),
+        "area": fmean(own),
+        "other": fmean(other),
         "kept": fmean(float(p[a].float().mean()) for a, p in pairs),
         "chance": fmean(float(p[there].float().mean()) for p in patches),
         "overlap": both / n,

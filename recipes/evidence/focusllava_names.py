@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import focusllava_tiles as tiles
-from focusllava import BY_LAYER, FIXED, FOCUS
+from focusllava import BY_LAYER, FIXED, FOCUS, ROUTER
 from intervals import Estimate
 
 PAPER = 39  # per cent of the visual tokens, with which the paper beats its baseline
@@ -15,8 +15,9 @@ NAMES = {
     "text_untrained": "text-guided, for the test alone",
     "fastv_untrained": "FastV, for the test alone",
     **{row: f"guided before layer {layer}" for row, layer in BY_LAYER.items() if row != FOCUS},
-    "balance0": "no balance term",
-    "balance10": "ten times the balance term",
+    **{row: f"balance term {a['balance']:g}" for row, (_, a) in ROUTER.items() if "balance" in row},
+    "chosen": "gate of the chosen scale alone",
+    "gate_chosen": "gate of the chosen scale",
     "no_explore": "no noise in the choice",
     "region8": "regions of 8 × 8",
     **{row: f"ρ = {arguments['keep']:g} throughout" for row, (_, arguments) in FIXED.items()},

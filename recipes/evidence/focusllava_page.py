@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import focusllava_pictures as pictures
 import focusllava_tiles as tiles
-from focusllava import FOCUS, HALF, KEEP, LAYERS, MAIN, PAGE, ROWS, SIDE, STEPS
+from focusllava import BALANCE, FOCUS, HALF, KEEP, LAYERS, MAIN, PAGE, RATE, ROWS, SIDE, STEPS
 from focusllava_found import points
 from focusllava_guides import SCENES
 from focusllava_names import NAMES, PAPER
@@ -67,14 +67,14 @@ and flat ones coarse ones? Does one scene look different to two questions? The t
 All runs begin from one state, that of [LLaVolta's page](llavolta.md): projector and language model shrunk
 to {card["shrink"]} of their weights, the rest fresh; the router begins undecided, and undecided it leaves
 all tokens. Then {STEPS} steps of {card["batch"]} scenes with one question each, the same in the same order
-for every run of a seed, the vision tower frozen. The rate is {card["trains"]["language"]:g} throughout, the
-router's too. The text-guided sampler stands before layer {HALF}, half way; in training it keeps a share ρ
-drawn for each image from 0.3 to 1, at the test {KEEP:g} unless told. {QUESTIONS} questions of the test
-split answer for every row. ± is half a 95 % interval: of the mean over seeds (Student's t) where three are
-there, else (†) over the questions alone, or over the scenes, paired where it is of a difference; intervals
-are not corrected for their number. No code of the paper is public: router, noise, balance term and the
-text-guided sampler's average are ours. One small model and one synthetic task: what holds here is a sign,
-and no measure, of what holds at 8B.
+for every run of a seed, the vision tower frozen. The rate is {card["trains"]["language"]:g}, the router's
+{RATE:g}; its balance term weighs {BALANCE:g}. The text-guided sampler stands before layer {HALF}, half way;
+in training it keeps a share ρ drawn for each image from 0.3 to 1, at the test {KEEP:g} unless told.
+{QUESTIONS} questions of the test split answer for every row. ± is half a 95 % interval: of the mean over
+seeds (Student's t) where three are there, else (†) over the questions alone, or over the scenes, paired
+where it is of a difference; intervals are not corrected for their number. No code of the paper is public:
+router, noise, balance term and the text-guided sampler's average are ours. One small model and one synthetic
+task: what holds here is a sign, and no measure, of what holds at 8B.
 {progress(PAGE)}
 
 {in_short(baseline)}

@@ -7,7 +7,7 @@ from statistics import fmean
 
 import focusllava_tiles as tiles
 from focusllava import ASKED_AT, FIXED, FOCUS, MAIN, PAGE, ROUTER, SIDE, SIMPLE, UNTRAINED, beside
-from focusllava_found import Point, points, rights, shares, spread
+from focusllava_found import Point, busy_area, points, rights, shares, spread
 from focusllava_looks import guidance, lookers, scale
 from focusllava_names import NAMES, PAPER, STANDS, stands
 from found import Results, groups, seeds_of, to
@@ -25,8 +25,8 @@ def in_short(baseline: Results) -> str:
     found = points(baseline)
     words = [size(), *(meets(found, count) for count in COUNTS), paying(baseline)]
     words += [trained(baseline), both(), scale(), lookers(), guidance(baseline)]
-    words += [_changed("One thing of the router or its training changed", ROUTER)]
-    words += [_changed("ρ the same throughout training instead of drawn", FIXED)]
+    words += [routers()]
+    words += [_changed("ρ the same throughout training instead of drawn, on one seed", FIXED)]
     words += [_changed("Simpler, retrained", SIMPLE), tiled()]
     words = [f"- {line}" for line in words if line]
     return "\n".join(["**In short.**\n", *words, ""]) if words else ""
@@ -112,6 +112,20 @@ def both() -> str:
 def _layers(row: str) -> float:
     """In per cent, the share of the tokens that a decoder layer has."""
     return 100 * fmean(shares(row, result)[1] for result in seeds_of(PAGE, row).values())
+
+
+def routers() -> str:
+    """What becomes of the router when one thing of it or of its training is changed."""
+    words = []
+    for row in ROUTER:
+        found, first, area = to(PAGE, seeds_of(PAGE, FOCUS), row), spread(row), busy_area(row)
+        if found is not None and first is not None and area is not None:
+            words.append(
+                f"{NAMES[row]} takes {first[0]:.0f} tokens into the language model, expects more of the busy "
+                f"region in {area.text('')} % of pairs, and {stands(found, NAMES[FOCUS])}"
+            )
+    head = "One thing of the router or its training changed, on one seed"
+    return f"{head}: {'; '.join(words)}." if words else ""
 
 
 def tiled() -> str:
