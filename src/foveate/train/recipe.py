@@ -67,7 +67,8 @@ class Recipe:
                  Adams 2020, arXiv:1910.08475
     warm_start   the compressor begins as what it stands in for, where it can: see foveate.warm_start
     batch        prompts per optimizer step, over all devices
-    micro_batch  prompts per device and forward; the rest is gradient accumulation
+    micro_batch  prompts per device and forward; the rest is gradient accumulation. A penalty, such as one
+                 that balances scales, is each forward's own and its mean is learnt; the rest is the same
     steps        optimizer steps; None goes by `epochs`
     warmup       share of the steps
     max_length   columns of a prompt, images included; longer answers are cut
