@@ -49,7 +49,6 @@ ROUTER: dict[str, Row] = {
         for weight in BALANCES
         if weight != BALANCE
     },
-    "chosen": ("focusllava", {**BOTH, "gate": "chosen"}),
     "gate_chosen": ("focusllava", {**BOTH, "gate": "chosen"}),
     "no_explore": ("focusllava", {**BOTH, "explore": False}),
     "region8": ("focusllava", {**BOTH, "region": 8}),

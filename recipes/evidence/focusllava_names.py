@@ -16,7 +16,6 @@ NAMES = {
     "fastv_untrained": "FastV, for the test alone",
     **{row: f"guided before layer {layer}" for row, layer in BY_LAYER.items() if row != FOCUS},
     **{row: f"balance term {a['balance']:g}" for row, (_, a) in ROUTER.items() if "balance" in row},
-    "chosen": "gate of the chosen scale alone",
     "gate_chosen": "gate of the chosen scale",
     "no_explore": "no noise in the choice",
     "region8": "regions of 8 × 8",
