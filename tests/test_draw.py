@@ -7,7 +7,7 @@ from PIL import Image
 
 from foveate.compressor import Site, Tower
 from foveate.draw import draw, heatmaps, panels
-from foveate.draw.layout import GAP, LINE
+from foveate.draw.layout import GAP, LINE, SWATCH, legend
 from foveate.draw.paint import colour, kept
 from foveate.draw.sheet import ACROSS, MARGIN
 from foveate.draw.views import View
@@ -234,3 +234,104 @@ def test_frames_are_the_views_of_one_video(pictures, says):
         draw([[frames[0]] * 3], [one])
     with pytest.raises(ValueError, match=r"\[2\] views, and \[1\]"):
         panels(frames[0], [one])
+
+
+MERGED = [
+    [0, 0, 1, 2, 0, 0, 3, 4, 5, 6, 7, 7, 8, 9, 7, 7]
+]  # 4 × 4: two windows of 2 × 2 and 8 single
+PRUNED = [[0, 0, -1, -1, 0, 0, -1, 1, -1, -1, 2, 2, -1, -1, 2, 2]]
+
+
+def chain(*owners, places=None):
+    """Steps that follow each other: each begins with what the last one left."""
+    steps, before = [], len(owners[0][0])
+    for owner in owners:
+        one = step(owner, grid(4, 4) if places is None else places)
+        steps.append(Step(one.site, one.owner, torch.tensor([before]), one.after, None, one.grid))
+        before = int(one.after[0])
+    return steps
+
+
+def test_a_map_says_how_many_patches_a_token_carries_where_that_is_news():
+    image, steps = Image.new("RGB", (80, 80), "white"), chain(MERGED, PRUNED)
+    merged, pruned = panels(image, steps, side=4 * CELL)
+    assert merged.height == 2 * 4 * CELL + GAP // 4
+    assert pruned.height == 4 * CELL
+    below = 4 * CELL + GAP // 4
+    single, window = at(merged, 0, below, 0, 3), at(merged, 0, below)
+    assert single == at(merged, 0, below, 3, 1)
+    assert window == at(merged, 0, below, 3, 3) != single
+    mixed = [tuple(int(0.42 * 255 + 0.58 * c) for c in colour(n)) for n in (1, 4)]
+    assert [single, window] == mixed
+    again = panels(image, [*steps, *steps], side=4 * CELL)  # another prefill: news again
+    assert [p.tobytes() for p in again[2:]] == [p.tobytes() for p in again[:2]]
+    assert draw(image, steps, side=80).width > draw(image, steps, side=80, maps=False).width
+
+
+def test_the_map_fades_what_the_step_dropped_and_joins_views():
+    image = Image.new("RGB", (40, 20), "red")
+    one = step([[0, -1, 0, 1]], views((1, 2), (1, 2)))
+    shown = panels([image, image], [one], side=2 * CELL)[0]
+    below, right = CELL + GAP // 4, 2 * CELL + GAP
+    assert at(shown, 0, below) == at(shown, right, below) != at(shown, right, below, 0, 1)
+    assert len(set(at(shown, 0, below, 0, 1))) == 1  # grey
+    assert min(at(shown, 0, below, 0, 1)) > 180
+
+
+def swatches(sizes):
+    """The colours in a legend, those of its words left out."""
+    found = legend(np.array(sizes)).getcolors(10_000)
+    return {rgb for count, rgb in found if count >= SWATCH**2 and rgb != (255, 255, 255)}
+
+
+def named(*sizes):
+    return {tuple(map(int, colour(n))) for n in sizes}
+
+
+def test_the_legend_names_the_sizes_there_are():
+    assert swatches([16, 1, 4, 4]) == named(1, 4, 16)
+    assert swatches([2, 3, 5, 7, 11, 13, 17]) == named(2, 4, 8, 16)
+    assert len(named(1, 2, 4, 8, 16, 32, 64)) == 7
+    assert named(64) == named(65) == named(1000)
+
+
+def test_a_legend_wider_than_its_panel_widens_the_column():
+    narrow = draw(Image.new("RGB", (8, 8)), chain(MERGED), side=40)
+    assert narrow.width > MARGIN + legend(np.array([1, 4])).width + 2 * 40
+
+
+def test_many_panels_go_on_in_the_next_row():
+    image, dropping = Image.new("RGB", (8, 8)), [[0, -1, -1, 1]]
+    few = draw(image, [step(dropping)] * (ACROSS - 1), side=200)
+    many = draw(image, [step(dropping)] * ACROSS, side=200)
+    assert many.width == few.width == 2 * MARGIN + ACROSS * 200 + (ACROSS - 1) * GAP
+    assert many.height == few.height + 200 + LINE + GAP // 4
+
+
+def scored(*rows):
+    steps = [step([[0, 1, 2, 3]]) for _ in rows]
+    return [
+        Step(s.site, s.owner, s.before, s.after, torch.tensor([r]), s.grid)
+        for s, r in zip(steps, rows, strict=True)
+    ]
+
+
+def test_heatmaps_show_nothing_but_what_steps_went_by():
+    image, steps = Image.new("RGB", (8, 8), "blue"), scored([1.0, 2, 3, 4], [4.0, 3, 2, 1])
+    sheet = heatmaps(image, steps, ["one", "two"], side=100, across=2)
+    assert sheet.size == (2 * MARGIN + 200 + GAP, 2 * (MARGIN + 100 + LINE) + GAP // 4)
+    first, second = (MARGIN + 100 + GAP, MARGIN), (MARGIN, MARGIN + 100 + LINE + GAP // 4)
+    rises, falls = (
+        [at(sheet, *corner, k // 2, k % 2, 50) for k in range(4)] for corner in (first, second)
+    )
+    assert rises == falls[::-1]
+    assert sum(rises[0]) < sum(rises[3]) - 100
+    with pytest.raises(ValueError, match="no scores to draw at language 2"):
+        heatmaps(image, chain(PRUNED)[:1], ["one"])
+
+
+def test_a_caption_says_that_scores_are_all_alike():
+    image = Image.new("RGB", (8, 8))
+    alike, others = (draw(image, scored(row), side=100) for row in ([1.0] * 4, [1.0, 1, 1, 2]))
+    box = (MARGIN + 2 * (100 + GAP), MARGIN + 100, alike.width, alike.height)
+    assert alike.crop(box).tobytes() != others.crop(box).tobytes()

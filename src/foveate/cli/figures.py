@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, pictures, sweeps, tasks
+from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, attach, chosen_method
 from foveate.cli.compare import Batch, Limit, New, Seed, Task
 from foveate.cli.saved import acting, own, remarks
-from foveate.cli.tables import table
 from foveate.cli.work import Work, folder
 
 HOME = Path("out")  # where pictures go that were given no name
@@ -63,7 +62,7 @@ def scales(
             emit({**document, "picture": str(into)})
     if not json:
         screen = output.screen()
-        screen.print(_table(document))
+        screen.print(listings.sized(document))
         screen.print(f"figure: {into}", markup=False)
 
 
@@ -109,7 +108,7 @@ def guidance(
             emit({**document, "picture": str(into)})
     if not json:
         screen = output.screen()
-        screen.print(table(document))
+        screen.print(listings.guided(document))
         screen.print(f"figure: {into}", markup=False)
 
 
@@ -150,25 +149,3 @@ def _sizes(
         "steps": steps,
         "circumstances": record(seed, loaded.model.device),
     }
-
-
-def _table(document: dict[str, Any]) -> Any:
-    """Step × size → shares in %."""
-    from rich import box
-    from rich.table import Table
-
-    title = f"{document['method']}, {document['model']} on {document['task']}, {document['n']} questions"
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    made.add_column("step", style="bold")
-    for head in ("tokens", "patches\nper token", "% of\ntokens", "% of\nimage"):
-        made.add_column(head, justify="right")
-    for step in document["steps"]:
-        first = (step["site"], f"{step['tokens']:.4g}")
-        for one in step["sizes"]:
-            shares = (f"{100 * one[of]:.1f}" for of in ("tokens", "area"))
-            made.add_row(*first, str(one["patches"]), *shares)
-            first = ("", "")
-        if step["dropped"]:
-            made.add_row("", "", "dropped", "–", f"{100 * step['dropped']:.1f}")
-        made.add_section()
-    return made

@@ -29,11 +29,12 @@ def sizes_figure(document: Mapping[str, Any], path: Path) -> None:
         for i, step in enumerate(steps):
             axes = figure.add_subplot(down, across, i + 1)
             _bars(axes, step)
+            if i + across >= len(steps):
+                axes.set_xlabel("patches per token", color=INK)
             if i % across == 0:
                 axes.set_ylabel("share, %", color=INK)
-            if i == 0:
-                axes.legend(frameon=False, fontsize=9, loc="upper right")
-        figure.supxlabel("patches per token", fontsize=10, color=INK)
+        handles = figure.axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
         _title(figure, f"{document['method']}: {_where(document)}")
         _save(figure, path)
 
@@ -65,7 +66,8 @@ def guidance_figure(document: Mapping[str, Any], path: Path) -> None:
         accuracy.legend(frameon=False, fontsize=9, loc="lower right")
         if timed:
             speed.legend(handles=_kinds_of_speed(), frameon=False, fontsize=9, loc="lower right")
-        _title(figure, _where(document))
+        budgets = {run["keep"] for run in runs} - {None}
+        _title(figure, ", ".join([_where(document), *(f"keep {keep}" for keep in budgets)]))
         _save(figure, path)
 
 
