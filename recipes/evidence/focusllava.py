@@ -18,7 +18,7 @@ SEEDS = (0, 1, 2)
 SIDE = 12  # of the grid of visual tokens
 LAYERS = 6  # of the language model
 HALF = 3  # the paper's layer 16 of 32
-STEPS = 120
+STEPS, LONGER = 120, 2  # and how many times as many the long rows take
 KEEP = 0.5  # ρ, of the tokens that reach the text-guided sampler
 KEEPS = (0.25, 0.5, 0.75)
 
@@ -67,7 +67,10 @@ SIMPLE: dict[str, Row] = {
 }
 LENT = ("pool",)  # rows of LLaVA-Meteor's page
 ABLATIONS = {**ROUTER, **FIXED, **SIMPLE}
-ROWS = {**MAIN, **GUIDANCE, **ABLATIONS}
+# The same from the embedded model as it comes, which knows the task, and for longer.
+TUNED, LONG = ({f"{row}_{how}": row for row in MAIN if row != "text"} for how in ("tuned", "long"))
+ELSEWHERE: dict[str, Row] = {row: MAIN[of] for row, of in {**TUNED, **LONG}.items()}
+ROWS = {**MAIN, **GUIDANCE, **ABLATIONS, **ELSEWHERE}
 ALL = {**ROWS, **tiles.ROWS}  # at four times as many pixels too
 # Of the ablations, one seed each, those that are made before the other seeds of the main rows.
 SOON = ("max2", *GUIDANCE, "rho50", *ROUTER, "random")
@@ -100,7 +103,9 @@ def beside(row: str) -> str:
 def recipe(row: str, seed: int) -> Recipe:
     """A row's recipe."""
     (method, arguments), plain = ROWS[row], RECIPES["patchqa"]()
-    card = replace(plain, seed=seed, steps=STEPS, method=method, arguments=dict(arguments))
+    steps, shrink = STEPS * (LONGER if row in LONG else 1), 1.0 if row in TUNED else plain.shrink
+    card = replace(plain, seed=seed, steps=steps, method=method, arguments=dict(arguments))
+    card = replace(card, shrink=shrink)
     if method == "pool":
         return replace(card, positions=llava_stf.POSITIONS)
     return replace(card, trains={**plain.trains, "compressor": RATE}) if routes(row) else card
@@ -138,7 +143,7 @@ def _runs() -> list[Run]:
     runs = [_run(row, first) for row in (*MAIN, *SOON)]
     runs += [_run(row, seed) for seed in others for row in MAIN]
     runs += tiles.RUNS.values()
-    runs += [_run(row, first) for row in late]
+    runs += [_run(row, first) for row in (*ELSEWHERE, *late)]
     return runs + [_run(row, seed) for row in LENT for seed in SEEDS]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import focusllava_tiles as tiles
-from focusllava import BY_LAYER, FIXED, FOCUS, ROUTER
+from focusllava import BY_LAYER, FIXED, FOCUS, LONG, ROUTER, TUNED
 from intervals import Estimate
 
 PAPER = 39  # per cent of the visual tokens, with which the paper beats its baseline
@@ -26,6 +26,8 @@ NAMES = {
     "random": "random tokens half way",
 }
 NAMES |= {row: NAMES[row.removeprefix("tiles_")] for row in tiles.ROWS}
+NAMES |= {row: f"{NAMES[of]}, from the trained model" for row, of in TUNED.items()}
+NAMES |= {row: f"{NAMES[of]}, twice as long" for row, of in LONG.items()}
 LOOKED = {
     "area": "area",
     "other": "area, other question",

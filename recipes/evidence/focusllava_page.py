@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import focusllava_pictures as pictures
 import focusllava_tiles as tiles
-from focusllava import BALANCE, FOCUS, HALF, KEEP, LAYERS, MAIN, PAGE, RATE, ROWS, SIDE, STEPS
+from focusllava import (
+    BALANCE,
+    FOCUS,
+    HALF,
+    KEEP,
+    LAYERS,
+    LONG,
+    LONGER,
+    MAIN,
+    PAGE,
+    RATE,
+    ROWS,
+    SIDE,
+    STEPS,
+    TUNED,
+)
 from focusllava_found import points
 from focusllava_guides import SCENES
 from focusllava_names import NAMES, PAPER
@@ -141,6 +156,16 @@ Beside the row that differs in one thing; average pooling counts positions anew,
 
 {ablation_table(baseline)}
 {_tiles()}
+## 8. From the trained model, and for longer
+
+One seed each, beside a baseline of the same beginning and length: from the embedded model as it comes,
+which knows the task from all tokens and has to learn no more than to do with fewer; and for {LONGER} times
+the steps.
+
+{main_table(tuple(TUNED), seeds_of(PAGE, "baseline_tuned"))}
+
+{main_table(tuple(LONG), seeds_of(PAGE, "baseline_long"))}
+
 ## Where the numbers come from
 
 `python recipes/evidence focusllava` makes every run and this page; results/focusllava/ has a file a run, with
