@@ -152,7 +152,8 @@ class TextGuided(Compressor):
 
     Of the tokens that reach decoder layer `layer`, those stay that the instruction's words attend to most in
     the layer before, the mean over words and heads. In training, `sampled` = (least, most) draws the share
-    that stays, evenly, anew for each image and step. Kept tokens keep their positions. ValueError for
+    that stays, evenly, anew for each image and step; `seed` is another than the region sampler's, so that the
+    two draw apart. Kept tokens keep their positions. ValueError for
     layer 0, which has no layer before it, and for bounds that are no shares.
 
     Differs from the paper, of which no code is public: only the words' own attention rows are computed; the
@@ -166,7 +167,7 @@ class TextGuided(Compressor):
         keep: Keep = 0.5,
         layer: int = 16,
         sampled: Sequence[float] | None = None,
-        seed: int = 0,
+        seed: int = 1,
     ):
         super().__init__()
         if layer == 0:
