@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from families import ONE, TWO, Llava
-from probes import Ragged
+from probes import Ragged, routed
 
 import foveate
-from foveate import Chain, FastV
+from foveate import Chain, FastV, focusllava
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,8 +26,23 @@ def batch(rank):
     return {**inputs, "labels": labels}
 
 
-def model():
-    return foveate.compress(Llava().model(), Chain(Ragged(), FastV(0.5, layer=2))).train()
+def sampled(**drawing):
+    """FocusLLaVA with a router that decides, between scales of regions of 2 × 2."""
+    sizes = {"width": 64, "layers": 5, "hidden": 16, "region": 2, "scales": [1, 2]}
+    return routed(focusllava(0.5, **sizes, **drawing))
+
+
+METHODS = {
+    "ragged": lambda: Chain(Ragged(), FastV(0.5, layer=2)),
+    "focusllava": lambda: sampled(explore=False),
+    "focusllava with draws": lambda: sampled(explore=True, sampled=[0.3, 1.0]),
+}
+
+
+def model(name):
+    made = foveate.compress(Llava().model(), METHODS[name]()).train()
+    foveate.set_progress(made, 3, 10)
+    return made
 
 
 def gradients(m):
@@ -59,21 +74,23 @@ def fsdp(rank, m):
     return loss, gradients(m)
 
 
-def work(rank, how, folder):
+def work(rank, how, name, folder):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     torch.set_num_threads(1)
-    loss, grads = {"ddp": ddp, "fsdp": fsdp}[how](rank, model())
+    loss, grads = {"ddp": ddp, "fsdp": fsdp}[how](rank, model(name))
     torch.save((loss.detach(), grads), f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
+@pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_ranks_are_one_process(how, tmp_path):
-    mp.spawn(work, args=(how, str(tmp_path)), nprocs=2)
-    one = model()
+def test_two_ranks_are_one_process(how, name, tmp_path):
+    """A penalty is of each rank's own batch, and their mean that of the step."""
+    mp.spawn(work, args=(how, name, str(tmp_path)), nprocs=2)
+    one = model(name)
     losses = [one(**batch(rank)).loss for rank in range(2)]
     (sum(losses) / 2).backward()
     want = gradients(one)
