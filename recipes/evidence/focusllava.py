@@ -123,13 +123,21 @@ ASKED_AT = {
     "text": {k: OWN if k == KEEP else Ask(OWN.method, {"keep": k}) for k in KEEPS},
     FOCUS: {k: OWN if k == KEEP else Ask(OWN.method, {"keep": k}) for k in (*KEEPS, 1.0)},
 }
+# The trained router, with a price on tokens for the test alone.
+PRICED = {"vision": (0.5, 1.0, 2.0), **tiles.PRICED}
+
+
+def at_price(price: float) -> Ask:
+    """The trained weights at this price."""
+    return Ask(OWN.method, {"price": price})
 
 
 def asks(row: str) -> tuple[Ask, ...]:
     """What a row is asked with: its own method, and more."""
     if row == "baseline":
         return (OWN, *(ask for by_keep in UNTRAINED.values() for ask in by_keep.values()))
-    return (OWN, *(ask for ask in ASKED_AT.get(row, {}).values() if ask is not OWN))
+    more = [ask for ask in ASKED_AT.get(row, {}).values() if ask is not OWN]
+    return (OWN, *more, *map(at_price, PRICED.get(row, ())))
 
 
 def _run(row: str, seed: int) -> Run:

@@ -30,6 +30,7 @@ from focusllava_tables import (
     looks_table,
     main_table,
     points_table,
+    prices_table,
     scales_table,
 )
 from focusllava_words import in_short
@@ -155,6 +156,11 @@ One seed; "{NAMES[FOCUS]}" but for the layer before which the question guides.
 Beside the row that differs in one thing; average pooling counts positions anew, all others keep them.
 
 {ablation_table(baseline)}
+
+The router of "{NAMES["vision"]}" as it was trained, with a price on tokens for the test alone: what it
+costs to go on to fewer tokens without training again.
+
+{prices_table("vision", baseline)}
 {_tiles()}
 ## 8. From the trained model, and for longer
 
@@ -205,6 +211,10 @@ whole picture, which stay as they are, and a map of {2 * SIDE} × {2 * SIDE} fro
 {group_table(PAGE, rows)}
 
 {distance_table(PAGE, others, baseline)}
+
+The router of "{NAMES["tiles_vision"]}" at a price, for the test alone.
+
+{prices_table("tiles_vision", baseline)}
 
 Of the map, which scale where; and of all patches, the overview's too, what the question looks at.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
-from focusllava import ABLATIONS, BY_LAYER, PAGE, beside, routes
+from focusllava import ABLATIONS, BY_LAYER, PAGE, PRICED, at_price, beside, routes
 from focusllava_found import (
     Point,
     busy_area,
@@ -13,14 +14,17 @@ from focusllava_found import (
     look,
     looked_into,
     macs,
+    rights,
     scaled,
     shares,
     spread,
+    told,
 )
 from focusllava_names import LOOKED, NAMES
 from focusllava_samples import KINDS
 from found import Results, right, seeds_of, to
 from intervals import Estimate, against, estimate, shown, table
+from protocol import OWN
 
 
 def main_table(rows: Sequence[str], baseline: Results) -> str:
@@ -103,6 +107,25 @@ def ablation_table(baseline: Results) -> str:
         )
     head = "row,tokens,left,per layer,accuracy,to baseline,to its neighbour"
     return table(head.split(","), lines)
+
+
+def prices_table(row: str, baseline: Results) -> str:
+    """A trained router at prices of its tokens."""
+    lines, results = [], seeds_of(PAGE, row)
+    for price in (0.0, *PRICED[row]):
+        ask = at_price(price) if price else OWN
+        answered = rights(results, ask)
+        tokens = [told(results[seed], ask)["tokens"] for seed in answered]
+        left = [shares(row, results[seed], ask)[0] for seed in answered]
+        lines.append(
+            [
+                f"{price:g}",
+                *(["–", "–"] if not left else [f"{fmean(tokens):.0f}", f"{100 * fmean(left):.0f}"]),
+                shown(estimate(answered)),
+                shown(estimate(against(answered, right(baseline))), "+"),
+            ]
+        )
+    return table(["price", "tokens", "left", "accuracy", "to baseline"], lines)
 
 
 def scales_table(rows: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from protocol import Run
+from protocol import OWN, Ask, Run
 
 from foveate.train import RECIPES, Recipe
 
@@ -23,6 +23,7 @@ ROWS: dict[str, Row] = {
     "tiles_text": ("focusllava", {"only": "text", **GUIDED}),
     "tiles_max2": ("focusllava", {"only": "vision", "scales": [2]}),
 }
+PRICED = {"tiles_vision": (4.0, 8.0, 16.0)}  # of the trained router's tokens, for the test alone
 BASELINE, FOCUS = "tiles_baseline", "tiles_both"
 
 
@@ -32,4 +33,8 @@ def recipe(row: str, seed: int = SEED) -> Recipe:
     return replace(RECIPES["patchqa_2x"](), seed=seed, method=method, arguments=dict(arguments))
 
 
-RUNS: dict[str, Run] = {row: Run(f"{row}-seed{SEED}", recipe(row)) for row in ROWS}
+def _asks(row: str) -> tuple[Ask, ...]:
+    return (OWN, *(Ask(OWN.method, {"price": price}) for price in PRICED.get(row, ())))
+
+
+RUNS: dict[str, Run] = {row: Run(f"{row}-seed{SEED}", recipe(row), _asks(row)) for row in ROWS}

@@ -263,6 +263,22 @@ def test_noise_does_not_depend_on_padding_or_on_neighbours():
     assert torch.equal(both.x[0, :n], out.x[0])
 
 
+def test_a_price_on_tokens_moves_the_choice_behind_training():
+    tokens, context = seen(box(12, 12), seed=4)
+    free, counts = sampler(seed=5), []
+    for price in (0.0, 1.0, 3.0, 1e3):
+        made = sampler(seed=5, price=price)
+        made.load_state_dict(free.state_dict())
+        counts.append(int(made(tokens, context).counts))
+        odds = made.scores(tokens, context)
+        assert torch.equal(odds, free.scores(tokens, context)), "what is expected stays"
+    assert counts[0] > counts[1] >= counts[2] > counts[3] == 9
+    made.train()
+    still = sampler(seed=5, price=0.0).train()
+    still.load_state_dict(made.state_dict())
+    assert torch.equal(made(tokens, context).x, still(*seen(box(12, 12), seed=4)).x)
+
+
 def test_scores_are_the_tokens_to_be_expected():
     tokens, context = seen(box(8, 8))
     torch.testing.assert_close(sampler().scores(tokens, context), torch.full((1, 64), 0.4375))
@@ -307,6 +323,7 @@ def test_in_training_the_share_is_drawn_for_each_image():
         ({"scales": 2}, "scales"),
         ({"region": 0}, "region=0"),
         ({"balance": -1}, "balance=-1"),
+        ({"price": -1}, "price=-1"),
         ({"balance": float("nan")}, "balance=nan"),
         ({"gate": "both"}, "gate='both': want one of all, chosen"),
         ({"explore": "yes"}, "explore='yes': want one of True, False"),

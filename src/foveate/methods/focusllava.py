@@ -31,13 +31,15 @@ class RegionSampler(Compressor):
     probabilities, by a gate that changes no value: of "all" scales, as if the tokens were a sum of what
     each scale makes of them, or of the "chosen" one alone, as if its tokens were scaled by its probability.
     `balance` weighs the penalty K Σ f_k P_k, with f_k the share of regions that chose scale k and P_k its
-    mean probability, over the regions of a micro-batch: 1 where all K scales are used alike. ValueError
-    for scales that do not divide `region`, and for other gates.
+    mean probability, over the regions of a micro-batch: 1 where all K scales are used alike. Behind training,
+    `price` moves a router along its trade-off: a scale that leaves a share s of a region's tokens is chosen
+    as if its log-probability were `price` × s lower. ValueError for scales that do not divide `region`, and
+    for other gates.
 
-    Differs from the paper, of which no code is public: router, gates, noise and penalty are ours. With the
-    gate of the chosen scale the router learns to be wrong in a short run, and with little balance to keep
-    all: docs/focusllava.md. A newline goes with the last token of its row, so that of a row of regions one
-    stays at scale 4, and every one at scale 1.
+    Differs from the paper, of which no code is public: router, gates, noise, penalty and price are ours.
+    With the gate of the chosen scale the router learns to be wrong in a short run, and with little balance
+    to keep all: docs/focusllava.md. A newline goes with the last token of its row, so that of a row of
+    regions one stays at scale 4, and every one at scale 1.
     """
 
     site = language(0)
@@ -51,6 +53,7 @@ class RegionSampler(Compressor):
         explore: bool = True,
         balance: float = 0.1,
         gate: str = "all",
+        price: float = 0.0,
         seed: int = 0,
     ):
         super().__init__()
@@ -58,7 +61,7 @@ class RegionSampler(Compressor):
         self.width, self.hidden = whole("width", width), whole("hidden", hidden)
         self.explore = choice("explore", explore, (True, False))
         self.balance, self.gate = number("balance", balance), choice("gate", gate, GATES)
-        self.seed = seed
+        self.price, self.seed = number("price", price), seed
         decides = len(self.scales) > 1
         self.needs = frozenset(
             {"grid", "overview", *(["generator"] if explore and decides else [])}
@@ -85,8 +88,11 @@ class RegionSampler(Compressor):
         """(B, N) how many tokens are to be expected of each: 1 where the finest scale is certain."""
         plan = _Plan.of(tokens, context, self.region)
         odds = self._odds(tokens, plan).exp()
-        left = torch.tensor([1 / scale**2 for scale in self.scales], device=odds.device)
-        return plan.of_tokens(odds @ left, 1)
+        return plan.of_tokens(odds @ self._left(odds), 1)
+
+    def _left(self, odds: Tensor) -> Tensor:
+        """(K,) the share of a region's tokens that each scale leaves."""
+        return odds.new_tensor([1 / scale**2 for scale in self.scales])
 
     def _odds(self, tokens: VisualTokens, plan: _Plan) -> Tensor:
         """(regions, K) the log-probability of each scale."""
@@ -105,7 +111,9 @@ class RegionSampler(Compressor):
 
         Noise is drawn for every token and a region takes its first one's, so that padding changes none.
         """
-        if not (self.training and self.explore and self.router is not None):
+        if not self.training:
+            return (odds - self.price * self._left(odds)).argmax(-1)
+        if not (self.explore and self.router is not None):
             return odds.argmax(-1)
         drawn = torch.zeros(*plan.region.shape, len(self.scales))
         rows = zip(drawn, tokens.counts.tolist(), context.generator, strict=True)
@@ -143,6 +151,7 @@ class RegionSampler(Compressor):
             "explore": self.explore,
             "balance": self.balance,
             "gate": self.gate,
+            "price": self.price,
             "seed": self.seed,
         }
 
@@ -213,14 +222,15 @@ def focusllava(
     explore: bool = True,
     balance: float = 0.1,
     gate: str = "all",
+    price: float = 0.0,
     sampled: Sequence[float] | None = None,
 ) -> Compressor:
     """Coarse to fine: a scale for every region, then what is asked. Zhu et al. 2024, arXiv:2411.14228.
 
     `RegionSampler` before the language model, `TextGuided` half way through its `layers`, or at `layer`. Of
     the tokens that reach it, `keep` stay, 0.5 unless told. only: "vision" or "text" for one of the two; all
-    other arguments are theirs. The vision-guided sampler alone takes no budget. Raises ValueError for
-    arguments of the sampler that is not there.
+    other arguments are theirs. The vision-guided sampler alone takes no budget, but a `price`. Raises
+    ValueError for arguments of the sampler that is not there.
     """
     given = dict(locals())
     choice("only", only, ("vision", "text", None))
@@ -232,7 +242,7 @@ def focusllava(
         refuse_unused(f"only={only!r}", TextGuided if only == "vision" else RegionSampler, given)
     parts: list[Compressor] = []
     if only != "text":
-        parts.append(RegionSampler(width, region, scales, hidden, explore, balance, gate))
+        parts.append(RegionSampler(width, region, scales, hidden, explore, balance, gate, price))
     if only != "vision":
         half = scaled(16, layers) if layer is None else layer
         parts.append(TextGuided(0.5 if keep is None else keep, half, sampled))
