@@ -38,7 +38,7 @@ from foveate.bench.configs import SMALL, TEXT, build
 from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill
 from foveate.bench.limits import ideal, short_prefill
-from foveate.cli import run
+from foveate.cli import arguments, run
 from foveate.compressor import Compressor
 from foveate.hosts import cost, traits
 from foveate.methods import METHODS
@@ -247,6 +247,18 @@ def test_on_paper_nothing_is_guessed():
 
     with pytest.raises(ValueError, match="more of one image than of another"):
         Paper(tiny_named()).counts(Ragged())
+
+
+def test_a_router_that_was_never_trained_is_named():
+    """It keeps all; at one scale there is nothing to train. What it costs is in the scorer's column."""
+    routed, one = arguments.specs("focusllava(only=vision),focusllava(only=vision, scales=[2])")
+    cells = [Cell("routed", None, 1, spec=routed), Cell("one", None, 1, spec=one)]
+    found = bench(Subject("tiny", paper=Paper(tiny_named())), cells)["cells"]
+    assert [cell["tokens"] for cell in found] == [16, 4]
+    assert [cell.get("untrained") for cell in found] == [["RegionSampler"], None]
+    # One region: a mean, a maximum and the whole, 192 wide each, the whole being a mean of 16 tokens.
+    assert found[0]["macs"]["scorer"] == 3 * 192 * 512 + 512 * 3 + 16 * 192
+    assert found[1]["macs"]["scorer"] == 16 * 192
 
 
 def test_llava_stf_costs_what_its_authors_say():

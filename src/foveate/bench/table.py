@@ -14,7 +14,7 @@ from foveate.bench.count import Paper, counts, text_columns
 from foveate.bench.journal import Journal
 from foveate.bench.limits import bare, judged
 from foveate.bench.measure import Effort, measure
-from foveate.compressor import Compressor
+from foveate.compressor import Compressor, language
 from foveate.methods import METHODS
 from foveate.ops import Keep
 from foveate.provenance import record
@@ -156,6 +156,7 @@ def _row(
         method = cell.compressor(subject.whole)
         row = {**about, "compressor": "bare" if method is None else repr(method)}
         row |= subject.counts(method)
+        row |= _untrained(method, row, subject.about()["prompt"]["visual"])
         if effort is not None:
             quick = Effort(effort.pairs, 0, effort.new_tokens) if cell.idle else effort
             inputs, layers = subject.inputs(cell.batch), row["tokens_per_layer"]
@@ -166,3 +167,16 @@ def _row(
         if advance is not None:
             advance(1, str(cell))
     return row
+
+
+def _untrained(
+    method: Compressor | None, row: Mapping[str, Any], visual: int
+) -> dict[str, list[str]]:
+    """Compressors with weights, between projector and language model, that kept all of these tokens.
+
+    How many they keep is learned, and weights of a benchmark are random: such a count is an upper bound.
+    """
+    parts = [] if method is None else method.at(1.0).parts()
+    learning = [p for p in parts if p.site == language(0) and any(True for _ in p.parameters())]
+    kept = learning and row["tokens_per_layer"][0] == visual
+    return {"untrained": [p._get_name() for p in learning]} if kept else {}

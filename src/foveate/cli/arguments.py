@@ -148,6 +148,8 @@ def _typed(where: str, text: str, like: Any) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    if isinstance(like, tuple):  # people write lists
+        like, value = list(like), list(value) if isinstance(value, tuple) else value
     if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if like is not inspect.Parameter.empty and like is not None and type(value) is not type(like):

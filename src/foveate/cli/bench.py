@@ -76,6 +76,12 @@ def bench(
         output.note(f"{result['resumed']} finished cells were read from an earlier run")
     for one in result["left_out"]:
         output.note(f"left out: {named(one['method'], one['keep'])}: {one['why']}")
+    for cell in result["cells"]:
+        if "untrained" in cell:
+            output.note(
+                f"{named(cell['method'], cell['keep'])}: {', '.join(cell['untrained'])} was never trained, "
+                "and keeps all: how much it keeps is learned; arguments may fix it, as scales=[2] does"
+            )
     if not json:
         from foveate.evaluate.report import si
 
