@@ -53,12 +53,17 @@ def refuse_unused(
     why: str,
     absent: Callable[..., Any],
     given: Mapping[str, Any],
-    besides: Collection[str] = ("keep", "width"),
+    make: Callable[..., Any],
+    besides: Collection[str] = (),
 ) -> None:
-    """Raise ValueError for arguments of a part that is not there, but for those that others take too."""
-    for name, own in inspect.signature(absent).parameters.items():
-        unset = (own.default, None)
-        if name in given and name not in besides and given[name] not in unset:
+    """Raise ValueError for arguments that mean nothing, where they are not as `make` has them by default.
+
+    absent: the part that is not there, whose arguments those are; besides: of them, what others take too.
+    """
+    defaults = inspect.signature(make).parameters
+    for name in inspect.signature(absent).parameters.keys() & given.keys() - set(besides):
+        value = tuple(given[name]) if isinstance(given[name], list) else given[name]
+        if value != defaults[name].default:
             raise ValueError(f"{name}={given[name]!r} means nothing with {why}")
 
 

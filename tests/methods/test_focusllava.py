@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import pytest
@@ -223,20 +224,26 @@ def test_the_balance_term_is_one_where_scales_are_used_alike():
 
 
 def test_the_balance_term_is_of_all_regions_of_the_batch():
-    tokens, context = seen(box(8, 8), box(4, 4))
-    made = sampler(seed=5, explore=False, balance=1.0).train()
+    tokens, context = seen(box(8, 8), box(6, 5))
+    made = sampler(seed=5, explore=False, balance=0.5).train()
     odds = []
-    for i, cells in enumerate([box(8, 8), box(4, 4)]):
+    for i, cells in enumerate([box(8, 8), box(6, 5)]):
         x = tokens.x[i, : len(cells)]
-        for row in range(0, int(cells[:, 1].max()), 4):
-            for column in range(0, int(cells[:, 2].max()), 4):
+        for row in range(0, int(cells[:, 1].max()) + 1, 4):
+            for column in range(0, int(cells[:, 2].max()) + 1, 4):
                 inside = (cells[:, 1] // 4 == row // 4) & (cells[:, 2] // 4 == column // 4)
                 own = torch.cat([x[inside].mean(0), x[inside].amax(0), x.mean(0)])
                 odds.append(made.router(own).softmax(-1))
     odds = torch.stack(odds)
     used = functional.one_hot(odds.argmax(-1), 3).float().mean(0)
-    want = 3 * (used * odds.mean(0)).sum()
-    torch.testing.assert_close(made(tokens, context).penalty, want)
+    want = 0.5 * 3 * (used * odds.mean(0)).sum()
+    before = replace(tokens, penalty=torch.tensor(7.0))  # of another compressor
+    penalty = made(before, context).penalty
+    torch.testing.assert_close(penalty, 7 + want)
+    last = made.router[-1].bias
+    found = torch.autograd.grad(penalty, last)[0]
+    assert found.abs().max() > 1e-3
+    torch.testing.assert_close(found, torch.autograd.grad(want, last)[0])
 
 
 def test_exploring_tries_all_scales_in_training_alone():
@@ -246,6 +253,16 @@ def test_exploring_tries_all_scales_in_training_alone():
     for size in (1, 4, 16):
         assert 0.2 < sizes.count(size) / len(sizes) < 0.47, "128 regions, a third each"
     assert made.eval()(tokens, context).counts.tolist() == [256] * 8
+
+
+def test_noise_makes_a_draw_of_the_probabilities():
+    tokens, context = seen(*[box(16, 16)] * 32)
+    made = sampler().train()
+    with torch.no_grad():
+        made.router[-1].bias.copy_(torch.tensor([0.1, 0.3, 0.6]).log())
+    sizes = [sizes.pop() for sizes in chosen(made, tokens, context).values()]
+    for size, share in {1: 0.1, 4: 0.3, 16: 0.6}.items():
+        assert sizes.count(size) / len(sizes) == pytest.approx(share, abs=0.06), "512 regions"
 
 
 def test_noise_does_not_depend_on_padding_or_on_neighbours():
@@ -263,15 +280,15 @@ def test_noise_does_not_depend_on_padding_or_on_neighbours():
     assert torch.equal(both.x[0, :n], out.x[0])
 
 
-def test_a_price_on_tokens_moves_the_choice_behind_training():
+def test_a_price_on_tokens_moves_the_choice_after_training():
     tokens, context = seen(box(12, 12), seed=4)
-    free, counts = sampler(seed=5), []
+    free, counts, expected = sampler(seed=5), [], []
     for price in (0.0, 1.0, 3.0, 1e3):
         made = sampler(seed=5, price=price)
         made.load_state_dict(free.state_dict())
         counts.append(int(made(tokens, context).counts))
-        odds = made.scores(tokens, context)
-        assert torch.equal(odds, free.scores(tokens, context)), "what is expected stays"
+        expected.append(float(made.scores(tokens, context).sum()))
+    assert expected[0] > expected[1] > expected[2] > expected[3] == pytest.approx(9)
     assert counts[0] > counts[1] >= counts[2] > counts[3] == 9
     made.train()
     still = sampler(seed=5, price=0.0).train()
@@ -299,6 +316,12 @@ def test_the_text_guided_sampler_keeps_what_the_words_look_at():
     for i in range(2):
         best = attention[i].topk(3).indices.sort().values
         assert torch.equal(out.x[i], tokens.x[i, best])
+
+
+def test_the_two_samplers_draw_apart():
+    for seed in (0, 5):
+        vision, text = focusllava(width=D, seed=seed).parts()
+        assert (vision.seed, text.seed) == (seed, seed + 1)
 
 
 def test_in_training_the_share_is_drawn_for_each_image():
@@ -336,6 +359,10 @@ def test_in_training_the_share_is_drawn_for_each_image():
         ({"only": "vision", "keep": 0.5}, "keep=0.5: with only='vision'"),
         ({"only": "vision", "layer": 3}, "layer=3 means nothing with only='vision'"),
         ({"only": "vision", "sampled": (0.3, 1.0)}, "sampled"),
+        ({"only": "vision", "layer": 16}, "layer=16 means nothing with only='vision'"),
+        ({"scales": [2], "price": 0.5}, "price=0.5 means nothing with one scale"),
+        ({"scales": [2], "gate": "chosen"}, "gate='chosen' means nothing with one scale"),
+        ({"seed": -1}, "seed=-1"),
         ({"only": "text", "region": 8}, "region=8 means nothing with only='text'"),
         ({"only": "text", "explore": False}, "explore=False means nothing"),
     ],
@@ -354,13 +381,75 @@ def test_the_chain_cuts_half_way():
     assert focusllava(width=D, keep=7).parts()[1].keep == 7
     vision = focusllava(only="vision", width=D, region=8)
     assert isinstance(vision, RegionSampler) and vision.region == 8
-    assert isinstance(focusllava(only="text"), TextGuided)
+    assert isinstance(focusllava(only="text", scales=[1, 2, 4]), TextGuided)
 
 
-def test_arguments_make_the_same_again():
-    for part in focusllava(width=D, region=8, scales=[8, 1], sampled=[0.2, 0.9]).parts():
-        again = type(part)(**part.arguments())
-        assert again.arguments() == part.arguments()
+OTHERS = {
+    RegionSampler: {
+        "width": D,
+        "region": 8,
+        "scales": [1, 8],
+        "hidden": 5,
+        "explore": False,
+        "balance": 0.3,
+        "gate": "chosen",
+        "price": 0.7,
+        "seed": 3,
+    },
+    TextGuided: {"keep": 7, "layer": 5, "sampled": [0.2, 0.9], "seed": 4},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_arguments_make_the_same_again(kind):
+    given = OTHERS[kind]
+    defaults = inspect.signature(kind).parameters
+    assert given.keys() == defaults.keys()
+    assert all(value != defaults[name].default for name, value in given.items())
+    assert kind(**given).arguments() == given
+
+
+def test_the_factory_hands_every_argument_on():
+    both = {name: value for kind in OTHERS.values() for name, value in kind.items()}
+    vision, text = focusllava(**{**both, "seed": 3}).parts()
+    assert vision.arguments() == OTHERS[RegionSampler] and text.arguments() == OTHERS[TextGuided]
+
+
+def test_scales_in_any_order_are_the_same():
+    tokens, context = seen(box(8, 8))
+    out = sampler(scales=(4, 1, 2))(tokens, context)
+    assert torch.equal(out.x, tokens.x), "undecided, the finest"
+
+
+def test_regions_begin_at_the_corner_of_the_map():
+    whole, cut = box(8, 8), box(8, 8) + torch.tensor([0, 6, 3])
+    outside = torch.tensor([[0, -1, -1]])
+    for cells in (cut, torch.cat([outside, cut])):
+        tokens, context = seen(cells)
+        out = sampler(force=2)(tokens, context)
+        assert out.size[0, -4:].tolist() == [16] * 4
+    views = torch.cat([whole, cut + torch.tensor([1, 0, 0])])
+    assert sampler(force=2)(*seen(views)).size.tolist() == [[16] * 8]
+
+
+def test_large_values_in_half_precision():
+    tokens, context = seen(box(54, 54))
+    tokens = tokens.carry((tokens.x.abs() + 30).half())
+    made = sampler(seed=5).half()
+    assert made.scores(tokens, context).isfinite().all()
+    assert int(made(tokens, context).counts) < 54 * 54
+
+
+def test_a_frozen_router_takes_no_penalty():
+    tokens, context = seen(box(8, 8))
+    made = sampler(seed=5, explore=False).train().requires_grad_(False)
+    assert made(tokens, context).penalty == 0
+
+
+def test_tokens_of_another_width():
+    tokens, context = seen(box(8, 8))
+    with pytest.raises(ValueError, match="tokens of width 6 for a router made for width=7"):
+        RegionSampler(width=7)(tokens, context)
 
 
 def test_the_router_is_as_wide_as_the_model():

@@ -26,20 +26,20 @@ class RegionSampler(Compressor):
     `scales`: 4 leaves of every 4 × 4 tokens their maximum, 2 of every 2 × 2, 1 leaves all. Where an image is
     cut into tiles, the view that shows it whole stays as it is, and is what the router knows of the whole.
 
-    width: of the tokens; hidden: of the router. The router begins undecided, and undecided it leaves all.
+    width: of the tokens; hidden: of the router, which begins undecided, and undecided takes the finest scale.
     In training, `explore` adds Gumbel noise to its choice. What it chose carries a gradient to the
     probabilities, by a gate that changes no value: of "all" scales, as if the tokens were a sum of what
     each scale makes of them, or of the "chosen" one alone, as if its tokens were scaled by its probability.
     `balance` weighs the penalty K Σ f_k P_k, with f_k the share of regions that chose scale k and P_k its
-    mean probability, over the regions of a micro-batch: 1 where all K scales are used alike. Behind training,
-    `price` moves a router along its trade-off: a scale that leaves a share s of a region's tokens is chosen
-    as if its log-probability were `price` × s lower. ValueError for scales that do not divide `region`, and
-    for other gates.
+    mean probability, over the regions of a micro-batch: 1 where all K scales are used alike. After training,
+    `price` moves a router along its trade-off: a scale that leaves a share s of a region's tokens counts as
+    if its log-probability were `price` × s lower. ValueError for scales that do not divide `region`, for
+    other gates, for what one scale alone leaves without a meaning, and for tokens of another width.
 
     Differs from the paper, of which no code is public: router, gates, noise, penalty and price are ours.
     With the gate of the chosen scale the router learns to be wrong in a short run, and with little balance
-    to keep all: docs/focusllava.md. A newline goes with the last token of its row, so that of a row of
-    regions one stays at scale 4, and every one at scale 1.
+    to keep all: docs/focusllava.md, from one small model, on which 0.1 was found too. A newline goes with
+    the last token of its row, so that of a row of regions one stays at scale 4, and every one at scale 1.
     """
 
     site = language(0)
@@ -61,8 +61,10 @@ class RegionSampler(Compressor):
         self.width, self.hidden = whole("width", width), whole("hidden", hidden)
         self.explore = choice("explore", explore, (True, False))
         self.balance, self.gate = number("balance", balance), choice("gate", gate, GATES)
-        self.price, self.seed = number("price", price), seed
-        decides = len(self.scales) > 1
+        self.price, self.seed = number("price", price), whole("seed", seed, 0)
+        if not (decides := len(self.scales) > 1):
+            idle = {"hidden": hidden, "explore": explore, "balance": balance, "gate": gate}
+            refuse_unused("one scale", RegionSampler, {**idle, "price": price}, RegionSampler)
         self.needs = frozenset(
             {"grid", "overview", *(["generator"] if explore and decides else [])}
         )
@@ -70,11 +72,16 @@ class RegionSampler(Compressor):
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Each region at its scale. tokens.x (B, N, width)."""
+        if self.router is not None and tokens.x.shape[-1] != self.width:
+            raise ValueError(
+                f"tokens of width {tokens.x.shape[-1]} for a router made for width={self.width}: "
+                "sized(focusllava, model) takes the model's own"
+            )
         plan = _Plan.of(tokens, context, self.region)
         odds = self._odds(tokens, plan)
         chosen = self._choose(odds, tokens, plan, context)
         side = plan.of_tokens(torch.tensor(self.scales, device=chosen.device)[chosen], 1)
-        if self.router is None or not torch.is_grad_enabled():
+        if not odds.requires_grad:
             return _pooled(tokens, plan, side)
         odds = odds.exp()
         out = _pooled(tokens.carry(self._gated(tokens, plan, odds, chosen, side)), plan, side)
@@ -84,8 +91,9 @@ class RegionSampler(Compressor):
         alike = len(self.scales) * (used * odds.mean(0)).sum()
         return replace(out, penalty=out.penalty + self.balance * alike)
 
+    @torch.no_grad()
     def scores(self, tokens: VisualTokens, context: Context) -> Tensor:
-        """(B, N) how many tokens are to be expected of each: 1 where the finest scale is certain."""
+        """(B, N) how many tokens are to be expected of each: 1 where it is certain that all stay."""
         plan = _Plan.of(tokens, context, self.region)
         odds = self._odds(tokens, plan).exp()
         return plan.of_tokens(odds @ self._left(odds), 1)
@@ -95,7 +103,7 @@ class RegionSampler(Compressor):
         return odds.new_tensor([1 / scale**2 for scale in self.scales])
 
     def _odds(self, tokens: VisualTokens, plan: _Plan) -> Tensor:
-        """(regions, K) the log-probability of each scale."""
+        """(regions, K) the log-probability of each scale, after training at its price."""
         if self.router is None:
             return torch.zeros(int(plan.there.sum()), 1, device=tokens.x.device)
         x, index = tokens.x, plan.region[..., None].expand_as(tokens.x)
@@ -104,16 +112,15 @@ class RegionSampler(Compressor):
         mean = bins.scatter_add(1, index, x) / count.clamp(min=1)[..., None]
         most = bins.scatter_reduce(1, index, x, "amax", include_self=False)
         known = torch.cat([mean, most, plan.whole[:, None].expand_as(mean)], dim=-1)
-        return self.router(known[:, :-1][plan.there]).float().log_softmax(-1)
+        odds = self.router(known[:, :-1][plan.there]).float()
+        return (odds if self.training else odds - self.price * self._left(odds)).log_softmax(-1)
 
     def _choose(self, odds: Tensor, tokens: VisualTokens, plan: _Plan, context: Context) -> Tensor:
         """(regions,) the scale of each, by number.
 
         Noise is drawn for every token and a region takes its first one's, so that padding changes none.
         """
-        if not self.training:
-            return (odds - self.price * self._left(odds)).argmax(-1)
-        if not (self.explore and self.router is not None):
+        if not (self.training and self.explore and self.router is not None):
             return odds.argmax(-1)
         drawn = torch.zeros(*plan.region.shape, len(self.scales))
         rows = zip(drawn, tokens.counts.tolist(), context.generator, strict=True)
@@ -161,9 +168,9 @@ class TextGuided(Compressor):
 
     Of the tokens that reach decoder layer `layer`, those stay that the instruction's words attend to most in
     the layer before, the mean over words and heads. In training, `sampled` = (least, most) draws the share
-    that stays, evenly, anew for each image and step; `seed` is another than the region sampler's, so that the
-    two draw apart. Kept tokens keep their positions. ValueError for
-    layer 0, which has no layer before it, and for bounds that are no shares.
+    that stays, evenly, anew for each image and step; `seed` is another than the region sampler's, so that
+    the two draw apart. Kept tokens keep their positions. ValueError for layer 0, which has no layer before
+    it, and for bounds that are no shares.
 
     Differs from the paper, of which no code is public: only the words' own attention rows are computed; the
     share is drawn for an image instead of a batch, so that it does not matter how a batch is divided.
@@ -184,7 +191,7 @@ class TextGuided(Compressor):
                 "layer=0: TextGuided reads the attention of the layer before; want layer >= 1"
             )
         self.keep, self.site = check_keep(keep), language(layer)
-        self.sampled, self.seed = _bounds(sampled), seed
+        self.sampled, self.seed = _bounds(sampled), whole("seed", seed, 0)
         self.needs = frozenset({"prompt_attention", *(() if sampled is None else {"generator"})})
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
@@ -224,6 +231,7 @@ def focusllava(
     gate: str = "all",
     price: float = 0.0,
     sampled: Sequence[float] | None = None,
+    seed: int = 0,
 ) -> Compressor:
     """Coarse to fine: a scale for every region, then what is asked. Zhu et al. 2024, arXiv:2411.14228.
 
@@ -239,13 +247,18 @@ def focusllava(
             f"keep={keep!r}: with only='vision' the router decides how much stays, and takes no budget"
         )
     if only is not None:
-        refuse_unused(f"only={only!r}", TextGuided if only == "vision" else RegionSampler, given)
+        absent = TextGuided if only == "vision" else RegionSampler
+        refuse_unused(f"only={only!r}", absent, given, focusllava, ("keep", "width", "seed"))
     parts: list[Compressor] = []
     if only != "text":
-        parts.append(RegionSampler(width, region, scales, hidden, explore, balance, gate, price))
+        parts.append(
+            RegionSampler(width, region, scales, hidden, explore, balance, gate, price, seed)
+        )
     if only != "vision":
         half = scaled(16, layers) if layer is None else layer
-        parts.append(TextGuided(0.5 if keep is None else keep, half, sampled))
+        parts.append(
+            TextGuided(0.5 if keep is None else keep, half, sampled, whole("seed", seed, 0) + 1)
+        )
     return parts[0] if only else Chain(*parts)
 
 
@@ -270,7 +283,8 @@ class _Plan:
     def of(cls, tokens: VisualTokens, context: Context, side: int) -> _Plan:
         """A token stands where its first patch does."""
         patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
-        cell = context.grid.gather(1, patch[..., None].expand(-1, -1, 3))
+        grid = _from_corners(context.grid)
+        cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
         overview = context.overview.gather(1, patch) & tokens.valid
         mapped = tokens.valid & ~overview & (cell[..., 1] >= 0)
         region, R = windows(cell, side, mapped)
@@ -279,9 +293,10 @@ class _Plan:
         place = torch.arange(N, device=region.device).expand(B, N)
         first = place.new_full((B, R + 1), N).scatter_reduce(1, region, place, "amin")[:, :R]
         shown = torch.where(overview.any(1, keepdim=True), overview, tokens.valid)
-        shown = shown.to(tokens.x.dtype)
-        total = (shown[:, None] @ tokens.x)[:, 0]
-        whole_image = total / shown.sum(1, keepdim=True).clamp(min=1)
+        share = shown / shown.sum(1, keepdim=True).clamp(
+            min=1
+        )  # a sum would be too large for float16
+        whole_image = (share.to(tokens.x.dtype)[:, None] @ tokens.x)[:, 0]
         return cls(cell, region, first < N, first[first < N], whole_image)
 
     @property
@@ -293,6 +308,21 @@ class _Plan:
         """(B, N) what holds of each token's region. value (regions,)."""
         table = value.new_full((len(self.there), self.there.shape[1] + 1), outside)
         return table.masked_scatter(pad(self.there, (0, 1)), value).gather(1, self.region)
+
+
+def _from_corners(grid: Tensor) -> Tensor:
+    """(B, P, 3) the grid, rows and columns counted from the first there is in a view; outside stays -1.
+
+    Joined tiles count from the first tile's corner, which an image of this size may not reach.
+    """
+    B, P, _ = grid.shape
+    inside = grid[..., 1:] >= 0
+    view = grid[..., :1].clamp(min=0).expand(B, P, 2)
+    far = int(grid.max()) + 1 if grid.numel() else 0
+    first = grid.new_full((B, far, 2), far)
+    first = first.scatter_reduce(1, view, torch.where(inside, grid[..., 1:], far), "amin")
+    cell = torch.where(inside, grid[..., 1:] - first.gather(1, view), -1)
+    return torch.cat([grid[..., :1], cell], dim=-1)
 
 
 def _router(width: int, hidden: int, scales: int) -> nn.Sequential:
@@ -333,13 +363,13 @@ def _maximum(x: Tensor, into: Tensor, M: int) -> Tensor:
 
 
 def _scales(given: Sequence[int], region: int) -> tuple[int, ...]:
-    """The scales, all different. Raises ValueError unless each is a whole number that divides `region`."""
+    """The scales, the finest first. Raises ValueError unless they are different divisors of `region`."""
     scales = tuple(given) if isinstance(given, list | tuple) else ()
     each = all(isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in scales)
     if not scales or not each or len(set(scales)) < len(scales) or any(region % s for s in scales):
         divisors = [s for s in range(1, region + 1) if region % s == 0]
         raise ValueError(f"scales={given!r}: want some of {divisors}, which divide region={region}")
-    return scales
+    return tuple(sorted(scales))
 
 
 def _bounds(given: Sequence[float] | None) -> tuple[float, float] | None:

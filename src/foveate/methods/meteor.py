@@ -312,7 +312,7 @@ def meteor(
     if only is not None:
         other = VisualNativeSelection if only == "fusion" else FlashGlobalFusion
         shared = ("keep", "width", "feature_width")  # a budget, and sizes that belong to nobody
-        refuse_unused(f"only={only!r}", other, given, shared)
+        refuse_unused(f"only={only!r}", other, given, meteor, shared)
     parts: list[Compressor] = []
     if only != "selection":
         sizes = width, feature_width, state_width, depth
