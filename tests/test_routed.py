@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import FAMILIES, ONE, SHORT, TEXT, TWO, Llava, LlavaNext
+from families import FAMILIES, ONE, SHORT, TEXT, TWO, VIDEO, Llava, LlavaNext
 from probes import routed
 
 import foveate
 from foveate import Chain, RegionSampler, TextGuided, focusllava, sized
+from foveate.hosts import samples, traits
 
 PROMPTS = (
     ONE,
@@ -17,6 +18,8 @@ PROMPTS = (
     TEXT,
 )  # LLaVA-NeXT's images are cut into 1 × 2, 2 × 2, 2 × 1, 1 × 2 tiles
 CUT = ["llava", "llava_next", "llava_onevision"]
+# Images in tiles, whose pixels are joined in several ways, and images of any size.
+DRAWN = [*CUT, "internvl", "smolvlm", "idefics3", "mistral3", "qwen2_5_vl", "qwen3_vl"]
 
 
 def sharp(family, **arguments):
@@ -115,23 +118,74 @@ def training(family, **arguments):
     drawing = {"sampled": [0.3, 1.0], "balance": 0.1}
     model = foveate.compress(family.model(), sharp(family, **drawing | arguments)).train()
     inputs = family.inputs(PROMPTS)
+    return model, inputs, answers(inputs)
+
+
+def answers(inputs) -> torch.Tensor:
+    """Labels: the last token of every prompt is its answer."""
     labels = torch.full_like(inputs["input_ids"], -100)
     labels[:, -1] = inputs["input_ids"][:, -1]
-    return model, inputs, labels
+    return labels
 
 
-def test_draws_follow_from_the_step_and_the_image(cut):
-    model, inputs, labels = training(cut)
+@pytest.mark.parametrize("name", DRAWN)
+def test_draws_follow_from_the_step_and_the_image(name):
+    """Whatever else its micro-batch holds: larger images, images of more tiles, prompts without any."""
+    family = FAMILIES[name]
+    model, inputs, labels = training(family)
     steps = []
     for step in range(3):
         foveate.set_progress(model, step, 10)
         steps.append(kept(model, inputs, labels=labels))
         assert kept(model, inputs, labels=labels) == steps[-1]
         for i in range(3):
-            alone = cut.single(inputs, PROMPTS, i)
+            alone = family.single(inputs, PROMPTS, i)
             own = labels[i : i + 1, -alone["input_ids"].shape[1] :]
-            assert kept(model, alone, labels=own) == [steps[-1][n] for n in of_prompt(cut, i)]
+            want = [steps[-1][n] for n in of_prompt(family, i)]
+            assert kept(model, alone, labels=own) == want
     assert steps[0] != steps[1] != steps[2]
+
+
+@pytest.fixture
+def told_apart(monkeypatch):
+    """The numbers that told images apart in the training forwards since, forward by forward."""
+    found, of_rows = [], samples.of_rows
+
+    def noted(*args):
+        found.append(of_rows(*args))
+        return found[-1]
+
+    monkeypatch.setattr(samples, "of_rows", noted)
+    return found
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_images_are_told_apart_by_their_pixels_alone(name, told_apart):
+    """What stands beside them is nothing to them, nor what the tower makes of them, bit by bit."""
+    family = FAMILIES[name]
+    model, inputs, labels = training(family)
+    foveate.set_progress(model, 3, 10)
+    model(**inputs, labels=labels)
+    together = told_apart[0]
+    assert len(set(together)) == len(together) == 4
+    with torch.no_grad():
+        for parameter in traits.tower_of(model.model).parameters():
+            parameter.mul_(1.001)
+    for i in range(3):
+        alone = family.single(inputs, PROMPTS, i)
+        model(**alone, labels=answers(alone))
+        assert told_apart[-1] == [together[n] for n in of_prompt(family, i)]
+
+
+def test_a_video_beside_it_leaves_an_image_its_number(told_apart):
+    family, prompts = FAMILIES["llava_onevision"], (ONE, VIDEO)
+    model, _, _ = training(family)
+    foveate.set_progress(model, 3, 10)
+    inputs = family.inputs(prompts)
+    for given in (inputs, *(family.single(inputs, prompts, i) for i in range(2))):
+        model(**given, labels=answers(given))
+    together, image, video = told_apart
+    assert together == image + video and image != video
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -246,6 +300,18 @@ def test_in_a_mixed_row_newlines_stay_behind_what_is_left_of_their_row():
     # A region's one token stands in its first row: 1 + 4 tokens there, 4 in each of the three below.
     lengths = [5, 4, 4, 4] * 2
     assert columns == [start + sum(lengths[: i + 1]) + i for i in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("llava", "one view"), ("llava_next", "are one map"), ("internvl", "a map of its own")],
+)
+def test_support_says_what_the_map_is(name, says):
+    model = FAMILIES[name].model()
+    found = foveate.support(model, sized(focusllava, model))
+    assert found.works and any(says in note for note in found.notes)
+    text = foveate.support(model, sized(focusllava, model, only="text"))
+    assert text.works and not any("view" in note for note in text.notes)
 
 
 def test_a_router_that_begins_keeps_all_of_llava():

@@ -43,6 +43,7 @@ def support(model: nn.Module, method: Compressor) -> Support:
         _scores(base, needs),
         _text(method.every()),
         _packed(base, early, needs),
+        _views(base, needs),
         _window(base, inside),
         _frames(base),
     ]
@@ -86,6 +87,18 @@ def _packed(base: nn.Module, early: bool, needs: frozenset[str]) -> str | None:
             "(language 0) they are not"
         )
     return "newline embeddings leave with their row of patches; no budget counts them"
+
+
+def _views(base: nn.Module, needs: frozenset[str]) -> str | None:
+    if "overview" not in needs:
+        return None
+    maps = {
+        0: "the tiles of a large image are one map, behind a view that shows the whole image",
+        -1: "every tile of a large image is a map of its own, in front of a view that shows the whole image",
+    }
+    return maps.get(
+        traits.whole_view(base), "an image is one view, which shows the whole image too"
+    )
 
 
 def _window(base: nn.Module, inside: bool) -> str | None:
