@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import zlib
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import asked, context, encode, rows, traits
+from foveate.hosts import asked, context, encode, rows, samples, traits
 from foveate.hosts.flow import Flow, Memory
 from foveate.hosts.positions import Cut, renumbered
 from foveate.tokens import VisualTokens
@@ -45,7 +44,7 @@ def prefill(
     asked.read(base, kwargs, flow, encoded, needs, copies)
     asked.refuse_unseen(seen.column.amax(1), seen.prompt, flow, asked.required(everyone))
     if base.training and "generator" in needs:
-        flow.samples = _samples(seen, flow.pixels)
+        flow.samples = samples.of_rows(base, kwargs, seen, flow.pixels)
     flow.pixels.clear()
     tokens = compress_images(base, seen, parts, flow)
     flow.penalty = flow.penalty + tokens.penalty
@@ -57,20 +56,6 @@ def prefill(
         mine = torch.arange(len(flow.prompt), device=flow.prompt.device) % flow.images
         mine = (mine < seen.images) == (modality == "image")
         kwargs["mm_encoder_outputs"][modality] = _output(output, flow, seen.deep, mine)
-
-
-def _samples(seen: rows.Rows, pixels: dict[str, Tensor]) -> list[int]:
-    """A number of each image's own, the same in any micro-batch, on any rank and in a recomputation.
-
-    From some of its pixels, which rounding leaves alone, the same ones however many tiles stand beside it;
-    from its first feature where no row of pixels is an image.
-    """
-    known = pixels.get("image")
-    if known is None or len(known) != len(seen.prompt):
-        known = seen.tokens.x[:, 0]
-    step = max(1, known.shape[1:][-3:].numel() // 4096)
-    some = known.detach().flatten(1)[:, ::step].float().cpu().numpy()
-    return [zlib.crc32(row.tobytes().rstrip(b"\0")) for row in some]  # tiles are padded with zeros
 
 
 def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) -> None:
