@@ -420,6 +420,33 @@ def test_ask_says_in_one_line_what_acts(capsys, files, tiny, saved):
     assert "\nDepthwiseConv(width=128, stride=4, layer=2): visual tokens" in capsys.readouterr().out
 
 
+def test_a_saved_model_takes_another_budget_and_other_arguments(capsys, files, tiny, tmp_path):
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(tiny))
+    compress(model, sized(METHODS["focusllava"], model)).save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(tiny).save_pretrained(tmp_path)
+    ask = ["ask", str(files / "good.png"), "what ?", "--model", str(tmp_path)]
+    more = ["--max-new-tokens", "1", "--json"]
+
+    def kept(*given):
+        capsys.readouterr()
+        assert run([*ask, *given, *more]) == 0
+        told, noted = capsys.readouterr()
+        assert ("whose weights are left out" in noted) == ("--method" in given)
+        return [step["after"] for step in json.loads(told)["steps"]]
+
+    assert kept() == [P, P // 2]
+    assert kept("--keep", "0.25") == [P, P // 4]
+    assert kept("--set", "price=9", "--keep", "1.0") == [P // 16, P // 16]
+    assert kept("--method", "focusllava", "--keep", "0.25") == [P, P // 4]
+    assert "what ?" not in refused(capsys, *ask, "--set", "only=text")
+    assert "of another shape" in refused(capsys, *ask, "--set", "hidden=9")
+    assert "--method" in refused(capsys, *ask[:3], "--keep", "0.5")
+    run_one = ["eval", "--model", str(tmp_path), "--keep", "7", "--limit", "2", *more]
+    assert run(run_one) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tokens"] == 7 and told["keep"] == 7 and told["method"] == "focusllava"
+
+
 @pytest.mark.slow
 def test_compare_has_rows_of_trained_models(capsys, tiny, saved, tmp_path):
     command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "11"]

@@ -139,6 +139,17 @@ def test_fewer_tokens_and_the_three_invariants(method):
     assert (out.counts <= tokens.counts).all() and (out.counts >= 1).all()
 
 
+def test_a_copy_with_no_changes_is_the_same(method):
+    if method.scheduled:
+        with pytest.raises(TypeError, match="a schedule's stages"):
+            method.but()
+        return
+    tokens, context = everything([16, 9, 4, 1])
+    copy = method.but()
+    assert repr(copy) == repr(method)
+    assert torch.equal(run(copy, tokens, context).x, run(method, tokens, context).x)
+
+
 def test_keep_keeps_exactly(slug):
     tokens, context = everything([16, 16])
     for keep in (1, 3, 16, 99):

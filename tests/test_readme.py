@@ -37,7 +37,7 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
         known = {"image": file.convert("RGB")}
     Path("mine.json").write_text(*blocks("json"))
     shutil.copy(ROOT / "examples" / "shop.png", "shop.png")
-    assert len(blocks("python")) == 8
+    assert len(blocks("python")) == 9
     for block in blocks("python"):
         exec(compile(block.replace(HUB_ID, str(embedded.PATH)), "README.md", "exec"), known)
     assert capsys.readouterr().out

@@ -116,6 +116,27 @@ class Compressor(nn.Module):
         """The constructor's arguments that rebuild this compressor; JSON-ready."""
         raise NotImplementedError
 
+    def but(self, **changes: Any) -> Compressor:
+        """A copy with the same weights and other arguments: `compress(model, trained.but(keep=16))`.
+
+        Of a chain, the one part that has an argument takes it. Raises TypeError for arguments that no part
+        has, or several, ValueError where the weights do not fit.
+        """
+        own = self.arguments()
+        if wrong := [name for name in changes if name not in own]:
+            raise TypeError(
+                f"{type(self).__name__} has no argument {wrong[0]!r}: there are {', '.join(own)}"
+            )
+        made = type(self)(**{**own, **changes})
+        try:
+            made.load_state_dict(self.state_dict())
+        except RuntimeError as error:
+            given = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+            raise ValueError(f"{given}: these weights are of another shape") from error
+        weight = next(self.parameters(), None)
+        made = made if weight is None else made.to(weight.device, weight.dtype)
+        return made.train(self.training)
+
     def warm_start(self, projector: nn.Module) -> None:
         """Begin as what it stands in for, given the model's projector. Raises ValueError if it cannot."""
         raise ValueError(f"{type(self).__name__} has no warm start")
@@ -164,6 +185,20 @@ class Chain(Compressor):
         """The links."""
         return list(self.links)
 
+    def but(self, **changes: Any) -> Chain:
+        """As of one compressor; each argument goes to the link that has it."""
+        owners = {
+            name: [link for link in self.links if name in link.arguments()] for name in changes
+        }
+        for name, found in owners.items():
+            if len(found) != 1:
+                has = "none of them has it" if not found else f"{len(found)} of them have it"
+                links = ", ".join(type(link).__name__ for link in self.links)
+                raise TypeError(f"{name}={changes[name]!r} for a chain of {links}: {has}")
+        own = [{n: changes[n] for n in changes if link in owners[n]} for link in self.links]
+        links = zip(self.links, own, strict=True)
+        return Chain(*(link.but(**change) for link, change in links)).train(self.training)
+
     def arguments(self) -> dict[str, Any]:
         """None of its own: the links hold theirs."""
         return {}
@@ -201,6 +236,10 @@ class Stages(Compressor):
     def every(self) -> list[Compressor]:
         """The parts of all stages, each once."""
         return list(dict.fromkeys(part for stage in self.stages for part in stage.every()))
+
+    def but(self, **changes: Any) -> Stages:
+        """Never: each stage has arguments of its own. Raises TypeError."""
+        raise TypeError(f"{', '.join(changes)}: a schedule's stages have arguments of their own")
 
     @property
     def scheduled(self) -> bool:

@@ -461,3 +461,27 @@ def test_the_router_is_as_wide_as_the_model():
 
     vision, text = sized(focusllava, Config()).parts()
     assert vision.router[1].in_features == 36 and text.site.layer == 5
+
+
+def test_other_arguments_on_the_same_weights():
+    trained = focusllava(width=D, hidden=8, layers=6)
+    with torch.no_grad():
+        trained.parts()[0].router[-1].weight.normal_()
+    other = trained.but(keep=0.25, price=2.0)
+    assert [part.arguments() for part in other.parts()] == [
+        trained.parts()[0].arguments() | {"price": 2.0},
+        trained.parts()[1].arguments() | {"keep": 0.25},
+    ]
+    for name, weight in trained.state_dict().items():
+        assert torch.equal(other.state_dict()[name], weight)
+        assert other.state_dict()[name].data_ptr() != weight.data_ptr()
+    assert not trained.eval().half().but(price=1).training
+    assert trained.but(price=1).parts()[0].router[1].weight.dtype == torch.float16
+    with pytest.raises(TypeError, match="stride=2 for a chain of RegionSampler, TextGuided: none"):
+        trained.but(stride=2)
+    with pytest.raises(TypeError, match=r"seed=3 for a chain .*: 2 of them have it"):
+        trained.but(seed=3)
+    with pytest.raises(TypeError, match="RegionSampler has no argument 'keep': there are width"):
+        trained.parts()[0].but(keep=3)
+    with pytest.raises(ValueError, match="hidden=9: these weights are of another shape"):
+        trained.but(hidden=9)

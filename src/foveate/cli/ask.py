@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import arguments, models, output, pictures
-from foveate.cli.saved import acting, own, remarks
+from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.wrong import Wrong
 from foveate.draw import draw
 from foveate.embedded import carried
@@ -58,6 +58,8 @@ def ask(
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
+        if spec is None:
+            adjust(loaded, keep, set_ or [])
         saved = own(loaded)
         document, seen = answer(loaded, spec, shown, question, max_new_tokens)
         for remark in remarks(loaded, [acting(loaded, spec)], saved):
@@ -80,15 +82,10 @@ def worded(question: str) -> str:
 
 
 def chosen_method(method: str | None, keep: str | None, pairs: list[str]) -> Spec | None:
-    """The method asked for; None leaves the model as it was saved."""
-    budget = arguments.budget(keep) if keep is not None else None
+    """The method asked for; None leaves the model as it was saved, but for what `adjust` changes."""
     if method is None:
-        if budget is not None or pairs:
-            raise Wrong(
-                "--keep and --set are a method's: say which with --method, such as --method fastv"
-            )
         return None
-    return arguments.chosen(method, budget, pairs)
+    return arguments.chosen(method, None if keep is None else arguments.budget(keep), pairs)
 
 
 def answer(

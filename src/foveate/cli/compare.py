@@ -9,7 +9,7 @@ import typer
 
 from foveate.cli import arguments, models, output, tasks
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_method
-from foveate.cli.saved import own, remarks, saved_or
+from foveate.cli.saved import adjust, own, remarks, saved_or
 from foveate.cli.saved import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
@@ -138,6 +138,8 @@ def evaluate_one(
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
+        if spec is None:
+            adjust(loaded, keep, set_ or [])
         saved = own(loaded)
         fit, unfit = fitting(loaded.model, [saved_or(loaded, spec)])
         if unfit:

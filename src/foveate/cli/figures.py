@@ -10,7 +10,7 @@ import typer
 from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, attach, chosen_method
 from foveate.cli.compare import Batch, Limit, New, Seed, Task
-from foveate.cli.saved import acting, own, remarks
+from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.work import Work, folder
 
 HOME = Path("out")  # where pictures go that were given no name
@@ -50,6 +50,8 @@ def scales(
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device)
+        if spec is None:
+            adjust(loaded, keep, set_ or [])
         saved = own(loaded)
         attach(loaded.model, spec)
         acts = acting(loaded, spec)

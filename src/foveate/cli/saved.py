@@ -39,6 +39,29 @@ def as_saved(loaded: models.Loaded) -> Plan:
     return Plan(method, keep, None, compressor, saved["positions"])
 
 
+def adjust(loaded: models.Loaded, keep: str | None, pairs: Sequence[str]) -> None:
+    """Give a model that was saved with a method another budget, or other arguments, on the same weights.
+
+    Raises Wrong for a bare model, and for what its method or its weights do not take.
+    """
+    import foveate
+
+    if keep is None and not pairs:
+        return
+    saved = as_saved(loaded) if foveate.is_compressed(loaded.model) else None
+    if saved is None or saved.method == BARE:
+        raise Wrong(
+            "--keep and --set are a method's: say which with --method, such as --method fastv"
+        )
+    budget = None if keep is None else arguments.budget(keep)
+    given = arguments.settings(saved.method, pairs)
+    changes = given if budget is None else {**given, "keep": budget}
+    try:
+        foveate.compress(loaded.model, saved.compressor.but(**changes), saved.positions)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise Wrong(f"{loaded.name} was saved with {saved.method}: {error}") from error
+
+
 def own(loaded: models.Loaded) -> Plan | None:
     """The row of a model as it was saved, beside it bare; None if it was saved without a compressor.
 
@@ -69,14 +92,19 @@ def remarks(loaded: models.Loaded, plans: Sequence[Plan], saved: Plan | None) ->
     ]
     ours = [one for one in plans if one.trained is None]
     if saved is not None and any(one.compressor is not saved.compressor for one in ours):
-        found.append(_left_out(loaded.name, saved))
+        found.append(_left_out(loaded.name, saved, ours))
     return list(dict.fromkeys(found))
 
 
-def _left_out(name: str, saved: Plan) -> str:
+def _left_out(name: str, saved: Plan, others: Sequence[Plan]) -> str:
     """What it means to run a model without the compressor it was saved with."""
     import foveate
 
+    if any(one.method.partition("(")[0] == saved.method for one in others):
+        return (
+            f"{name} was saved with {saved.method}, whose weights are left out where --method makes it anew: "
+            "without --method, --keep and --set change what it was saved with"
+        )
     parts = saved.compressor.every()
     if any(part.site.tower == foveate.Tower.projector for part in parts):
         return (

@@ -106,7 +106,7 @@ def _maps(pixels: np.ndarray, view: View, cell: int) -> Iterator[Panel]:
         yield paint.sized(pixels, view, cell), layout.legend(view.size[view.size > 0])
     if view.rank is not None:
         alike = np.nanmax(view.rank, initial=0.5) == np.nanmin(view.rank, initial=0.5)
-        told = "scores: all alike" if alike else "scores by rank"
+        told = "scores: all alike" if alike else "scores by rank, pale high"
         yield paint.heated(pixels, view, cell), layout.line(told)
 
 

@@ -106,12 +106,13 @@ class RegionSampler(Compressor):
         """(regions, K) the log-probability of each scale, after training at its price."""
         if self.router is None:
             return torch.zeros(int(plan.there.sum()), 1, device=tokens.x.device)
-        x, index = tokens.x, plan.region[..., None].expand_as(tokens.x)
+        x, index = tokens.x.float(), plan.region[..., None].expand_as(tokens.x)
         bins = x.new_zeros(len(x), plan.there.shape[1] + 1, x.shape[-1])
         count = bins[..., 0].scatter_add(1, plan.region, torch.ones_like(x[..., 0]))
         mean = bins.scatter_add(1, index, x) / count.clamp(min=1)[..., None]
         most = bins.scatter_reduce(1, index, x, "amax", include_self=False)
-        known = torch.cat([mean, most, plan.whole[:, None].expand_as(mean)], dim=-1)
+        known = torch.cat([mean, most, plan.whole.float()[:, None].expand_as(mean)], dim=-1)
+        known = known.to(tokens.x.dtype)
         odds = self.router(known[:, :-1][plan.there]).float()
         return (odds if self.training else odds - self.price * self._left(odds)).log_softmax(-1)
 
