@@ -136,8 +136,10 @@ def tiled() -> str:
         found = None if row == tiles.BASELINE else to(PAGE, whole, row)
         if found is not None:
             left, layers = shares(row, next(iter(seeds_of(PAGE, row).values())))
+            entering = spread(row)
+            router = "" if entering is None else f", {entering[0]:.0f} tokens of its router"
             words.append(
-                f"{NAMES[row]} ({100 * left:.0f} % left, {100 * layers:.0f} % over the layers) "
+                f"{NAMES[row]} ({100 * left:.0f} % left, {100 * layers:.0f} % over the layers{router}) "
                 f"{stands(found, 'the baseline')}"
             )
     return f"In tiles, four times as many pixels, one seed: {'; '.join(words)}." if words else ""
