@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import small
+import torch
 import torch.distributed as dist
 from probes import Ragged
 
-from foveate.train import Lora, run
+from foveate.train import DivergedError, Lora, run
 from foveate.train.curve import curve
+from foveate.train.penalty import Apart
+from foveate.train.trainer import VisualTrainer
 
 SAMPLERS = {"keep": 0.5, "region": 2, "scales": [1, 2], "hidden": 8, "sampled": [0.3, 1.0]}
 ONE_STEP = {"split": True, "steps": 1, "order": "grouped"}
@@ -88,6 +92,77 @@ def test_a_person_sees_it(card, tmp_path):
     heard = []
     run(card(**focused(0.5)), tmp_path, advance=lambda step, steps, now: heard.append(now))
     assert heard[-1].startswith("loss ") and heard[-1].endswith(", 0.5000 of it penalty")
+
+
+@pytest.fixture
+def hooked(monkeypatch):
+    """The model of every trainer made since, and how many hooks were on it before."""
+    found, make = [], VisualTrainer.__init__
+
+    def noted(self, *args, model, **kwargs):
+        found.append((model, len(model._forward_hooks)))
+        make(self, *args, model=model, **kwargs)
+
+    monkeypatch.setattr(VisualTrainer, "__init__", noted)
+    return found
+
+
+def test_a_trained_model_keeps_no_hook_of_it(card, tmp_path, hooked):
+    run(card(**focused(0.5)), tmp_path)
+    ((model, before),) = hooked
+    assert len(model._forward_hooks) == before
+
+
+def test_nor_does_one_whose_run_was_broken_off(card, tmp_path, hooked):
+    def stop(step, steps, now):
+        if now.startswith("loss"):
+            raise InterruptedError("enough")
+
+    with pytest.raises(InterruptedError, match="enough"):
+        run(card(**focused(0.5)), tmp_path, advance=stop)
+    ((model, before),) = hooked
+    assert len(model._forward_hooks) == before
+
+
+def test_a_loss_that_is_no_number_has_no_terms(card, tmp_path):
+    """Nobody is told of a penalty that no method asked for."""
+    heard = []
+    with pytest.raises(DivergedError):
+        broken = card(trains={"language": 1e30}, warmup=0.0)
+        run(broken, tmp_path, advance=lambda step, steps, now: heard.append(now))
+    assert heard[-1] == "loss nan"
+
+
+@pytest.mark.parametrize(
+    ("own", "added", "told"),
+    [
+        (2.0, 0.0, {}),
+        (2.0, 0.5, {"language_loss": 8.0, "penalty": 2.0}),
+        (math.nan, 0.0, {}),
+        (math.nan, 0.5, {}),
+        (math.inf, 0.5, {}),
+    ],
+)
+def test_what_is_told_of_a_loss(own, added, told):
+    model = Losing(torch.tensor(own))
+    model.register_forward_hook(lambda module, args, output: (output[0] + added,))
+    with Apart(model, gather=lambda sums: sums) as apart:
+        model()
+        assert apart.read(10.0, torch.device("cpu")) == told
+        assert apart.read(10.0, torch.device("cpu")) == {}
+    model()
+    assert float(apart.own) == float(apart.whole) == 0.0
+
+
+class Losing(torch.nn.Module):
+    """A model in training whose loss is given."""
+
+    def __init__(self, loss: torch.Tensor):
+        super().__init__()
+        self.loss = loss
+
+    def forward(self) -> tuple[torch.Tensor]:
+        return (self.loss,)
 
 
 def test_it_is_drawn_apart(tmp_path):

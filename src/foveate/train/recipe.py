@@ -68,7 +68,10 @@ class Recipe:
     warm_start   the compressor begins as what it stands in for, where it can: see foveate.warm_start
     batch        prompts per optimizer step, over all devices
     micro_batch  prompts per device and forward; the rest is gradient accumulation. A penalty, such as one
-                 that balances scales, is each forward's own and its mean is learnt; the rest is the same
+                 that balances scales, is each forward's own: a small micro-batch asks for balance within its
+                 few images, a stricter thing than balance over the batch. What is learnt is their mean,
+                 weighted by answer tokens; a forward without images adds none and dilutes it. All else is
+                 the same whatever the micro_batch
     steps        optimizer steps; None goes by `epochs`
     warmup       share of the steps
     max_length   columns of a prompt, images included; longer answers are cut

@@ -89,6 +89,11 @@ class VisualTrainer(Trainer):
         self.add_callback(Epochs(self))
         self.remove_callback(PrinterCallback)  # stdout is for answers
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train, and tell apart meanwhile what compressors add to the loss."""
+        with self.apart:
+            return super().train(*args, **kwargs)
+
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer, a parameter group for each learning rate."""
         if self.optimizer is None:
