@@ -23,7 +23,9 @@ ROWS: dict[str, Row] = {
     "tiles_text": ("focusllava", {"only": "text", **GUIDED}),
     "tiles_max2": ("focusllava", {"only": "vision", "scales": [2]}),
 }
-PRICED = {"tiles_vision": (0.5, 1.0, 2.0, 4.0)}  # of the trained router's tokens, for the test alone
+PRICED = {
+    "tiles_vision": (0.5, 1.0, 2.0, 4.0)
+}  # of the trained router's tokens, for the test alone
 BASELINE, FOCUS = "tiles_baseline", "tiles_both"
 
 

@@ -18,7 +18,7 @@ PATH = Path(__file__).with_name("model")
 MODELS = {
     "embedded": PATH,
     "embedded-llava_stf": PATH.with_name("llava_stf"),  # trained on with LLaVA-STF, 36 tokens
-    "embedded-tiled": PATH.with_name("tiled"),  # LLaVA-NeXT's tiles for 192 × 192 pixels, 744 tokens
+    "embedded-tiled": PATH.with_name("tiled"),  # with LLaVA-NeXT's tiles, 744 tokens
 }
 
 
