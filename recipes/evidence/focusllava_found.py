@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import focusllava_tiles as tiles
-from focusllava import ASKED_AT, KEEP, LAYERS, PAGE, ROWS, SIDE, UNTRAINED, cut
+from focusllava import ASKED_AT, ELSEWHERE, KEEP, LAYERS, PAGE, ROWS, SIDE, UNTRAINED, cut
 from found import Results, right, seeds_of
 from intervals import Estimate, Right, against, estimate
 from protocol import OWN, Ask
@@ -38,7 +38,7 @@ def points(baseline: Results) -> list[Point]:
     """Every row, every other ρ it was asked with, and what was there for the test alone."""
     found = []
     for row in ROWS:
-        if row != "baseline":
+        if row != "baseline" and row not in ELSEWHERE:
             by_keep = ASKED_AT.get(row, {_keep(row): OWN})
             found += [_point(row, row, keep, ask, baseline) for keep, ask in by_keep.items()]
     for line, by_keep in UNTRAINED.items():
