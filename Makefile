@@ -77,6 +77,8 @@ bench: $(VENV)/.ready
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods llava_stf --keeps 0.25 --out results/bench-llava_stf-7b.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods meteor --keeps 144,64,36 --out results/bench-meteor-7b.json
 	$(BIN)/foveate bench --model llava-next-8b --count-only --methods stride,fastv,divprune --keeps 640 --out results/bench-llava-next-8b.json
+	$(BIN)/foveate bench --model llava-next-8b --count-only --keeps 0.5 --out results/bench-focusllava-8b.json \
+	    --methods "focusllava(only=vision),focusllava(only=vision, scales=[2]),focusllava(only=vision, scales=[4]),focusllava(scales=[2]),focusllava(scales=[4])"
 	$(BIN)/foveate bench --model qwen2.5-vl-7b --count-only --methods stride,fastv,divprune --keeps 0.25 --out results/bench-qwen2.5-vl-7b.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods "$(LLAVOLTA)" --out results/bench-llavolta.json
 	$(BIN)/foveate bench --model slice --methods llava_stf,stride --keeps 0.25 --rounds 1 --new-tokens 1 --pairs 9 --out results/bench-llava_stf.json

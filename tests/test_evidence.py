@@ -644,7 +644,8 @@ def test_focusllava_runs_differ_in_what_they_are_about():
             method = build(run.recipe, config)
             card = run.recipe.as_dict() | {"steps": plain["steps"]}
             differs = {k for k in card if card[k] != plain[k]}
-            assert differs <= (about | {"positions"} if row == "pool" else about), row
+            more = {"pool": {"positions"}} | {key: {"shrink"} for key in focusllava.TUNED}
+            assert differs <= about | more.get(row, set()), row
             inside = [part.site.layer for part in method.parts() if part.site.layer]
             assert inside == [k for k in [focusllava.cut(*focusllava.ROWS[row])] if k], row
             rates = run.recipe.trains

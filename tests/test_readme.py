@@ -51,7 +51,7 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
 
 def test_its_commands_are_commands(capsys):
     words = {word for b in blocks("bash") for word in re.findall(r"\bfoveate ([a-z]+)", b)}
-    assert words == {"methods", "ask", "compare", "bench", "train", "convert"}
+    assert words == {"methods", "ask", "compare", "eval", "draw", "bench", "train", "convert"}
     for word in words:
         assert run([word, "--help"]) == 0
     targets = set(re.findall(r"make ([a-z-]+)", README))

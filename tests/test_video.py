@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import foveate
 from foveate import Chain, Identity, Pool, Stages
-from foveate.draw import GAP, panel
+from foveate.draw import panels
+from foveate.draw.layout import GAP
 
 TOLERANCE = 1e-5  # of the scale
 TWO_CLIPS = Prompt((1, "v", "v", 4))
@@ -342,7 +343,7 @@ def test_the_picture_shows_a_token_in_every_frame_it_reaches(films):
         with foveate.compressed(model, pool), foveate.trace(model) as seen, torch.no_grad():
             model(**inputs)
         (step,) = seen.steps
-        tints = tints_of(np.asarray(panel(frames, step, side=120)), step)
+        tints = tints_of(np.asarray(panels(frames, seen, side=120)[0]), step)
         for token, tint in tints.items():
             assert len(tint) == 1
             assert all(tint != other for n, other in tints.items() if n != token)

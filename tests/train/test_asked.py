@@ -198,7 +198,7 @@ def test_pictures_and_prefills_of_a_comparison_read_it_too(model):
     work = Work(Loaded(model, processor("embedded"), "embedded"), "patchqa", 2, 0, 2, 2, True, None)
     want, found = words_of([(e.images, e.question) for e in work.examples]), []
     one = Plan("reads", None, compressor=Reads(found))
-    assert _seen(work, one, work.examples).before.tolist() == [144, 144]
+    assert [step.before.tolist() for step in _seen(work, one, work.examples)] == [[144, 144]]
     assert found == [want]
     assert work._time(one)["pairs"] > 1
     assert len(found) > 2 and all(words == want for words in found)

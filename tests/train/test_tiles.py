@@ -116,7 +116,7 @@ def test_draws_are_those_of_an_image_in_any_micro_batch(place, tmp_path):
 
 def test_what_a_layout_keeps_is_counted(place):
     """Newlines are no tokens, but columns: what a batch notes of each prompt is what it has alone."""
-    model, made = load(recipe(place, arguments={"hidden": 8, "only": "vision", "scales": [2]}))
+    model, made = load(recipe(place, arguments={"only": "vision", "scales": [2]}))
     model.eval()
     asks = [([image(n, *size)], "What is it?") for n, size in enumerate(SIZES[:4])]
     together = evaluate.replies(model, made, asks, 2)

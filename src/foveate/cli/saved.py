@@ -100,21 +100,20 @@ def _left_out(name: str, saved: Plan, others: Sequence[Plan]) -> str:
     """What it means to run a model without the compressor it was saved with."""
     import foveate
 
-    if any(one.method.partition("(")[0] == saved.method for one in others):
-        return (
-            f"{name} was saved with {saved.method}, whose weights are left out where --method makes it anew: "
-            "without --method, --keep and --set change what it was saved with"
-        )
+    anew = any(one.method.partition("(")[0] == saved.method for one in others)
+    hint = "; --method made its weights anew: without it, --keep and --set change what was saved"
     parts = saved.compressor.every()
     if any(part.site.tower == foveate.Tower.projector for part in parts):
-        return (
+        text = (
             f"{name} was saved with {saved.method} in its projector's place: runs without that use its old "
             "projector, though its language model was trained behind its own compressor"
         )
-    return (
-        f"{name} was saved with {saved.method}: runs without that are of a model that may have been "
-        "trained for it"
-    )
+    else:
+        text = (
+            f"{name} was saved with {saved.method}: runs without that are of a model that may have been "
+            "trained for it"
+        )
+    return text + hint if anew else text
 
 
 def trained(
