@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from foveate.ops import real, whole
 from foveate.sizes import sized
 from foveate.tokens import VisualTokens
 
@@ -43,9 +44,7 @@ class Site(NamedTuple):
 
 def language(layer: int) -> Site:
     """The site before decoder layer `layer`; 0 is after the projector. Raises ValueError below 0."""
-    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
-        raise ValueError(f"layer={layer!r}: want a decoder layer index, an int >= 0")
-    return Site(Tower.language, layer)
+    return Site(Tower.language, whole("layer", layer, least=0))
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ class Stages(Compressor):
     def __init__(self, *stages: tuple[float, Compressor]):
         super().__init__()
         for stage in stages:
-            if not (isinstance(stage, tuple) and len(stage) == 2 and _is_number(stage[0])):
+            if not (isinstance(stage, tuple) and len(stage) == 2 and real(stage[0]) is not None):
                 raise TypeError(f"a schedule wants stages (end, compressor), got {stage!r}")
         if stages:
             _want_compressors("a schedule", [stage for _, stage in stages])
@@ -257,7 +256,3 @@ def _want_compressors(name: str, given: Sequence[Any]) -> None:
     for value in given:
         if not isinstance(value, Compressor):
             raise TypeError(f"{name} wants compressors, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

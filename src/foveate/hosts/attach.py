@@ -14,6 +14,7 @@ from torch import nn
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
 from foveate.hosts.trace import Trace
+from foveate.ops import real
 
 Model = TypeVar("Model", bound=nn.Module)
 POSITIONS = ("original", "renumbered")
@@ -190,13 +191,14 @@ def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
 
     Raises ValueError unless 0 <= step <= max_steps and max_steps >= 1, or if the model is not compressed.
     """
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (step, max_steps))
-    if not whole or not 0 <= step <= max_steps or max_steps < 1:
+    now, end = real(step), real(max_steps)
+    whole = isinstance(now, int) and isinstance(end, int)
+    if not whole or not 0 <= now <= end or end < 1:
         raise ValueError(
             f"step={step!r} of max_steps={max_steps!r}: want ints, 0 <= step <= max_steps >= 1"
         )
     attachment = _attachment(model)
-    attachment.step, attachment.max_steps = step, max_steps
+    attachment.step, attachment.max_steps = now, end
 
 
 def is_compressed(model: nn.Module) -> bool:
