@@ -477,7 +477,7 @@ def test_a_thread_does_not_see_the_block_it_was_started_in(method):
     whole = call()
     with foveate.instruction(mask):
         want = call()
-        with pytest.raises(RuntimeError, match="another thread .*copy_context.* empty"):
+        with pytest.raises(RuntimeError, match=r"another thread .*copy_context.* empty"):
             in_a_thread(call)
         with pytest.raises(RuntimeError, match="another thread"):
             in_a_thread(lambda: model.generate(**inputs, max_new_tokens=2))

@@ -218,13 +218,14 @@ def refuse_unseen(ends: Tensor, prompt: Tensor, flow: Flow, required: frozenset[
 
     ends (I,) the last column of each image, prompt (I,) the prompt it stands in.
     """
+    _refuse_covered(prompt, flow, required)
     if required & WORDS and not bool((said := flow.text_mask.any(1)).all()):
         raise ValueError(
             f"no instruction in prompt {int(prompt[~said][0])} of the batch, which a compressor reads: "
             "labels must be -100 where the instruction stands, or pass instruction_mask or instruction_ids"
         )
-    column = torch.arange(flow.asking.shape[1], device=ends.device)
     rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
+    column = torch.arange(flow.asking.shape[1], device=ends.device)
     for name in sorted(required & rows.keys()):
         last = (column * rows[name]).amax(1)[flow.prompt]
         if bool((last < ends).any()):
@@ -234,3 +235,19 @@ def refuse_unseen(ends: Tensor, prompt: Tensor, flow: Flow, required: frozenset[
                 f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
                 "before any answer"
             )
+
+
+def _refuse_covered(prompt: Tensor, flow: Flow, required: frozenset[str]) -> None:
+    """Raise ValueError where labels begin with the prompt itself, and nothing else tells what is asked."""
+    reads = required & (ROWS if flow.instruction_ids is not None else ROWS | WORDS)
+    if not reads or flow.labels is None or flow.instruction_mask is not None:
+        return
+    labelled = flow.real & (flow.labels.to(flow.real.device) != calls.IGNORED)
+    covered = (labelled.any(1) & ~(flow.asking & flow.instruction).any(1))[prompt]
+    if bool(covered.any()):
+        raise ValueError(
+            f"the labels of prompt {int(prompt[covered][0])} of the batch cover its question, which a "
+            f"compressor reads for {sorted(reads)[0]}: they must be -100 up to the answer, or pass "
+            "instruction_mask; in TRL, train on prompt and completion (completion_only_loss) or with "
+            "assistant_only_loss"
+        )

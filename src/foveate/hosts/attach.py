@@ -50,20 +50,7 @@ class Attachment:
 
 
 def compress(model: Model, method: Compressor, positions: str = "original") -> Model:
-    """Let a model see with fewer visual tokens, in place: the same object, the same class.
-
-    positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. A model
-    that is compressed already gets the new method instead. Returns the model it was given.
-
-    The method becomes part of the model: its weights move to the model's device and dtype and are saved
-    with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
-    stands before the projector, features that `get_image_features` returns are those that the projector
-    reads.
-
-    Raises TypeError for models and methods that are none, ValueError for layers the model does not have,
-    methods made for other widths (their arguments width, feature_width and tower_width; see `sized`) and
-    unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
-    """
+    """`foveate.compress`, of a compressor that is made: attach it, in place."""
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
     if positions not in POSITIONS:
@@ -150,7 +137,7 @@ def restore(model: Model) -> Model:
 
 @contextmanager
 def compressed(model: Model, method: Compressor, positions: str = "original") -> Iterator[Model]:
-    """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
+    """`foveate.compressed`, of a compressor that is made."""
     base, outer = traits.base_of(model), None
     if is_compressed(model):
         outer = base.visual_compressor, base.visual_attachment.positions

@@ -13,6 +13,7 @@ from torch.nn.functional import one_hot, pad
 from foveate.compressor import Chain, Compressor, Context, language
 from foveate.ops import Keep, check_keep, choice, number, real, refuse_unused, top, whole, windows
 from foveate.sizes import scaled
+from foveate.spec import spoken
 from foveate.tokens import VisualTokens
 
 GATES = ("all", "chosen")
@@ -218,6 +219,7 @@ class TextGuided(Compressor):
         }
 
 
+@spoken
 def focusllava(
     keep: Keep | None = None,
     only: str | None = None,

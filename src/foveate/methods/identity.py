@@ -13,6 +13,7 @@ class Identity(Compressor):
     """Keep every token. The uncompressed model: no paper."""
 
     selects = True
+    keeps_all = True
 
     @classmethod
     def keeping(cls, keep: Keep = 1.0) -> Identity:

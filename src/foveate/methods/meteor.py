@@ -14,6 +14,7 @@ from foveate import warm
 from foveate.compressor import Chain, Compressor, Context, Site, Tower, language
 from foveate.ops import Keep, budget, check_keep, choice, cosine, real, refuse_unused, top, whole
 from foveate.routes import DIRECTIONS, SCANS, Route
+from foveate.spec import spoken
 from foveate.statespace import S6, SSD
 from foveate.tokens import VisualTokens
 
@@ -280,6 +281,7 @@ class VisualNativeSelection(Compressor):
         }
 
 
+@spoken
 def meteor(
     keep: Keep | None = None,
     only: str | None = None,

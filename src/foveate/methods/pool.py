@@ -31,6 +31,11 @@ class Pool(Compressor):
             raise ValueError(f"dims={dims!r}: want 1 (reading order) or 2 (windows of the grid)")
         self.needs = frozenset({"grid"} if self.dims == 2 else ())
 
+    @property
+    def keeps_all(self) -> bool:
+        """With nothing to pool."""
+        return self.stride == 1
+
     @classmethod
     def keeping(
         cls, keep: Keep | None = None, layer: int = 0, dims: int = 1, stride: int | None = None
