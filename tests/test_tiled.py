@@ -18,12 +18,14 @@ from families.prompts import END, GLOBAL, NEWLINE, START
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import reference, seen_columns
+from PIL import Image
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
 import foveate
 from foveate import Chain, FastV, Identity, Pool, Stride, VisionZip
 from foveate.hosts import grids
 from foveate.hosts.attach import POSITIONS
+from foveate.hosts.cost import watch
 
 TOLERANCE = 1e-5  # of the logits' scale
 KEEP_ALL = {
@@ -258,6 +260,21 @@ def test_decoding_behind_rows_without_a_patch():
     with foveate.compressed(model, FastV(3)):
         cached = model.generate(**inputs, **asked)
         assert torch.equal(model.generate(**inputs, **asked, use_cache=False), cached)
+
+
+@torch.no_grad()
+def test_a_picture_without_a_column_of_tiles_is_seen_drawn_and_counted():
+    """Its steps are of the whole view alone; what the prefill costs is what the cache holds."""
+    model, (inputs, _) = model_of("llava_next"), newlined("llava_next", [[(199, 10)]])
+    with foveate.compressed(model, FastV(4)), foveate.trace(model) as seen:
+        got = model(**inputs)
+        load = watch(model, 0, lambda: model(**inputs))
+    (step, _) = seen.steps
+    assert step.owner.shape == (1, 16) and str(step) == "language 2: 16 → 4"
+    assert step.grid[0].unique(dim=0).tolist() == [[0, r, c] for r in range(4) for c in range(4)]
+    assert list(load.lengths) == lengths(got) == [30, 30, 18, 18, 18]
+    picture = foveate.draw(Image.new("RGB", (10, 199)), seen.steps[:1])
+    assert min(picture.size) > 0
 
 
 def test_a_newline_alone_closes_its_view_with_its_class_token():

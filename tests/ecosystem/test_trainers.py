@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from probes import PromptRows
 from training import LEARNS, Batches, gate, labelled, same, weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import foveate
-from foveate import FastV, Stride
+from foveate import FastV, Stride, TextGuided, embedded
 
 pytestmark = pytest.mark.slow
 
@@ -223,3 +225,32 @@ def test_a_loss_computed_elsewhere_may_not_lose_a_penalty(model, family, tmp_pat
     run = trainer(model, family, tmp_path, label_smoothing_factor=0.1)
     with pytest.raises((NotImplementedError, ValueError), match="penalty"):
         run.compute_loss(model, labelled(family))
+
+
+@pytest.mark.parametrize(
+    "method", [FastV(0.5), TextGuided(0.5, layer=2), PromptRows(0.5)], ids=lambda m: str(m)
+)
+def test_trls_conversations_do_not_hide_their_question_in_silence(method):
+    """TRL labels all of a conversation but its padding; of prompt and completion, what it is told to."""
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling as Collator
+
+    model, processor = embedded.load()
+    foveate.compress(model.train(), method)
+    asked, answer = (
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": "red"},
+    )
+
+    def batch(**told):
+        picture = {"images": [Image.new("RGB", (96, 96), "red")]}
+        if told:
+            return Collator(processor, **told)(
+                [{"prompt": [asked], "completion": [answer]} | picture]
+            )
+        return Collator(processor)([{"messages": [asked, answer]} | picture])
+
+    with pytest.raises(ValueError, match=r"cover its question.*in TRL, .*completion_only_loss"):
+        model(**batch())
+    assert torch.isfinite(model(**batch(completion_only_loss=True)).loss)
+    foveate.compress(model, Stride(0.5))
+    assert torch.isfinite(model(**batch()).loss)
