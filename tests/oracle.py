@@ -58,7 +58,7 @@ def plans(stands: list[Stand], mask: Tensor, steps: list[Step]) -> dict[int, Pla
                     moves.append((b, target, first, weight / weight.sum()))
             standing = {int((new == t).nonzero()[0]) for t in new[new >= 0].unique()}
             for column, row in stand.newlines:
-                visible[b, column] &= bool(standing & set(row))
+                visible[b, column] &= bool(standing & set(row)) or not row
             owners[i] = new
         layer = step.site.layer
         before = found[layer].moves if layer in found else []

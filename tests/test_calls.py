@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
-from families import FAMILIES, ONE, SHORT, TEXT, TWO, Llava
-from probes import Asked
+from families import FAMILIES, ONE, SHORT, TEXT, TWO, Llava, Qwen3VL
+from probes import Asked, PromptRows, Reads
 
 import foveate
-from foveate import Chain, FastV, Pool, Random, Stride, VisionZip
+from foveate import Chain, FastV, Identity, Pool, Random, Stride, VisionZip
 from foveate.hosts import traits
 from foveate.hosts.rows import _runs
 
@@ -62,8 +65,119 @@ def test_guessed_tokens_are_checked_as_always(name, method):
 def test_labels_that_leave_no_instruction(llava):
     inputs = Llava().inputs((ONE,))
     foveate.compress(llava.train(), Asked())
-    with pytest.raises(ValueError, match="no instruction in prompt 0"):
+    with pytest.raises(ValueError, match="labels of prompt 0 of the batch cover its question"):
         llava(**inputs, labels=inputs["input_ids"].clone())
+
+
+@pytest.mark.parametrize("method", [Asked, lambda: FastV(4), PromptRows, Reads])
+def test_labels_that_mask_padding_alone_cover_the_question(method):
+    """As TRL makes them of a conversation: every way out works, and what needs no question trains on."""
+    family, model = Llava(), Llava().model().train()
+    inputs = family.inputs((SHORT, ONE))
+    labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+    labels[labels == family.image_id] = -100
+    foveate.compress(model, method())
+    for given in (labels, inputs["input_ids"]):  # with the placeholders, or without
+        with pytest.raises(
+            ValueError, match=r"cover its question.*completion_only_loss.*assistant_only"
+        ):
+            model(**inputs, labels=given)
+    up_to_the_answer = torch.full_like(labels, -100)
+    up_to_the_answer[:, -1] = labels[:, -1]
+    model(**inputs, labels=up_to_the_answer)
+    asked = torch.zeros_like(labels)
+    asked[:, -2:-1] = 1
+    model(**inputs, labels=labels, instruction_mask=asked)
+    with foveate.instruction(asked):
+        model(**inputs, labels=labels)
+    foveate.compress(model, Stride(4))
+    model(**inputs, labels=labels)
+
+
+@torch.no_grad()
+def test_an_assistant_that_is_compressed():
+    """transformers gives an assistant no pixels: where nothing is dropped it drafts, else it says so."""
+    main, small, family = Llava().model(), Llava().model(), Llava()
+    how = {"max_new_tokens": 5, "do_sample": False}
+    for prompts in ((ONE,), (TEXT,)):
+        inputs = family.inputs(prompts)
+        want = main.generate(**inputs, **how)
+        keeping = (Identity(), FastV(1.0), Stride(1.0), Pool(1), Chain(Stride(1.0), FastV(1.0)))
+        for method in (*keeping, *[FastV(4)] * (prompts == (TEXT,))):
+            with foveate.compressed(small, method):
+                assert torch.equal(main.generate(**inputs, **how, assistant_model=small), want)
+    inputs = family.inputs((ONE,))
+    for method in (Stride(4), FastV(4), Chain(Stride(1.0), Pool(2, layer=1)), Asked()):
+        with (
+            foveate.compressed(small, method),
+            pytest.raises(ValueError, match=r"assistant in assisted .*restore\(assistant\)"),
+        ):
+            main.generate(**inputs, **how, assistant_model=small)
+    foveate.compress(main, Stride(4))
+    want = main.generate(**inputs, **how)
+    assert torch.equal(main.generate(**inputs, **how, assistant_model=small), want)
+
+
+class DeepEverywhere(Qwen3VL):
+    """DeepStack in all decoder layers, or in more than there are."""
+
+    def __init__(self, layers):
+        self.layers = layers
+
+    def config(self):
+        config = super().config()
+        config.vision_config.deepstack_visual_indexes = [0, 1, 2, 3]
+        config.text_config.num_hidden_layers = self.layers
+        return config
+
+
+@pytest.mark.parametrize("layers", [3, 4, 5])
+@torch.no_grad()
+def test_deepstack_in_all_decoder_layers(layers):
+    family = DeepEverywhere(layers)
+    model, inputs = family.model(), family.inputs((ONE,))
+    want = model(**inputs).logits
+    for method in (FastV(1.0, layer=1), Pool(1, layer=2), Chain(Stride(1.0), FastV(1.0, layer=2))):
+        found = foveate.support(model, method)
+        assert found.works == (layers > 4)
+        if found.works:
+            with foveate.compressed(model, method):
+                assert torch.equal(model(**inputs).logits, want)
+            continue
+        assert f"DeepStack adds 4 layers of features to {layers} decoder layers" in found.why
+        with pytest.raises(NotImplementedError, match=r"DeepStack .* at language 0"):
+            foveate.compress(model, method)
+    foveate.compress(model, Stride(4))
+    assert torch.isfinite(model(**inputs).logits).all()
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@torch.no_grad()
+def test_a_tapped_attention_shows_the_name_it_had(kernel):
+    """Before, while and after; of copies too, and when the model's kernel is set anew."""
+    model, inputs = Llava().model(kernel), Llava().inputs((ONE,))
+    foveate.compress(model, Chain(VisionZip(8), FastV(4, layer=2)))
+    copies = (copy.deepcopy(model), pickle.loads(pickle.dumps(model)))
+    tapped = model.model.visual_attachment.tapped
+    assert len(tapped) == 2
+    shown = []
+    for module in tapped:
+        module.register_forward_pre_hook(lambda m, a: shown.append(m.config._attn_implementation))
+    model(**inputs)
+    assert shown == [kernel] * 2
+    for module in [m for one in (model, *copies) for m in one.model.visual_attachment.tapped]:
+        name = module.config._attn_implementation
+        assert isinstance(name, str) and str(name) == kernel and name == kernel
+        assert "flash" not in name
+    want = model(**inputs).logits
+    other = {"sdpa": "eager", "eager": "sdpa"}[kernel]
+    model.set_attn_implementation(other)
+    assert [m.config._attn_implementation for m in tapped] == [other] * 2
+    got = model(**inputs).logits
+    assert (got - want).abs().max() <= 1e-5 * want.abs().max()
+    configs = [m.config.tapped for m in tapped]
+    foveate.restore(model)
+    assert [m.config for m in tapped] == configs
 
 
 @torch.no_grad()

@@ -5,7 +5,10 @@ Grows by itself: families from families.FAMILIES. The probe writes what it reads
 
 from __future__ import annotations
 
+import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -419,7 +422,7 @@ def test_an_inner_block_stands_in_for_the_outer_one(llava):
 
 
 def test_threads_do_not_meet(llava):
-    """Two threads in blocks of their own, and one that was started inside a block of another."""
+    """Two threads in blocks of their own, and one that says it has nothing to tell, with an empty one."""
     family, counts = FAMILIES["llava"], {}
     inputs = family.inputs((ONE,))
     mask, both = some(family, inputs), threading.Barrier(2)
@@ -428,7 +431,8 @@ def test_threads_do_not_meet(llava):
         probe = Reads()
         model = foveate.compress(family.model(), probe)
         if ids is None:
-            counts[name] = read_by(model, probe, inputs)
+            with foveate.instruction():
+                counts[name] = read_by(model, probe, inputs)
             return
         with foveate.instruction(ids=ids):
             both.wait()
@@ -445,6 +449,51 @@ def test_threads_do_not_meet(llava):
         for thread in threads:
             thread.join()
     assert counts == {None: 9, 2: 2, 3: 3}
+
+
+def in_a_thread(call):
+    """What a call returns, or raises, in a thread that was started here."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
+
+
+@pytest.mark.parametrize("method", [Reads, lambda: FastV(4), PromptRows])
+@torch.no_grad()
+def test_a_thread_does_not_see_the_block_it_was_started_in(method):
+    """It reads nobody's words in silence: it says so, with the ways out; and each of them works."""
+    model, family = FAMILIES["llava"].model(), FAMILIES["llava"]
+    foveate.compress(model, method())
+    inputs = family.inputs((ONE,))
+    mask = torch.nn.functional.pad(torch.ones(1, 4, dtype=torch.long), (21, 0))
+    mask[:, -1] = 0  # the last row of the prompt is not the instruction's
+
+    def call(**more):
+        return model(**inputs, **more).logits
+
+    def told(block):
+        with block:
+            return call()
+
+    whole = call()
+    with foveate.instruction(mask):
+        want = call()
+        with pytest.raises(RuntimeError, match=r"another thread .*copy_context.* empty"):
+            in_a_thread(call)
+        with pytest.raises(RuntimeError, match="another thread"):
+            in_a_thread(lambda: model.generate(**inputs, max_new_tokens=2))
+        assert torch.equal(in_a_thread(lambda: told(foveate.instruction(mask))), want)
+        assert torch.equal(in_a_thread(partial(contextvars.copy_context().run, call)), want)
+        assert torch.equal(in_a_thread(lambda: call(instruction_mask=mask)), want)
+        assert torch.equal(in_a_thread(lambda: told(foveate.instruction())), whole)
+        foveate.compress(model, Stride(4))
+        in_a_thread(call)  # it reads nothing
+        foveate.compress(model, method())
+        with foveate.instruction():
+            assert torch.equal(call(), whole)
+    assert not torch.equal(want, whole)
+    assert torch.equal(in_a_thread(call), whole)  # the block is closed
+    with foveate.instruction():  # this one tells nothing that could be lost
+        assert torch.equal(in_a_thread(call), whole)
 
 
 def off(error, match, mask=None, ids=None):

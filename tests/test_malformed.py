@@ -501,7 +501,7 @@ TARGETS = {
     "the language model": lambda m: m.model.language_model,
     "a list": lambda m: [m],
 }
-ATTACHABLE = [None, "fastv", 5, Stride, FastV, [Stride(4)], {}, torch.nn.Identity(), lambda x: x]
+ATTACHABLE = [None, ["fastv"], 5, Stride, FastV, [Stride(4)], {}, torch.nn.Identity(), lambda x: x]
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from foveate.convert import convert_llava_stf
     from foveate.hosts.asked import instruction
     from foveate.hosts.attach import (
-        compress,
-        compressed,
         is_compressed,
         last_counts,
         restore,
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     )
     from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
-    from foveate.loading import from_pretrained, support
+    from foveate.loading import compress, compressed, from_pretrained, support
     from foveate.methods import (
         METHODS,
         DepthwiseConv,
@@ -61,8 +59,6 @@ _HOMES = {
     "foveate.convert": ("convert_llava_stf",),
     "foveate.hosts.asked": ("instruction",),
     "foveate.hosts.attach": (
-        "compress",
-        "compressed",
         "is_compressed",
         "last_counts",
         "restore",
@@ -72,7 +68,7 @@ _HOMES = {
     ),
     "foveate.hosts.trace": ("Step", "Trace"),
     "foveate.hosts.support": ("Support",),
-    "foveate.loading": ("from_pretrained", "support"),
+    "foveate.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
         "METHODS",
         "DepthwiseConv",

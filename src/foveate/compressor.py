@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from foveate.ops import real, whole
 from foveate.sizes import sized
 from foveate.tokens import VisualTokens
 
@@ -43,9 +44,18 @@ class Site(NamedTuple):
 
 def language(layer: int) -> Site:
     """The site before decoder layer `layer`; 0 is after the projector. Raises ValueError below 0."""
-    if isinstance(layer, bool) or not isinstance(layer, int) or layer < 0:
-        raise ValueError(f"layer={layer!r}: want a decoder layer index, an int >= 0")
-    return Site(Tower.language, layer)
+    return Site(Tower.language, whole("layer", layer, least=0))
+
+
+def check_site(part: Compressor) -> None:
+    """Raise TypeError unless a compressor says where it acts, as a Site."""
+    site = part.site
+    known = isinstance(site, Site) and isinstance(site.tower, Tower)
+    if not known or not isinstance(layer := real(site.layer), int) or layer < 0:
+        raise TypeError(
+            f"{type(part).__name__}.site is {site!r}: want a Site, such as Site(Tower.language, 2) before "
+            "decoder layer 2"
+        )
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class Compressor(nn.Module):
     selects        True if keeping everything is the identity
     behind         what stands behind the projector instead of it, as people write it, for methods before it
     seed           of the generators it is given
+    call           how people made it, where a factory did: focusllava(keep=0.5)
     """
 
     site: Site = Site(Tower.language, 0)
@@ -97,6 +108,7 @@ class Compressor(nn.Module):
     selects: bool = False
     behind: str | None = None
     seed: int = 0
+    call: str | None = None
 
     @classmethod
     def for_model(cls, model: Any, **arguments: Any) -> Self:
@@ -135,7 +147,12 @@ class Compressor(nn.Module):
             raise ValueError(f"{given}: these weights are of another shape") from error
         weight = next(self.parameters(), None)
         made = made if weight is None else made.to(weight.device, weight.dtype)
-        return made.train(self.training)
+        return self._called(made, changes).train(self.training)
+
+    def _called(self, made: Compressor, changes: Mapping[str, Any]) -> Compressor:
+        said = ", ".join(f"{name}={value!r}" for name, value in changes.items())
+        made.call = None if self.call is None else f"{self.call}.but({said})"
+        return made
 
     def warm_start(self, projector: nn.Module) -> None:
         """Begin as what it stands in for, given the model's projector. Raises ValueError if it cannot."""
@@ -154,12 +171,24 @@ class Compressor(nn.Module):
         return self
 
     @property
+    def keeps_all(self) -> bool:
+        """Whether it is the identity whatever it is given: it selects, and its budget is everything."""
+        keep = self.arguments().get("keep")
+        return self.selects and isinstance(keep, float) and keep == 1
+
+    @property
     def scheduled(self) -> bool:
         """Whether `at` depends on progress, so that training must say how far it is."""
         return False
 
+    def __str__(self) -> str:
+        """In one line, as people write it; of a factory's, the call."""
+        return self.call or f"{type(self).__name__}({self.extra_repr()})"
+
     def extra_repr(self) -> str:
         """The arguments, so that repr(compressor) is the record of a run."""
+        if type(self).arguments is Compressor.arguments:
+            return ""
         return ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
 
 
@@ -173,6 +202,8 @@ class Chain(Compressor):
         super().__init__()
         _want_compressors("a chain", links)
         parts = [part for link in links for part in link.parts()]
+        for part in parts:
+            check_site(part)
         sites = [part.site for part in parts]
         if sites != sorted(sites):
             raise ValueError(f"a chain runs down the model, got {', '.join(map(str, sites))}")
@@ -197,7 +228,12 @@ class Chain(Compressor):
                 raise TypeError(f"{name}={changes[name]!r} for a chain of {links}: {has}")
         own = [{n: changes[n] for n in changes if link in owners[n]} for link in self.links]
         links = zip(self.links, own, strict=True)
-        return Chain(*(link.but(**change) for link, change in links)).train(self.training)
+        made = Chain(*(link.but(**change) for link, change in links))
+        return self._called(made, changes).train(self.training)
+
+    def __str__(self) -> str:
+        """The links, in one line; of a factory's, the call."""
+        return self.call or " + ".join(map(str, self.links))
 
     def arguments(self) -> dict[str, Any]:
         """None of its own: the links hold theirs."""
@@ -213,7 +249,7 @@ class Stages(Compressor):
     def __init__(self, *stages: tuple[float, Compressor]):
         super().__init__()
         for stage in stages:
-            if not (isinstance(stage, tuple) and len(stage) == 2 and _is_number(stage[0])):
+            if not (isinstance(stage, tuple) and len(stage) == 2 and real(stage[0]) is not None):
                 raise TypeError(f"a schedule wants stages (end, compressor), got {stage!r}")
         if stages:
             _want_compressors("a schedule", [stage for _, stage in stages])
@@ -235,7 +271,7 @@ class Stages(Compressor):
 
     def every(self) -> list[Compressor]:
         """The parts of all stages, each once."""
-        return list(dict.fromkeys(part for stage in self.stages for part in stage.every()))
+        return list({id(part): part for stage in self.stages for part in stage.every()}.values())
 
     def but(self, **changes: Any) -> Stages:
         """Never: each stage has arguments of its own. Raises TypeError."""
@@ -245,6 +281,11 @@ class Stages(Compressor):
     def scheduled(self) -> bool:
         """Always: that is what it is for."""
         return True
+
+    def __str__(self) -> str:
+        """The stages, in one line; of a factory's, the call."""
+        stages = zip(self.until, self.stages, strict=True)
+        return self.call or f"Stages({', '.join(f'({end}, {stage})' for end, stage in stages)})"
 
     def arguments(self) -> dict[str, Any]:
         """The ends of the stages; the stages hold their own."""
@@ -257,7 +298,3 @@ def _want_compressors(name: str, given: Sequence[Any]) -> None:
     for value in given:
         if not isinstance(value, Compressor):
             raise TypeError(f"{name} wants compressors, got {value!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

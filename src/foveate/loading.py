@@ -1,24 +1,103 @@
-"""Where hosts and methods meet: models back from disk with their compressor, and who works on what."""
+"""Where hosts and methods meet: methods by name, models back from disk, and who works on what."""
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 import foveate.methods
 from foveate.compressor import Compressor
-from foveate.hosts import saving, traits
+from foveate.hosts import attach, saving, traits
 from foveate.hosts import support as hosts_support
-from foveate.hosts.attach import compress
 from foveate.hosts.support import Support
 from foveate.sizes import sized
 
+Model = TypeVar("Model", bound=nn.Module)
+
 # What sets a method, or what there is of it, behind the projector.
 BEHIND = {"projected": True, "only": "selection"}
+
+
+def compress(
+    model: Model, method: Compressor | str, positions: str = "original", **arguments: Any
+) -> Model:
+    """Let a model see with fewer visual tokens, in place: the same object, the same class.
+
+    method: a compressor, or the name of one in METHODS with its arguments, `compress(model, "fastv",
+    keep=64)`, made with the model's sizes. positions "original" keeps the position ids of kept tokens,
+    "renumbered" counts them anew. A model that is compressed already gets the new method instead. Returns
+    the model it was given.
+
+    The method becomes part of the model: its weights move to the model's device and dtype and are saved
+    with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
+    stands before the projector, features that `get_image_features` returns are those that the projector
+    reads.
+
+    Raises TypeError for models and methods that are none and for arguments a method does not have,
+    ValueError for unknown names, layers the model does not have, methods made for other widths (their
+    arguments width, feature_width and tower_width; see `sized`) and unknown positions, NotImplementedError
+    for sites this host cannot serve. The model is untouched then.
+    """
+    return attach.compress(model, _made(model, method, positions, arguments), positions)
+
+
+@contextmanager
+def compressed(
+    model: Model, method: Compressor | str, positions: str = "original", **arguments: Any
+) -> Iterator[Model]:
+    """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
+    with attach.compressed(model, _made(model, method, positions, arguments), positions):
+        yield model
+
+
+def _made(model: nn.Module, method: Any, positions: Any, arguments: dict[str, Any]) -> Any:
+    """The compressor that was given, or that a name and arguments make for a model.
+
+    Raises TypeError and ValueError for anything else, as `compress` does, with what to write instead.
+    """
+    traits.base_of(model)
+    if isinstance(method, str):
+        if not isinstance(positions, str):
+            raise ValueError(
+                f"positions={positions!r}: want one of {', '.join(attach.POSITIONS)}; a budget goes by name, "
+                f"compress(model, {method!r}, keep={positions!r})"
+            )
+        return sized(_factory(method), model, **arguments)
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    if isinstance(method, Compressor) and arguments:
+        raise TypeError(
+            f"{given} beside a {type(method).__name__} that is made already: give it to its constructor, or "
+            f"compress(model, method.but({given}))"
+        )
+    if inspect.isroutine(method) or _is_compressor(method):
+        name = method.__name__
+        raise TypeError(
+            f"want a foveate.Compressor, got {name} itself: call it, "
+            f"foveate.sized({name}, model, {given or 'keep=…'}), or give a method's name and its arguments"
+        )
+    return method
+
+
+def _factory(name: str) -> Callable[..., Compressor]:
+    """The entry of METHODS. Raises ValueError with the nearest name for one that is not there."""
+    methods = foveate.methods.METHODS
+    if name in methods:
+        return methods[name]
+    slug, _, written = name.partition("(")
+    near = difflib.get_close_matches(slug.strip().lower().replace("-", "_"), methods, n=1)
+    aside = f"; arguments stand beside the name: compress(model, {near[0] if near else slug!r}, …)"
+    raise ValueError(
+        f"no method {name!r}: "
+        + (f"nearest: {near[0]}; " if near else "")
+        + f"there are {', '.join(methods)}"
+        + (aside if written else "")
+    )
 
 
 def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) -> nn.Module:
@@ -31,31 +110,36 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
     """
     known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
     model, method, positions = saving.from_pretrained(path, known, method, **kwargs)
-    return compress(model, method, positions)
+    return attach.compress(model, method, positions)
 
 
-def support(model: nn.Module, method: Compressor | None = None) -> Support | dict[str, Support]:
-    """Which methods work on a model and what is different there: by name, or for one compressor.
+def support(
+    model: nn.Module, method: Compressor | str | None = None, **arguments: Any
+) -> Support | dict[str, Support]:
+    """Which methods work on a model and what is different there: of all by name, or of one.
 
-    Where a method works with another setting only, its notes say so. The model may be on the meta device.
-    Raises TypeError for what is no multimodal model at all.
+    method: a compressor, or a name and its arguments, as in `compress`. Where a method works with another
+    setting only, its notes say so. The model may be on the meta device. Raises TypeError for what is no
+    multimodal model at all, and as `compress` for methods that are none.
     """
     traits.base_of(model)
-    if method is not None:
-        return hosts_support.support(model, method)
-    return {slug: _supported(model, make) for slug, make in foveate.methods.METHODS.items()}
+    if method is None:
+        return {slug: _supported(model, make) for slug, make in foveate.methods.METHODS.items()}
+    if isinstance(method, str):
+        return _supported(model, _factory(method), **arguments)
+    return hosts_support.support(model, _made(model, method, "original", arguments))
 
 
-def _supported(model: nn.Module, make: Callable[..., Compressor]) -> Support:
+def _supported(model: nn.Module, make: Callable[..., Compressor], **arguments: Any) -> Support:
     try:
-        found = hosts_support.support(model, sized(make, model))
+        found = hosts_support.support(model, sized(make, model, **arguments))
     except ValueError as error:  # the model does not say a size, or no such method fits it
         return Support((), works=False, why=str(error))
     for name, value in BEHIND.items() if not found.works else ():
-        if name not in inspect.signature(make).parameters:
+        if name in arguments or name not in inspect.signature(make).parameters:
             continue
         try:
-            behind = hosts_support.support(model, sized(make, model, **{name: value}))
+            behind = hosts_support.support(model, sized(make, model, **arguments, **{name: value}))
         except ValueError:  # a method may know the argument and not the value
             continue
         if behind.works:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -13,33 +14,42 @@ from torch import Tensor
 Keep = int | float
 
 
+def real(value: Any) -> int | float | None:
+    """A number as Python's own int or float, numpy's too; None for what is none, such as a bool."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def check_keep(keep: Keep) -> Keep:
     """The budget itself if it can mean something: an int ≥ 1 (tokens) or a float in (0, 1] (share).
 
     Raises ValueError for 0, negative numbers, shares above 1, NaN and other types.
     """
-    whole = isinstance(keep, int) and not isinstance(keep, bool) and keep >= 1
-    share = isinstance(keep, float) and 0 < keep <= 1
+    given = real(keep)
+    whole = isinstance(given, int) and given >= 1
+    share = isinstance(given, float) and 0 < given <= 1
     if not (whole or share):
         raise ValueError(
             f"keep={keep!r}: want an int >= 1 (tokens per image) or a float in (0, 1] (share of them)"
         )
-    return keep
+    return given
 
 
 def whole(name: str, value: int, least: int = 1) -> int:
     """The value itself, a whole number of at least `least`. Raises ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    given = real(value)
+    if not isinstance(given, int) or given < least:
         raise ValueError(f"{name}={value!r}: want an int >= {least}")
-    return value
+    return given
 
 
 def number(name: str, value: float, least: float = 0) -> float:
     """The value itself, a finite number of at least `least`. Raises ValueError otherwise."""
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    if not (real and least <= value < math.inf):
+    given = real(value)
+    if given is None or not least <= given < math.inf:
         raise ValueError(f"{name}={value!r}: want a number >= {least:g}")
-    return value
+    return given
 
 
 def choice(name: str, value: Any, allowed: Collection[Any]) -> Any:
@@ -79,8 +89,9 @@ def stride_of(keep: Keep, dims: int = 1) -> int:
 
     Raises ValueError for shares that are not of that form (within 2 %) and for numbers of tokens.
     """
-    stride = round((1 / keep) ** (1 / dims)) if isinstance(check_keep(keep), float) else 0
-    if not stride or abs(keep * stride**dims - 1) > 0.02:
+    share = check_keep(keep)
+    stride = round((1 / share) ** (1 / dims)) if isinstance(share, float) else 0
+    if not stride or abs(share * stride**dims - 1) > 0.02:
         shares = ", ".join(f"{1 / s**dims:.3g}" for s in (1, 2, 3, 4, 5, 6, 8))
         squared = {1: "", 2: "²", 3: "³"}[dims]
         raise ValueError(f"keep={keep!r}: want a share of 1/stride{squared}: {shares}, …")

@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from foveate.ops import whole
+
 Made = TypeVar("Made")
 
 
@@ -56,8 +58,7 @@ def scaled(layer: int, layers: int, of: int = 32) -> int:
     Never layer 0, which stands outside the language model, and never behind the last layer.
     Raises ValueError for a model without a layer 1.
     """
-    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 2:
-        raise ValueError(f"layers={layers!r}: want the number of decoder layers, an int >= 2")
+    layers = whole("layers", layers, least=2)
     return min(layers - 1, max(1, (2 * layer * layers + of) // (2 * of)))
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from foveate.sizes import sized
+from foveate.ops import real
+from foveate.sizes import SIZES, sized
 
 if TYPE_CHECKING:
     from foveate.compressor import Compressor
     from foveate.ops import Keep
 
+Factory = TypeVar("Factory", bound="Callable[..., Compressor]")
 PROBES = (1.0, 0.5, 0.25, 0.125, 64)
 
 
@@ -66,6 +69,27 @@ class Spec:
         except ValueError:
             return False
         return True
+
+
+def spoken(make: Factory) -> Factory:
+    """A factory whose compressors know the call that made them: `str` of one is focusllava(keep=0.5).
+
+    Sizes of a model, which `sized` fills in, are left out.
+    """
+
+    @functools.wraps(make)
+    def called(*args: Any, **kwargs: Any) -> Compressor:
+        made = make(*args, **kwargs)
+        given = inspect.signature(make).bind(*args, **kwargs).arguments
+        said = ", ".join(f"{n}={_python(v)}" for n, v in given.items() if n not in SIZES)
+        made.call = f"{make.__name__}({said})"
+        return made
+
+    return called
+
+
+def _python(value: Any) -> str:
+    return repr(value if (number := real(value)) is None else number)
 
 
 Choice = tuple[Spec, "Keep | None"]

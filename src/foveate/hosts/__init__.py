@@ -2,6 +2,7 @@
 
 attach     compress, restore, and what hangs on the model in between
 checks     what compress refuses, and why
+authored   what a compressor must be, and give back, whoever wrote it
 hooks      when something is done: the moments of a forward pass
 encode     features out, and what compressors need to see of the vision tower
 grids      where patches stand, and how a tower's tokens merge into them

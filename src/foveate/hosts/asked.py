@@ -6,6 +6,7 @@ labels. Where nobody tells, the whole prompt is the instruction.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,13 +26,14 @@ WORDS = frozenset({"text", "text_mask"})
 ROWS = frozenset({"last_attention", "prompt_attention"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Told:
     mask: Tensor | None = None
     ids: Tensor | None = None
 
 
-_told: ContextVar[_Told] = ContextVar("told", default=_Told())  # noqa: B039  frozen
+_told: ContextVar[_Told | None] = ContextVar("told", default=None)
+_open: dict[_Told, int] = {}  # the thread of each block that tells something now
 
 
 @contextmanager
@@ -43,7 +45,16 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
 
     One row a prompt, however many beams or sequences `generate` makes of it. It is read where a prompt is
     compressed whose call has no instruction_mask or instruction_ids of its own, not by later calls on a
-    filled cache. An inner block stands in for an outer one; each thread has its own.
+    filled cache. An inner block stands in for an outer one, an empty one for telling nothing.
+
+    A thread does not see the blocks of another, of the one that started it neither. So open the block in
+    the thread that calls the model, or start that thread with `contextvars.copy_context().run`:
+
+        run = contextvars.copy_context().run
+        Thread(target=run, args=(model.generate,), kwargs={**inputs, "streamer": streamer})
+
+    A call that a compressor reads, in a thread without a block while another thread has one open, raises
+    RuntimeError: the words may be its own. With nothing to tell, it wants an empty block.
 
     Raises TypeError and ValueError for anything else; the call, for rows and columns that do not fit.
     """
@@ -57,10 +68,14 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
             f"foveate.instruction: mask: want True and False, got {calls.said(mask)} with values up to "
             f"{mask.max()}; token ids are ids="
         )
-    token = _told.set(_Told(mask, ids))
+    told = _Told(mask, ids)
+    token = _told.set(told)
+    if mask is not None or ids is not None:
+        _open[told] = threading.get_ident()
     try:
         yield
     finally:
+        _open.pop(told, None)
         _told.reset(token)
 
 
@@ -81,7 +96,7 @@ def read(
     real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
     flow.real = torch.ones_like(is_visual) if real is None else real
     columns = min(_prompt_columns(one, kwargs) for one in encoded.values())
-    _listen(base, flow, ids, columns, copies)
+    _listen(base, flow, ids, columns, copies, bool(needs & (WORDS | ROWS)))
     if columns < ids.shape[1] and flow.labels is None and flow.instruction_mask is None:
         flow.instruction_mask = torch.ones_like(ids[:, :columns])
     _find_columns(flow, flow.real & ~is_visual, needs)
@@ -109,13 +124,19 @@ def _continues(ids: Tensor, last: Tensor) -> bool:
     return bool((ids[:, None, :-1] == last).all(-1).any(1).all())
 
 
-def _listen(base: nn.Module, flow: Flow, ids: Tensor, columns: int, copies: int) -> None:
+def _listen(
+    base: nn.Module, flow: Flow, ids: Tensor, columns: int, copies: int, looks: bool
+) -> None:
     """Take what the block around the call tells, where the call itself tells nothing.
 
-    Raises ValueError and TypeError unless it fits the prompts.
+    Raises ValueError and TypeError unless it fits the prompts, RuntimeError for a block out of sight.
     """
     told, prompts = _told.get(), len(ids) // copies
     if flow.instruction_mask is not None or flow.instruction_ids is not None:
+        return
+    if told is None:
+        if looks and flow.labels is None:
+            _refuse_unseen_block()
         return
     if (mask := told.mask) is not None:
         guessed = max(flow.logits_to_keep - 1, 0)  # as many columns behind the prompt may be
@@ -128,6 +149,17 @@ def _listen(base: nn.Module, flow: Flow, ids: Tensor, columns: int, copies: int)
     if told.ids is not None:
         calls.check_words(base, told.ids, "foveate.instruction: ids", prompts)
         flow.instruction_ids = told.ids.repeat_interleave(copies, dim=0)
+
+
+def _refuse_unseen_block() -> None:
+    here = threading.get_ident()
+    if any(thread != here for thread in tuple(_open.values())):
+        raise RuntimeError(
+            "a compressor reads this prompt, and another thread has a block of foveate.instruction open that "
+            "this one does not see: open the block in the thread that calls the model, or start that thread "
+            "with contextvars.copy_context().run; where there is nothing to tell, call it in an empty block, "
+            "with foveate.instruction():"
+        )
 
 
 def _find_columns(flow: Flow, text: Tensor, needs: frozenset[str]) -> None:
@@ -186,13 +218,14 @@ def refuse_unseen(ends: Tensor, prompt: Tensor, flow: Flow, required: frozenset[
 
     ends (I,) the last column of each image, prompt (I,) the prompt it stands in.
     """
+    _refuse_covered(prompt, flow, required)
     if required & WORDS and not bool((said := flow.text_mask.any(1)).all()):
         raise ValueError(
             f"no instruction in prompt {int(prompt[~said][0])} of the batch, which a compressor reads: "
             "labels must be -100 where the instruction stands, or pass instruction_mask or instruction_ids"
         )
-    column = torch.arange(flow.asking.shape[1], device=ends.device)
     rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
+    column = torch.arange(flow.asking.shape[1], device=ends.device)
     for name in sorted(required & rows.keys()):
         last = (column * rows[name]).amax(1)[flow.prompt]
         if bool((last < ends).any()):
@@ -202,3 +235,19 @@ def refuse_unseen(ends: Tensor, prompt: Tensor, flow: Flow, required: frozenset[
                 f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
                 "before any answer"
             )
+
+
+def _refuse_covered(prompt: Tensor, flow: Flow, required: frozenset[str]) -> None:
+    """Raise ValueError where labels begin with the prompt itself, and nothing else tells what is asked."""
+    reads = required & (ROWS if flow.instruction_ids is not None else ROWS | WORDS)
+    if not reads or flow.labels is None or flow.instruction_mask is not None:
+        return
+    labelled = flow.real & (flow.labels.to(flow.real.device) != calls.IGNORED)
+    covered = (labelled.any(1) & ~(flow.asking & flow.instruction).any(1))[prompt]
+    if bool(covered.any()):
+        raise ValueError(
+            f"the labels of prompt {int(prompt[covered][0])} of the batch cover its question, which a "
+            f"compressor reads for {sorted(reads)[0]}: they must be -100 up to the answer, or pass "
+            "instruction_mask; in TRL, train on prompt and completion (completion_only_loss) or with "
+            "assistant_only_loss"
+        )

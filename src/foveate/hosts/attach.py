@@ -14,6 +14,7 @@ from torch import nn
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
 from foveate.hosts.trace import Trace
+from foveate.ops import real
 
 Model = TypeVar("Model", bound=nn.Module)
 POSITIONS = ("original", "renumbered")
@@ -49,20 +50,7 @@ class Attachment:
 
 
 def compress(model: Model, method: Compressor, positions: str = "original") -> Model:
-    """Let a model see with fewer visual tokens, in place: the same object, the same class.
-
-    positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. A model
-    that is compressed already gets the new method instead. Returns the model it was given.
-
-    The method becomes part of the model: its weights move to the model's device and dtype and are saved
-    with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
-    stands before the projector, features that `get_image_features` returns are those that the projector
-    reads.
-
-    Raises TypeError for models and methods that are none, ValueError for layers the model does not have,
-    methods made for other widths (their arguments width, feature_width and tower_width; see `sized`) and
-    unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
-    """
+    """`foveate.compress`, of a compressor that is made: attach it, in place."""
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
     if positions not in POSITIONS:
@@ -149,7 +137,7 @@ def restore(model: Model) -> Model:
 
 @contextmanager
 def compressed(model: Model, method: Compressor, positions: str = "original") -> Iterator[Model]:
-    """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
+    """`foveate.compressed`, of a compressor that is made."""
     base, outer = traits.base_of(model), None
     if is_compressed(model):
         outer = base.visual_compressor, base.visual_attachment.positions
@@ -190,13 +178,14 @@ def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
 
     Raises ValueError unless 0 <= step <= max_steps and max_steps >= 1, or if the model is not compressed.
     """
-    whole = all(isinstance(n, int) and not isinstance(n, bool) for n in (step, max_steps))
-    if not whole or not 0 <= step <= max_steps or max_steps < 1:
+    now, end = real(step), real(max_steps)
+    whole = isinstance(now, int) and isinstance(end, int)
+    if not whole or not 0 <= now <= end or end < 1:
         raise ValueError(
             f"step={step!r} of max_steps={max_steps!r}: want ints, 0 <= step <= max_steps >= 1"
         )
     attachment = _attachment(model)
-    attachment.step, attachment.max_steps = step, max_steps
+    attachment.step, attachment.max_steps = now, end
 
 
 def is_compressed(model: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import encode, traits
+from foveate.hosts import authored, encode, traits
 from foveate.hosts.positions import layer_type
 from foveate.sizes import said
 
@@ -23,6 +23,7 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
     refuse_shards(base)
     found = {}
     for part in method.every():
+        authored.check(part)
         try:
             _check_site(base, part)
             _check_widths(base, part)
@@ -66,6 +67,11 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
         return
     if layer >= layers:
         raise ValueError(f"the model has decoder layers 0 to {layers - 1}")
+    if layer > 0 and (deep := traits.deepened(base)) >= layers:
+        raise NotImplementedError(
+            f"DeepStack adds {deep} layers of features to {layers} decoder layers, behind the last one too, "
+            "where a short sequence has no place for them: compress before the language model, at language 0"
+        )
     if layer == 0 and part.needs & ATTENTION:
         raise ValueError(f"it needs {sorted(part.needs & ATTENTION)}: layer >= 1")
     kinds = {layer_type(decoder, i) for i in range(max(layer - 1, 0), layers)} if layer else set()

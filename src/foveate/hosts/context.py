@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.compressor import Compressor, Context
+from foveate.compressor import Compressor, Context, Tower
+from foveate.hosts import authored
 from foveate.hosts.flow import Flow
 from foveate.hosts.trace import Step
 from foveate.tokens import VisualTokens
@@ -29,10 +30,29 @@ def apply(
     if "generator" in part.needs:
         fields["generator"] = flow.generators(part.seed)
     context = Context(**fields)
-    out = part(tokens, context)
+    out = _given(part, tokens, context)
+    width = (
+        flow.decoder.config.hidden_size
+        if part.site.tower == Tower.projector
+        else tokens.x.shape[-1]
+    )
+    authored.check_result(part, tokens, out, width)
     scores = part.scores(tokens, context) if flow.traced else None
     flow.steps.append(_note(part, tokens, out, scores, known.get("grid")))
     return out
+
+
+def _given(part: Compressor, tokens: VisualTokens, context: Context) -> Any:
+    """What the compressor makes of the tokens. Raises TypeError where it reads what it does not declare."""
+    try:
+        return part(tokens, context)
+    except (AttributeError, TypeError) as error:
+        if (field := authored.undeclared(part, context, error)) is None:
+            raise
+        raise TypeError(
+            f"{type(part).__name__}.forward reads context.{field}, which is None as it does not declare it: "
+            f"want {field!r} in its needs"
+        ) from error
 
 
 def _carried(tokens: VisualTokens, name: str, value: Any) -> Any:

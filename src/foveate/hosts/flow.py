@@ -78,14 +78,16 @@ class Newlines:
     closes: Tensor
 
     def alive(self, tokens: VisualTokens) -> Tensor:
-        """(I, Q) whether a token still stands in the row that a newline closes."""
+        """(I, Q) which newlines stay: one leaves when its row held patches and no token stands there now."""
         anchor = tokens.anchor.clamp(max=self.closes.shape[1] - 1)
         closes = self.closes.gather(1, anchor).masked_fill(~tokens.valid, -1)
-        found = torch.zeros(
-            len(closes), self.x.shape[1] + 1, dtype=torch.bool, device=closes.device
-        )
-        found = found.scatter(1, closes % (self.x.shape[1] + 1), True)
-        return found[:, :-1] & (self.column >= 0)
+        return (self._among(closes) | ~self._among(self.closes)) & (self.column >= 0)
+
+    def _among(self, closes: Tensor) -> Tensor:
+        """(I, Q) which newlines are among these. closes (I, …), -1 is none of them."""
+        Q = self.x.shape[1]
+        found = torch.zeros(len(closes), Q + 1, dtype=torch.bool, device=closes.device)
+        return found.scatter(1, closes % (Q + 1), True)[:, :-1]
 
 
 @dataclass(eq=False)

@@ -1,14 +1,13 @@
 """The few attention rows and keys that methods ask for, without ever making a whole attention matrix.
 
-One attention module is given a shallow copy of its config that names our attention function. It runs
-the model's own function on the same arguments, and beside it computes the rows somebody asked for, from
-the exact queries and keys. Who asks travels as a keyword of the call through a language model, and in a
+One attention module is given its config in a wrapper, where the name of its attention finds our function.
+It runs the model's own function on the same arguments, and beside it computes the rows somebody asked for,
+from the exact queries and keys. Who asks travels as a keyword of the call through a language model, and in a
 context variable through a vision tower, so threads do not meet.
 """
 
 from __future__ import annotations
 
-import copy
 import itertools
 import sys
 from collections.abc import Iterator
@@ -135,16 +134,46 @@ class MergerAfter:
 
 def tap(attention: nn.Module, class_token: bool = False) -> None:
     """Let this attention module show rows of its attention; class_token: its first row is that of one."""
-    shown = copy.copy(attention.config)
-    shown.foveate_original = attention.config
-    shown.foveate_class_token = class_token
-    shown._attn_implementation_internal = NAME
-    attention.config = shown
+    attention.config = _Tapped(attention.config, class_token)
 
 
 def untap(attention: nn.Module) -> None:
     """Give it back the config it had."""
-    attention.config = attention.config.foveate_original
+    attention.config = attention.config.tapped
+
+
+class _Name(str):
+    """The name of a model's own attention, by which a table of functions finds ours."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return other == NAME or str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(NAME)
+
+
+class _Tapped:
+    """A config as its attention module sees it: the same in all, but for what its attention's name finds."""
+
+    def __init__(self, config: Any, class_token: bool):
+        self.__dict__.update(tapped=config, class_token=class_token)
+
+    @property
+    def _attn_implementation(self) -> str:
+        return _Name(self.tapped._attn_implementation or "eager")
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "tapped":  # what copy and pickle ask an empty one
+            raise AttributeError(name)
+        return getattr(self.tapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.tapped, name, value)
 
 
 def attention_rows(
@@ -176,11 +205,11 @@ def glancing_attention(
     if look is not None and flow is None:
         for rows in _sequences(query, kwargs.get("cu_seq_lens_q")):
             seen = query[:, :, rows], key[:, :, rows]
-            look.look(*seen, scaling, attention_mask, module.config.foveate_class_token)
+            look.look(*seen, scaling, attention_mask, module.config.class_token)
     if flow is not None and flow.prefill:
         layer = module.layer_idx
         flow.scores[layer] = _prompt_rows(flow, layer, query, key, scaling, attention_mask)
-    original = module.config.foveate_original
+    original = module.config.tapped
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     own = AttentionInterface().get_interface(original._attn_implementation, eager)
     return own(_WithConfig(module, original), query, key, value, attention_mask, **kwargs)

@@ -90,7 +90,7 @@ def _with_newlines(
     if frames is not None:
         cells = _tiles(patches, patches // frames)
     else:
-        first = min(traits.tokens_of_view(base), patches)
+        first = _in_front(base, newline) or patches
         cells = _square(first)
         if cells is not None and patches > first:
             cells = torch.cat([cells, _joined(base, newline[first:], size)])
@@ -141,10 +141,19 @@ def closing_newline(base: nn.Module, modality: str, newline: Tensor) -> Tensor:
     """
     closes = newline.long().cumsum(0) - newline.long()
     closes = closes.masked_fill(closes >= int(newline.sum()), -1)
-    whole = traits.tokens_of_view(base)
-    if modality == "image" and int((~newline).sum()) > whole:
-        closes[:whole] = -1
+    if modality == "image":
+        closes[: _in_front(base, newline)] = -1
     return closes
+
+
+def _in_front(base: nn.Module, newline: Tensor) -> int:
+    """Patches of the whole image in front of its joined tiles; 0 where there are no tiles.
+
+    newline (n,) bool. Behind a view that stands alone, a class token with it, there is one newline; behind
+    the joined tiles one a row, of a row without patches too.
+    """
+    view, patches, newlines = traits.tokens_of_view(base), int((~newline).sum()), int(newline.sum())
+    return 0 if newlines == 1 and patches <= view + 1 else min(view, patches)
 
 
 def merged(value: Tensor, patches: Tensor, sizes: Any, how: str) -> Tensor:

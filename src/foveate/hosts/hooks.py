@@ -156,10 +156,11 @@ class BaseBefore:
                 outputs[modality] = output
             elif ids is not None:
                 count = int((ids == traits.placeholder_id(base, modality)).sum())
-                if count:
+                if count and not all(part.keeps_all for part in self.attachment.acting(base)):
                     raise ValueError(
                         f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
-                        "and no prefill_chunk_size: a chunked prefill loses them"
+                        "and no prefill_chunk_size: a chunked prefill loses them. An assistant in assisted "
+                        "decoding is never given any: foveate.restore(assistant), or let it keep all"
                     )
         if ids is None:
             raise NotImplementedError(

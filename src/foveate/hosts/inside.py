@@ -130,14 +130,7 @@ def _positions(
 
 
 def deep_features(flow: Flow, visual: Tensor, deep: list[Tensor]) -> list[Tensor]:
-    """(I, P, D) by layer: what each patch's token gets added. visual (B, S), deep (tokens, D) by layer.
-
-    Raises NotImplementedError if the last decoder layer is among them.
-    """
-    if len(deep) >= len(flow.decoder.layers):
-        raise NotImplementedError(
-            f"{len(deep)} layers of DeepStack features for {len(flow.decoder.layers)} decoder layers"
-        )
+    """(I, P, D) by layer: what each patch's token gets added. visual (B, S), deep (tokens, D) by layer."""
     rank = (visual.flatten().long().cumsum(0) - 1).reshape(visual.shape)
     token = rank[flow.prompt[:, None], flow.place]
     patch = token.gather(1, flow.tokens.owner.clamp(min=0)).clamp(min=0)

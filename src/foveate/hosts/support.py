@@ -26,6 +26,13 @@ class Support:
     why: str | None = None
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """In one line: works at language 2; or not, and why."""
+        where = f" at {', '.join(self.sites)}" if self.sites else ""
+        if not self.works:
+            return f"does not work{where}: {self.why}"
+        return "; ".join([f"works{where}", *self.notes])
+
 
 def support(model: nn.Module, method: Compressor) -> Support:
     """What `compress(model, method)` would do, without doing it. The model may be on the meta device."""

@@ -253,3 +253,9 @@ def whole_view(base: nn.Module) -> int | None:
 def deepstack(output: Any) -> list[Any] | None:
     """Features that the model adds to its residual stream after the first decoder layers, by layer."""
     return getattr(output, "deepstack_features", None)
+
+
+def deepened(base: nn.Module) -> int:
+    """How many of the first decoder layers such features are added behind."""
+    chosen = getattr(base.config.vision_config, "deepstack_visual_indexes", None)
+    return len(set(chosen) & set(range(len(tower_blocks(base))))) if chosen else 0

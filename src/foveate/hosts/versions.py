@@ -43,7 +43,7 @@ def check(version: str = transformers.__version__) -> None:
             f"transformers {version} is unknown to foveate, which was tested with {', '.join(KNOWN)}: "
             "it may well work; if answers look odd, install one of these",
             UserWarning,
-            stacklevel=3,  # whoever called foveate.compress
+            stacklevel=4,  # whoever called foveate.compress
         )
 
 
@@ -55,7 +55,7 @@ def check_family(kind: str) -> None:
             f"models of type {kind!r} are unknown to foveate, which was tested with {', '.join(FAMILIES)}: "
             "compare a few answers with keep=1.0 before you trust it",
             UserWarning,
-            stacklevel=3,  # whoever called foveate.compress
+            stacklevel=4,  # whoever called foveate.compress
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, stride_of
+from foveate.ops import Keep, stride_of, whole
 from foveate.tokens import VisualTokens
 
 
@@ -29,10 +29,8 @@ class DepthwiseConv(Compressor):
 
     def __init__(self, width: int, stride: int = 8, layer: int = 2):
         super().__init__()
-        for name, value in (("width", width), ("stride", stride)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: want an int >= 1")
-        self.width, self.stride, self.site = width, stride, language(layer)
+        self.width, self.stride = whole("width", width), whole("stride", stride)
+        self.site = language(layer)
         if stride > 1:
             self.conv = nn.Conv1d(width, width, stride, stride=stride, groups=width)
             self.gate = nn.Parameter(torch.zeros(1))

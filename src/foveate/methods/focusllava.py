@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
 from foveate.compressor import Chain, Compressor, Context, language
-from foveate.ops import Keep, check_keep, choice, number, refuse_unused, top, whole, windows
+from foveate.ops import Keep, check_keep, choice, number, real, refuse_unused, top, whole, windows
 from foveate.sizes import scaled
+from foveate.spec import spoken
 from foveate.tokens import VisualTokens
 
 GATES = ("all", "chosen")
@@ -218,6 +219,7 @@ class TextGuided(Compressor):
         }
 
 
+@spoken
 def focusllava(
     keep: Keep | None = None,
     only: str | None = None,
@@ -365,8 +367,8 @@ def _maximum(x: Tensor, into: Tensor, M: int) -> Tensor:
 
 def _scales(given: Sequence[int], region: int) -> tuple[int, ...]:
     """The scales, the finest first. Raises ValueError unless they are different divisors of `region`."""
-    scales = tuple(given) if isinstance(given, list | tuple) else ()
-    each = all(isinstance(s, int) and not isinstance(s, bool) and s >= 1 for s in scales)
+    scales = tuple(map(real, given)) if isinstance(given, list | tuple) else ()
+    each = all(isinstance(s, int) and s >= 1 for s in scales)
     if not scales or not each or len(set(scales)) < len(scales) or any(region % s for s in scales):
         divisors = [s for s in range(1, region + 1) if region % s == 0]
         raise ValueError(f"scales={given!r}: want some of {divisors}, which divide region={region}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from foveate.compressor import Compressor, Context
-from foveate.ops import Keep
+from foveate.ops import Keep, real
 from foveate.tokens import VisualTokens
 
 
@@ -13,11 +13,12 @@ class Identity(Compressor):
     """Keep every token. The uncompressed model: no paper."""
 
     selects = True
+    keeps_all = True
 
     @classmethod
     def keeping(cls, keep: Keep = 1.0) -> Identity:
         """Identity for the only budget it has. Raises ValueError for any keep but 1.0."""
-        if keep != 1.0 or not isinstance(keep, float):
+        if not (isinstance(given := real(keep), float) and given == 1):
             raise ValueError(f"keep={keep!r}: identity keeps everything; the only budget is 1.0")
         return cls()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, budget, check_keep
+from foveate.ops import Keep, budget, check_keep, real
 from foveate.tokens import VisualTokens
 
 
@@ -31,26 +31,27 @@ class KMeans(Compressor):
         self, keep: Keep = 0.125, layer: int = 2, soft: bool = False, temperature: float = 0.1
     ):
         super().__init__()
-        if not temperature > 0:
+        self.temperature = real(temperature)
+        if self.temperature is None or not self.temperature > 0:
             raise ValueError(f"temperature={temperature!r}: want a number > 0")
         self.keep, self.site = check_keep(keep), language(layer)
-        self.soft, self.temperature, self.selects = soft, temperature, not soft
+        self.soft, self.selects = soft, not soft
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """One mean for each initial centre. tokens.x (B, N, D)."""
-        centre, real = self._centres(tokens)
+        centre, there = self._centres(tokens)
         k = centre.shape[1]
         x = tokens.x.to(torch.promote_types(tokens.x.dtype, torch.float32))
         # (B, N, k); a place without a centre is out of reach.
         far = torch.cdist(x, x.gather(1, centre[..., None].expand(-1, -1, x.shape[-1])), p=1)
-        nearest = far.masked_fill(~real[:, None], torch.inf).argmin(-1)
+        nearest = far.masked_fill(~there[:, None], torch.inf).argmin(-1)
         number = torch.arange(k, device=centre.device).expand_as(centre)
         # Twins of an earlier centre are as near to it as to themselves, and stay centres all the same.
         own = torch.full_like(nearest, -1).scatter_reduce(
-            1, centre, number.masked_fill(~real, -1), "amax"
+            1, centre, number.masked_fill(~there, -1), "amax"
         )
         into = torch.where(own >= 0, own, nearest)
-        means = self._means(tokens, x, far, real) if self.soft else None
+        means = self._means(tokens, x, far, there) if self.soft else None
         return tokens.merge(into, k, means)
 
     def _centres(self, tokens: VisualTokens) -> tuple[Tensor, Tensor]:
@@ -58,18 +59,18 @@ class KMeans(Compressor):
         count = tokens.counts[:, None]
         k = budget(self.keep, count)
         place = torch.arange(int(k.max()), device=k.device)
-        real = place < k
-        return (place * count // k.clamp(min=1)).where(real, 0), real
+        there = place < k
+        return (place * count // k.clamp(min=1)).where(there, 0), there
 
-    def _means(self, tokens: VisualTokens, x: Tensor, far: Tensor, real: Tensor) -> Tensor:
+    def _means(self, tokens: VisualTokens, x: Tensor, far: Tensor, there: Tensor) -> Tensor:
         """(B, k, D) soft means: every token counts by its size and its share in the centre."""
-        pairs = (tokens.valid[..., None] & real[:, None]).to(far.dtype)
+        pairs = (tokens.valid[..., None] & there[:, None]).to(far.dtype)
         typical = (far * pairs).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
         unit = (typical * self.temperature).clamp(min=torch.finfo(far.dtype).tiny)
         # Padding may be so far away that its logits are all -inf; it is left out below, unless NaN.
         near = (-far / unit[:, None, None]).masked_fill(~tokens.valid[..., None], 0)
-        likely = near.masked_fill(~real[:, None], -torch.inf)
-        weight = likely.softmax(-1).masked_fill(~real[:, None], 0) * pairs * tokens.size[..., None]
+        likely = near.masked_fill(~there[:, None], -torch.inf)
+        weight = likely.softmax(-1).masked_fill(~there[:, None], 0) * pairs * tokens.size[..., None]
         total = weight.sum(1)[..., None].clamp(min=torch.finfo(far.dtype).tiny)
         return (weight.mT @ x / total).to(tokens.x.dtype)
 

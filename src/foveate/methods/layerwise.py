@@ -6,10 +6,12 @@ from foveate.compressor import Chain
 from foveate.methods.pool import Pool
 from foveate.ops import Keep, stride_of
 from foveate.sizes import scaled
+from foveate.spec import spoken
 
 DEPTHS = (4, 12, 24)  # of 32 layers
 
 
+@spoken
 def layerwise(keep: Keep = 0.125, layers: int = 32) -> Chain:
     """Pool by 2 at three depths, layers 4, 12, 24 of 32. Chen et al. 2024, arXiv:2406.20092.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from foveate import warm
 from foveate.compressor import Compressor, Context, Site, Tower
 from foveate.ops import Keep, nearest, stride_of, whole, windows
+from foveate.spec import spoken
 from foveate.tokens import VisualTokens
 
 BLOCKS = 8  # how many the paper fuses, of CLIP-L's 24
@@ -196,6 +197,7 @@ class LLaVASTF(Compressor):
         return {**blocks, **spatial, "block_hidden": blocks["hidden"]}
 
 
+@spoken
 def llava_stf(
     keep: Keep | None = None,
     window: int | None = None,

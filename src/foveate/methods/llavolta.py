@@ -7,6 +7,7 @@ from foveate.methods.identity import Identity
 from foveate.methods.pool import Pool
 from foveate.ops import Keep, check_keep
 from foveate.sizes import scaled
+from foveate.spec import spoken
 
 # Equal shares of training as (layer of 32, stride); stride 1 is no compression, and the last stage is
 # that of inference.
@@ -22,6 +23,7 @@ SCHEDULES = {
 }
 
 
+@spoken
 def llavolta(
     schedule: str = "last_stage", layers: int = 32, keep: Keep | None = None
 ) -> Compressor:

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from foveate import warm
 from foveate.compressor import Chain, Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, choice, cosine, refuse_unused, top, whole
+from foveate.ops import Keep, budget, check_keep, choice, cosine, real, refuse_unused, top, whole
 from foveate.routes import DIRECTIONS, SCANS, Route
+from foveate.spec import spoken
 from foveate.statespace import S6, SSD
 from foveate.tokens import VisualTokens
 
@@ -79,7 +80,7 @@ class FlashGlobalFusion(Compressor):
             "directions": directions,
             "text": text,
             "operator": operator,
-            "hidden": hidden,
+            "hidden": None if hidden is None else whole("hidden", hidden),
         }
         self.needs = frozenset({"grid", *(self.optional if text else ())})
         self.enter = nn.Linear(feature_width, state_width)
@@ -187,13 +188,14 @@ class VisualNativeSelection(Compressor):
         super().__init__()
         self.similarity = choice("similarity", similarity, SIMILARITIES)
         temperature = SIMILARITIES[similarity] if temperature is None else temperature
-        if not (_is_number(balance) and 0 <= balance <= 1):
+        self.balance, self.temperature = real(balance), real(temperature)
+        if self.balance is None or not 0 <= self.balance <= 1:
             raise ValueError(f"balance={balance!r}: want the visual expert's share, 0 to 1")
-        if not (_is_number(temperature) and 0 < temperature < math.inf):
+        if self.temperature is None or not 0 < self.temperature < math.inf:
             raise ValueError(f"temperature={temperature!r}: want a number above 0")
         if sampled is not None and not (isinstance(sampled, list | tuple) and sampled):
             raise ValueError(f"sampled={sampled!r}: want a list of budgets to draw from, or None")
-        self.keep, self.balance, self.temperature = check_keep(keep), balance, temperature
+        self.keep = check_keep(keep)
         self.aggregate = choice("aggregate", aggregate, AGGREGATES)
         self.sampled = None if sampled is None else [check_keep(k) for k in sampled]
         self.needs = frozenset({"cls_attention", *(self.optional if balance < 1 else ())})
@@ -279,6 +281,7 @@ class VisualNativeSelection(Compressor):
         }
 
 
+@spoken
 def meteor(
     keep: Keep | None = None,
     only: str | None = None,
@@ -325,13 +328,7 @@ def meteor(
     return parts[0] if only else Chain(*parts)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _leave(inner: int, hidden: int | None, width: int) -> nn.Sequential:
     if hidden is None:
         return nn.Sequential(nn.LayerNorm(inner), nn.Linear(inner, width))
-    return nn.Sequential(
-        nn.Linear(inner, whole("hidden", hidden)), nn.GELU(), nn.Linear(hidden, width)
-    )
+    return nn.Sequential(nn.Linear(inner, hidden), nn.GELU(), nn.Linear(hidden, width))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foveate.compressor import Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, cosine, top
+from foveate.ops import Keep, budget, check_keep, cosine, real, top
 from foveate.tokens import VisualTokens
 
 
@@ -31,9 +31,10 @@ class VisionZip(Compressor):
 
     def __init__(self, keep: Keep = 64, contextual: float = 10 / 64, projected: bool = False):
         super().__init__()
-        if not 0 <= contextual < 1:
+        self.contextual = real(contextual)
+        if self.contextual is None or not 0 <= self.contextual < 1:
             raise ValueError(f"contextual={contextual!r}: want a share of the budget in [0, 1)")
-        self.keep, self.contextual, self.projected = check_keep(keep), contextual, projected
+        self.keep, self.projected = check_keep(keep), projected
         self.site = language(0) if projected else Site(Tower.features)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:

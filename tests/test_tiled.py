@@ -1,0 +1,267 @@
+"""Pictures of every size and shape, on the families that cut them into tiles.
+
+hypothesis draws batches; the bare model's own packing says where patches and newlines stand. Keeping all is
+the bare model, dropping is masking.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from families import BOS, FAMILIES, IMAGE, LAYERS, Stand
+from families.family import join, padded, tower
+from families.llava import LlavaNext
+from families.prompts import END, GLOBAL, NEWLINE, START
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from oracle import reference, seen_columns
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+import foveate
+from foveate import Chain, FastV, Identity, Pool, Stride, VisionZip
+from foveate.hosts import grids
+from foveate.hosts.attach import POSITIONS
+
+TOLERANCE = 1e-5  # of the logits' scale
+KEEP_ALL = {
+    "identity": Identity,
+    "stride": lambda: Stride(1.0),
+    "fastv": lambda: FastV(1.0),
+    "visionzip": lambda: VisionZip(1.0, projected=True),
+}
+DROPPING = {
+    "stride": lambda: Stride(0.3),
+    "pool": lambda: Pool(2, dims=2),
+    "fastv": lambda: FastV(0.25),
+    "few": lambda: FastV(2, layer=1),
+    "three cuts": lambda: Chain(Stride(12), FastV(0.5, layer=1), Pool(2, layer=3)),
+}
+
+
+class OddSides(LlavaNext):
+    """Tiles of 3 × 3 patches, so that a picture may be unpadded to one row; and long ones."""
+
+    patches = 9
+
+    def config(self):
+        config = super().config()
+        config.vision_config = type(config.vision_config)(
+            **tower("clip_vision_model", image_size=24)
+        )
+        config.image_grid_pinpoints = [[24, 24], [24, 96], [96, 24], [48, 48]]
+        config.image_seq_length = self.patches
+        return config
+
+
+TILED = {name: FAMILIES[name] for name in ("llava_next", "llava_onevision")}
+TILED["odd sides"] = OddSides()
+MARKED = {name: FAMILIES[name] for name in ("internvl", "smolvlm", "idefics3")}
+LONG = [1, 2, 5, 10, 31, 32, 33, 64, 199, 1999]
+SIZE = st.tuples(*[st.sampled_from(LONG) | st.integers(1, 400)] * 2)  # height, width
+GRID = st.tuples(st.integers(1, 3), st.integers(1, 3))  # rows and columns of tiles
+
+
+def batches(image):
+    """One to three prompts with one or two images each, of what says how large one is."""
+    return st.lists(st.lists(image, min_size=1, max_size=2), min_size=1, max_size=3)
+
+
+@cache
+def model_of(name):
+    return (TILED | MARKED)[name].model()
+
+
+def packed(name, rows):
+    """Pixels of a batch of sizes, and of each image what its placeholders are: patches, or -1 a newline."""
+    base, sizes = model_of(name).model, [size for row in rows for size in row]
+    config = base.config
+    many = [name == "llava_onevision" and len(row) > 1 for row in rows for _ in row]
+    side = config.vision_config.image_size
+    count = [
+        1 if one else image_size_to_num_patches(list(size), config.image_grid_pinpoints, side)
+        for size, one in zip(sizes, many, strict=True)
+    ]
+    n = (side // config.vision_config.patch_size) ** 2
+    numbers = [torch.arange(1.0, 1 + views * n).reshape(views, n, 1) for views in count]
+    how = {"vision_aspect_ratio": "anyres_max_2", "image_newline": -torch.ones(1)}
+    if name != "llava_onevision":
+        how = {"vision_feature_select_strategy": "default", "image_newline": -torch.ones(1)}
+    try:
+        cells, _ = base.pack_image_features(numbers, torch.tensor(sizes), **how)
+    except RuntimeError:  # the bare model cannot interpolate to no row at all
+        assume(False)
+    draw = torch.Generator().manual_seed(1)
+    pixels = [torch.randn(1, views, 3, side, side, generator=draw) for views in count]
+    inputs = {"pixel_values": join(pixels), "image_sizes": torch.tensor(sizes)}
+    if name == "llava_onevision":
+        inputs["batch_num_images"] = torch.tensor([len(row) for row in rows])
+    marks = [(cell[:, 0] < 0).tolist() for cell in cells]
+    return inputs, marks, [0 if views == 1 else n for views in count]
+
+
+def newlined(name, rows):
+    """A batch as the processor makes it, and where its patches and newlines stand. rows: sizes by prompt."""
+    inputs, marks, whole = packed(name, rows)
+    marks, whole = iter(marks), iter(whole)
+    ids, stands = [], []
+    for b, row in enumerate(rows):
+        ids.append([BOS, 5 + b])
+        for _ in row:
+            mark, front, first = next(marks), next(whole), len(ids[b])
+            ids[b] += [IMAGE] * len(mark) + [7]
+            ends = [front - 1, *(k for k, newline in enumerate(mark) if newline)]
+            lines = [
+                (first + after, range(sum(not m for m in mark[: before + 1]), after - n))
+                for n, (before, after) in enumerate(pairwise(ends))
+            ]
+            patches = [first + k for k, newline in enumerate(mark) if not newline]
+            stands.append((b, patches, lines))
+        ids[b] += [8, 9, 10][b:]
+    ids, mask = padded(ids, "left")
+    gap = (mask == 0).sum(1).tolist()
+    shifted = [
+        Stand(b, [c + gap[b] for c in patches], [(c + gap[b], row) for c, row in lines])
+        for b, patches, lines in stands
+    ]
+    return inputs | {"input_ids": ids, "attention_mask": mask}, shifted
+
+
+def marked(name, rows):
+    """The same for families with markers; rows: rows and columns of tiles, by prompt."""
+    family, draw = MARKED[name], torch.Generator().manual_seed(1)
+    ids, shares = [], []
+    for row in rows:
+        ids.append([BOS, 5])
+        count = 0
+        for height, width in row:
+            tiles = height * width + (height * width > 1)
+            count += tiles
+            if name == "internvl":
+                ids[-1] += [START, *[IMAGE] * (family.patches * tiles), END]
+            else:
+                for r in range(height if tiles > 1 else 0):
+                    ids[-1] += [m for c in range(width) for m in family.tile(40 + 3 * r + c)]
+                    ids[-1].append(NEWLINE)
+                ids[-1] += [NEWLINE] * (tiles > 1) + family.tile(GLOBAL) + [95]
+            ids[-1].append(7)
+        shares.append(torch.randn(1, count, 3, 32, 32, generator=draw))
+    ids, mask = padded(ids, "left")
+    pixels = torch.cat([s[0] for s in shares]) if name == "internvl" else join(shares)
+    inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+    stands = []
+    for b, row in enumerate(rows):
+        columns = (ids[b] == IMAGE).nonzero()[:, 0].tolist()
+        for height, width in row:
+            size = family.patches * (height * width + (height * width > 1))
+            stands.append(Stand(b, columns[:size], []))
+            columns = columns[size:]
+    return inputs, stands
+
+
+def lengths(output):
+    return [output.past_key_values.get_seq_length(layer) for layer in range(LAYERS)]
+
+
+@torch.no_grad()
+def keeps_all(name, inputs, methods=KEEP_ALL):
+    model = model_of(name)
+    want = model(**inputs)
+    for method in methods:
+        with foveate.compressed(model, KEEP_ALL[method]()):
+            got = model(**inputs)
+        assert torch.equal(got.logits, want.logits), method
+        assert lengths(got) == lengths(want), method
+
+
+@torch.no_grad()
+def drops_as_a_mask_does(name, inputs, stands, method, positions):
+    model = model_of(name)
+    with (
+        foveate.compressed(model, DROPPING[method](), positions),
+        foveate.trace(model) as seen,
+    ):
+        got = model(**inputs)
+    want = reference(model, stands, inputs, seen.steps, positions == "renumbered").logits
+    columns = seen_columns(stands, inputs, seen.steps)
+    error = (got.logits - want)[columns].abs().max() / want[columns].abs().max()
+    assert error <= TOLERANCE, f"{method}, {positions}: off by {error:.1e}"
+    # What the mask hides of the prompt, the cache does not hold: in the longest row, column by column.
+    assert lengths(got)[-1] == int(columns.sum(1).max())
+
+
+def few(test):
+    return settings(max_examples=3, deadline=None, derandomize=True, database=None)(test)
+
+
+def thousands(test):
+    return settings(max_examples=1000, deadline=None, database=None)(test)
+
+
+@pytest.mark.parametrize("name", TILED)
+@few
+@given(batches(SIZE))
+@example([[(199, 10)]])  # unpadded to no column: 8 newlines, and not a patch between them
+@example([[(10, 199)], [(199, 10), (33, 64)]])
+@example([[(1, 1999)], [(1999, 1)], [(1, 1)]])
+def test_keeping_all_of_a_picture_of_any_shape_is_the_bare_model(name, rows):
+    keeps_all(name, newlined(name, rows)[0])
+
+
+@pytest.mark.parametrize("name", TILED)
+@few
+@given(batches(SIZE), st.sampled_from(sorted(DROPPING)), st.sampled_from(POSITIONS))
+@example([[(199, 10)], [(199, 10), (64, 64)]], "fastv", "original")
+@example([[(199, 10)], [(10, 199), (5, 31)]], "stride", "renumbered")
+def test_dropping_of_a_picture_of_any_shape_is_masking(name, rows, method, positions):
+    drops_as_a_mask_does(name, *newlined(name, rows), method, positions)
+
+
+@pytest.mark.parametrize("name", MARKED)
+@few
+@given(batches(GRID), st.sampled_from(sorted(DROPPING)), st.sampled_from(POSITIONS))
+def test_any_number_of_marked_tiles(name, rows, method, positions):
+    inputs, stands = marked(name, rows)
+    keeps_all(name, inputs)
+    drops_as_a_mask_does(name, inputs, stands, method, positions)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TILED)
+@thousands
+@given(batches(SIZE), st.sampled_from(sorted(DROPPING)), st.sampled_from(POSITIONS))
+def test_thousands_of_shapes(name, rows, method, positions):
+    inputs, stands = newlined(name, rows)
+    keeps_all(name, inputs)
+    drops_as_a_mask_does(name, inputs, stands, method, positions)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", MARKED)
+@thousands
+@given(batches(GRID), st.sampled_from(sorted(DROPPING)), st.sampled_from(POSITIONS))
+def test_thousands_of_marked_tiles(name, rows, method, positions):
+    inputs, stands = marked(name, rows)
+    keeps_all(name, inputs)
+    drops_as_a_mask_does(name, inputs, stands, method, positions)
+
+
+def test_decoding_behind_rows_without_a_patch():
+    """The answer, step by step on the cache, is that of the bare model; and it stays so when recomputed."""
+    model, (inputs, _) = model_of("llava_next"), newlined("llava_next", [[(199, 10)], [(20, 60)]])
+    asked = {"max_new_tokens": 5, "do_sample": False}
+    want = model.generate(**inputs, **asked)
+    with foveate.compressed(model, FastV(1.0)):
+        assert torch.equal(model.generate(**inputs, **asked), want)
+    with foveate.compressed(model, FastV(3)):
+        cached = model.generate(**inputs, **asked)
+        assert torch.equal(model.generate(**inputs, **asked, use_cache=False), cached)
+
+
+def test_a_newline_alone_closes_its_view_with_its_class_token():
+    """A view of 16 patches and a class token, as a tower gives it that keeps one: one row, closed as one."""
+    base, newline = model_of("llava_next").model, torch.tensor([False] * 17 + [True])
+    for modality in ("image", "video"):
+        assert grids.closing_newline(base, modality, newline)[:17].tolist() == [0] * 17
