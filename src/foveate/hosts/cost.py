@@ -95,7 +95,7 @@ def connects(part: Compressor) -> bool:
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> nn.Module:
     """The model of a config without its weights: enough to count, whatever its size."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        return AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False)
 
 
 def watch(model: nn.Module, text: int, call: Callable[[], Any]) -> Load:
