@@ -62,7 +62,9 @@ def skeleton(name: str = EMBEDDED) -> Any:
     if name not in MODELS and "/" not in name and not Path(name).exists():
         raise unknown("model", name, [*carried(), *CONFIGS])
     with _loading(name):
-        return cost.skeleton(reading.config(place(name)))
+        config = reading.config(path := place(name))
+        reading.check_kind(path, config)
+        return cost.skeleton(config)
 
 
 def place(name: str) -> str:
@@ -96,19 +98,30 @@ def _check_model(folder: Path) -> None:
     from foveate.hosts import files
 
     try:
-        files.check_model(folder)
+        files.refuse_no_model(folder)
     except files.Unreadable as error:
         raise Wrong(f"model {error}") from error
 
 
 def _read(path: str) -> tuple[Any, Any]:
     import foveate
-    from foveate.hosts import reading, saving
+    from foveate.hosts import reading, saving, whole
 
     compressed = saving.said(reading.config(path)) is not None
     processor = reading.processor(path)  # before the weights: it takes no time
     read = foveate.from_pretrained if compressed else reading.model
-    return read(path, dtype="auto"), processor
+    model = read(path, dtype="auto")
+    whole.check_asked(path, model, processor)
+    return model, processor
+
+
+@contextmanager
+def asked(loaded: Loaded) -> Iterator[None]:
+    """What a model cannot answer fails the command: prompts are ours, so its parts do not fit together."""
+    try:
+        yield
+    except ValueError as error:
+        raise Failed(f"{loaded.name} cannot answer: {' '.join(str(error).split())}") from error
 
 
 @contextmanager
@@ -118,4 +131,7 @@ def _loading(name: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
         said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise Failed(f"cannot load {name}: {said}") from error
+        told = isinstance(error, OSError) and isinstance(
+            error, ValueError
+        )  # Unreadable: it names the file
+        raise Failed(said if told else f"cannot load {name}: {said}") from error

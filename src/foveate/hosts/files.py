@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,17 @@ from safetensors import SafetensorError, safe_open
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+VIDEO = "video_preprocessor_config.json"
 PROCESSOR = (
     "processor_config.json",
     "preprocessor_config.json",
-    "video_preprocessor_config.json",
+    VIDEO,
     "tokenizer_config.json",
 )
 SETTINGS = (CONFIG, *PROCESSOR, "tokenizer.json", "generation_config.json", "chat_template.json")
 TEXTS = ("chat_template.jinja",)
 SHOWN = 4  # names in an error
-LAYERS, WIDEST = 1_000, 10**10  # more than any model has; building it would take hours
+LAYERS, NUMBER = 1_000, 2**63 - 1  # building more layers would take hours
 DEEP = re.compile(r"(^|_)(num_.*layers|n_layers?|depth)$")
 PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
 
@@ -30,10 +32,58 @@ class Unreadable(OSError, ValueError):  # noqa: N818
     """A checkpoint that cannot be read: the file, and what is wrong with it."""
 
 
+OWN_CODE = (
+    "{path} wants to run code of its own (auto_map, {what}): foveate runs none; want a model that "
+    "transformers itself knows"
+)
+
+
 def few(names: Sequence[str]) -> str:
     """The first of these names, and how many more there are."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def short(value: Any) -> str:
+    """A value of a broken file, so that it fits into a line."""
+    said = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "huge"
+    return said if len(said) <= 60 else f"{said[:60]} …"
+
+
+@contextmanager
+def named(path: str | Path, what: str, cannot: str = "cannot be read") -> Iterator[None]:
+    """Whatever the libraries below raise of a broken file becomes one line that names what was read."""
+    try:
+        yield
+    except (Unreadable, ImportError):
+        raise
+    except Exception as error:  # tokenizers raises Exception itself, of a config anything may come
+        if _wants_code(error, path):
+            raise Unreadable(OWN_CODE.format(path=path, what=what)) from error
+        raise Unreadable(f"{path}: {what} {cannot}: {why(error)}") from error
+
+
+def why(error: Exception) -> str:
+    """What an error of a library says, in a line and without its classes."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deep"
+    if isinstance(error, KeyError):
+        return f"{error} is missing or unknown"
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    said = " ".join(" ".join(lines[:2]).split()) or type(error).__name__
+    said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
+    return re.sub(r"^Validation error for field '\w+': TypeError: ", "", said)[:200]
+
+
+def names_code(path: str | Path) -> bool:
+    """Whether any settings of a folder name code of its own."""
+    there = [Path(path) / name for name in (CONFIG, *PROCESSOR)]
+    return any("auto_map" in text(file) for file in there if file.is_file())
+
+
+def _wants_code(error: Exception, path: str | Path) -> bool:
+    said = str(error)
+    return "trust_remote_code" in said or ("Unrecognized" in said and names_code(path))
 
 
 def text(path: Path) -> str:
@@ -66,12 +116,12 @@ def check_config(path: Path) -> None:
     said = read_object(path)
     kind = said.get("model_type")
     if not isinstance(kind, str) or not kind:
-        found = f"is {kind!r:.40}" if "model_type" in said else "is not there"
+        found = f"is {short(kind)}" if "model_type" in said else "is not there"
         raise Unreadable(f"{path}: model_type {found}: want the name of a kind of model")
     for key, value in _numbers(said):
-        most = LAYERS if DEEP.search(key) else WIDEST
-        if abs(value) > most and (most is LAYERS or isinstance(value, int)):
-            raise Unreadable(f"{path}: {key} is {value:.4g}: want at most {most:,}")
+        least, most = (0, LAYERS) if DEEP.search(key) else (-NUMBER, NUMBER)
+        if not least <= value <= most and (most == LAYERS or isinstance(value, int)):
+            raise Unreadable(f"{path}: {key} is {short(value)}: want {least:,} to {most:,}")
 
 
 def check_settings(folder: Path) -> None:
@@ -84,7 +134,7 @@ def check_settings(folder: Path) -> None:
             text(folder / name)
 
 
-def check_model(folder: Path) -> None:
+def refuse_no_model(folder: Path) -> None:
     """Raises Unreadable for a folder that holds no saved model, with what it is instead."""
     if (folder / ADAPTER).exists():
         base = read_object(folder / ADAPTER).get("base_model_name_or_path")
@@ -98,7 +148,6 @@ def check_model(folder: Path) -> None:
             raise Unreadable(f"{folder} holds {few(gguf)}: foveate reads safetensors, no GGUF")
         what = f"it holds {few(names)}" if names else "it is empty"
         raise Unreadable(f"{folder} has no {CONFIG}, so it is no saved model: {what}")
-    check_config(folder / CONFIG)
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
@@ -162,8 +211,8 @@ def opened(file: Path) -> Any:
 
 
 def _numbers(said: dict[str, Any]) -> Iterator[tuple[str, int | float]]:
-    """Every number in these settings, with the name it stands under; not what a compressor is made with."""
-    left = [(name, value) for name, value in said.items() if name != "visual_compression"]
+    """Every number in these settings, with the name it stands under."""
+    left = [*said.items()]
     while left:
         key, value = left.pop()
         if isinstance(value, dict):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compressor import Chain, Compressor, Stages
-from foveate.hosts import reading
-from foveate.hosts.files import Unreadable, few, headers, opened
+from foveate.hosts import reading, whole
+from foveate.hosts.files import Unreadable, few, headers, opened, short
 
 VERSION = 1
 POSITIONS = ("original", "renumbered")
@@ -45,7 +45,7 @@ def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression")
     want(node, dict, where)
     version = want(node.get("version", VERSION), int, f"{where}.version")
     if not 1 <= version <= VERSION:
-        raise Unreadable(f"{where}.version is {version}: this foveate reads up to {VERSION}")
+        raise Unreadable(f"{where}.version is {short(version)}: this foveate reads up to {VERSION}")
     if (positions := node.get("positions", POSITIONS[0])) not in POSITIONS:
         raise Unreadable(f"{where}.positions is {short(positions)}: want {' or '.join(POSITIONS)}")
     if where.count("[") > DEEPEST:
@@ -82,26 +82,20 @@ def want(value: Any, kind: type, where: str) -> Any:
     return value
 
 
-def short(value: Any) -> str:
-    """A value of a broken file, so that it fits into a line."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]} …"
-
-
 def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
     """A compressor. Raises Unreadable for arguments that it does not take."""
     try:
         return make(*args, **given)
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
         why = " ".join(str(error).split())
-        raise Unreadable(f"{where} cannot be: {short(given)[:80]}: {why[:300]}") from error
+        raise Unreadable(f"{where} cannot be: {why[:200]}") from error
 
 
 def from_pretrained(
     path: str, known: dict[str, Any], method: Compressor | None, **kwargs: Any
 ) -> tuple[nn.Module, Compressor, str]:
     """The bare model, its compressor with weights, and how positions go; see foveate.from_pretrained."""
-    where = f"{path}: visual_compression in config.json"
+    where = f"{path}/config.json: visual_compression"
     hub = {name: kwargs[name] for name in reading.HUB if name in kwargs}
     node = said(reading.config(path, **hub))
     if node is None and method is None:
@@ -137,7 +131,7 @@ def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
 
 def has_weights(path: str) -> bool:
     """Whether a checkpoint holds weights of a compressor."""
-    return any(key.startswith(reading.COMPRESSOR) for key in headers(reading.weights(path)))
+    return any(key.startswith(whole.COMPRESSOR) for key in headers(reading.weights(path)))
 
 
 def _load(method: nn.Module, path: str, kwargs: dict[str, Any], fresh: bool = False) -> None:
@@ -156,7 +150,7 @@ def _state(
     wanted = {name: tuple(value.shape) for name, value in method.state_dict().items()}
     if not wanted:
         return {}
-    prefix, state = reading.COMPRESSOR, {}
+    prefix, state = whole.COMPRESSOR, {}
     for file in reading.weights(path, **kwargs):
         with opened(file) as stored:
             for key in stored.keys():  # noqa: SIM118 - no dict
@@ -175,5 +169,5 @@ def _state(
             raise Unreadable(
                 f"{path} has {name} {tuple(state[name].shape)}, the compressor wants {shape}"
             )
-        reading.check_finite(path, f"{prefix}{name}", state[name])
+        whole.check_finite(path, f"{prefix}{name}", state[name])
     return state
