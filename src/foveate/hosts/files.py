@@ -25,6 +25,10 @@ TEXTS = ("chat_template.jinja",)
 SHOWN = 4  # names in an error
 LAYERS, NUMBER = 1_000, 2**63 - 1  # building more layers would take hours
 DEEP = re.compile(r"(^|_)(num_.*layers|n_layers?|depth)$")
+TOKEN, SWITCH = (
+    re.compile(r"_token_id$"),
+    re.compile(r"^(use_cache$|do_sample$|output_|return_dict)"),
+)
 PICKLED = ("*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -72,6 +76,7 @@ def why(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     said = " ".join(" ".join(lines[:2]).split()) or type(error).__name__
     said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
+    said = said.replace("unexpected", "misplaced")  # jinja's word; ours for what is nobody's fault
     return re.sub(r"^Validation error for field '\w+': TypeError: ", "", said)[:200]
 
 
@@ -122,6 +127,18 @@ def check_config(path: Path) -> None:
         least, most = (0, LAYERS) if DEEP.search(key) else (-NUMBER, NUMBER)
         if not least <= value <= most and (most == LAYERS or isinstance(value, int)):
             raise Unreadable(f"{path}: {key} is {short(value)}: want {least:,} to {most:,}")
+
+
+def check_generation(path: Path) -> None:
+    """Raises Unreadable for a generation_config.json whose values are of other kinds than generate reads."""
+    for key, value in read_object(path).items():
+        several = value if isinstance(value, list) else [value]
+        if TOKEN.search(key) and value is not None and not all(type(n) is int for n in several):
+            raise Unreadable(
+                f"{path}: {key} is {short(value)}: want the number of a token, or several"
+            )
+        if SWITCH.search(key) and not isinstance(value, bool | None):
+            raise Unreadable(f"{path}: {key} is {short(value)}: want true or false")
 
 
 def check_settings(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import (
     CONFIG_MAPPING,
@@ -92,7 +93,8 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
         if (folder / GENERATION).exists():
             generation_config(folder)  # what is wrong there is not the model's
         stored = files.headers(files.weight_files(folder, kwargs.get("variant")))
-        whole.check_size(path, kind, said, stored)
+        with files.named(path, files.CONFIG), torch.device("meta"):
+            whole.check_size(path, untrained(said, kind), stored)
     with files.named(path, "the model"), whole.quiet():
         found, info = kind.from_pretrained(
             path,
@@ -106,6 +108,11 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
     for name, value in found.state_dict().items():
         whole.check_finite(path, name, value)
     return found
+
+
+def untrained(said: Any, kind: Any = AutoModelForImageTextToText, **kwargs: Any) -> nn.Module:
+    """The model of a config, with random weights."""
+    return kind.from_config(said, **SAFE, **kwargs)
 
 
 def check_kind(path: str | Path, said: Any, kind: Any = AutoModelForImageTextToText) -> None:
@@ -160,8 +167,9 @@ def image_processor(path: str | Path) -> Any:
 
 def generation_config(path: str | Path) -> GenerationConfig:
     """How a model answers unless told. Raises Unreadable for what says nothing of it."""
-    _settled(path, {})
-    with files.named(path, "generation_config.json"):
+    if (folder := _settled(path, {})) is not None and (folder / GENERATION).exists():
+        files.check_generation(folder / GENERATION)
+    with files.named(path, GENERATION):
         return GenerationConfig.from_pretrained(path)
 
 

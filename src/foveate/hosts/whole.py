@@ -24,23 +24,24 @@ NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGE = 10**9  # a model of so many weights is not made to say which are missing
 
 
-def check_size(path: str | Path, kind: Any, said: Any, stored: dict[str, Any]) -> None:
-    """Raises Unreadable, before memory is taken, for a model larger than its weights or of other types."""
-    if getattr(said, "quantization_config", None) is not None:
+def check_size(path: str | Path, model: nn.Module, stored: dict[str, Any]) -> None:
+    """Raises Unreadable, before memory is taken, for a model larger than its weights or of other types.
+
+    model is on the meta device; stored as `files.headers` has it.
+    """
+    if getattr(model.config, "quantization_config", None) is not None:
         return  # packed
     odd = [
         n for n, (t, _) in stored.items() if t in WHOLE_NUMBERS and n.endswith((".weight", ".bias"))
     ]
     if odd:
         raise Unreadable(f"{path}: {few(odd)} of the weights hold whole numbers: want floats")
-    with files.named(path, "config.json"), torch.device("meta"):
-        wanted = kind.from_config(said, trust_remote_code=False)
     have = sum(math.prod(shape) for _, shape in stored.values())
-    want = sum(p.numel() for p in wanted.parameters())
+    want = sum(p.numel() for p in model.parameters())
     if want > max(2 * have, LARGE):
         raise Unreadable(
             f"{path}: the weights are not those of config.json: {len(stored):,} tensors of {have:,} numbers "
-            f"in all, where its model has {len([*wanted.parameters()]):,} of {want:,}"
+            f"in all, where its model has {len([*model.parameters()]):,} of {want:,}"
         )
 
 
