@@ -62,7 +62,7 @@ def ask(
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
         document, seen = answer(loaded, spec, shown, question, max_new_tokens)
-        for remark in remarks(loaded, [acting(loaded, spec)], saved):
+        for remark in [*knows(loaded), *remarks(loaded, [acting(loaded, spec)], saved)]:
             output.note(remark)
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
@@ -72,6 +72,18 @@ def ask(
             emit(document)
     if not json:
         _print(document)
+
+
+def knows(loaded: models.Loaded) -> list[str]:
+    """What one must know of an answer by a model that comes with foveate: nobody looks what is asked."""
+    from foveate.embedded import MODELS
+
+    if loaded.name not in MODELS:
+        return []
+    return [
+        f"{loaded.name} is a small model that knows PatchQA's scenes and questions alone: of photos it says "
+        "nothing to rely on; name another with --model"
+    ]
 
 
 def worded(question: str) -> str:
@@ -98,7 +110,7 @@ def answer(
     _check_fits(loaded, image, question, max_new_tokens)
     attach(loaded.model, spec)
     started = time.perf_counter()
-    with foveate.trace(loaded.model) as seen:
+    with foveate.trace(loaded.model) as seen, models.asked(loaded):
         reply = evaluate.replies(
             loaded.model, loaded.processor, [([image], question)], max_new_tokens
         )[0]

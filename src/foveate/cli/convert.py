@@ -64,9 +64,8 @@ def convert(
 def _converted(
     source: Path, out: Path, vision: str | None, language: str | None, layers: list[int] | None
 ) -> dict[str, object]:
-    from transformers import AutoConfig
-
     import foveate
+    from foveate.hosts import reading
 
     try:
         place = foveate.convert_llava_stf(source, out, vision, language, layers)
@@ -74,7 +73,7 @@ def _converted(
         raise Wrong(str(error)) from error
     except (OSError, ImportError) as error:
         raise Failed(str(error)) from error
-    made = AutoConfig.from_pretrained(place).visual_compression
+    made = reading.config(place).visual_compression
     said = ", ".join(f"{name}={value}" for name, value in made["arguments"].items())
     return {
         "out": str(place),

@@ -121,8 +121,8 @@ class Work:
             for one in plans:
                 job = self._job(one, questions)
                 advance(0, str(one))
-                found.append(
-                    evaluate.run(
+                with models.asked(self.of(one)):
+                    done = evaluate.run(
                         self.of(one).model,
                         self.loaded.processor,
                         self.examples,
@@ -132,7 +132,7 @@ class Work:
                         (lambda one=one: self._time(one)) if self.timing else None,
                         lambda by, one=one: advance(by, str(one)),
                     )
-                )
+                found.append(done)
         return found
 
     def of(self, one: Plan) -> models.Loaded:

@@ -8,16 +8,13 @@ import torch
 import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedConfig,
 )
+
+from foveate.hosts import reading
 
 IMAGE, PAD = "<image>", "<pad>"
 SYSTEM = (
@@ -56,7 +53,7 @@ def assemble(
     """
     seen = vision_config(vision)
     tower = vision_tower(vision, **kwargs)
-    speaker = AutoModelForCausalLM.from_pretrained(language, **kwargs)
+    speaker = reading.language_model(language, **kwargs)
     processor = processor_of(vision, language, seen)
     tokenizer = processor.tokenizer
     if len(tokenizer) > speaker.get_input_embeddings().num_embeddings:
@@ -72,13 +69,13 @@ def assemble(
 
 def vision_config(vision: str) -> PreTrainedConfig:
     """The config of a tower, also of one that was saved with a text encoder beside it."""
-    seen = AutoConfig.from_pretrained(vision)
+    seen = reading.config(vision)
     return getattr(seen, "vision_config", seen)
 
 
 def vision_tower(vision: str, **kwargs: Any) -> nn.Module:
     """A tower, without the text encoder that it was saved with."""
-    return AutoModel.from_pretrained(vision, config=vision_config(vision), **kwargs)
+    return reading.tower(vision, config=vision_config(vision), **kwargs)
 
 
 def skeleton(
@@ -113,7 +110,7 @@ def renew_projector(
 
 def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaProcessor:
     """The tower's image processor and the language model's tokenizer, with an image and a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(language)
+    tokenizer = reading.tokenizer(language)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False
     )
@@ -121,7 +118,7 @@ def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaPro
         tokenizer.add_special_tokens({"pad_token": PAD})
     has_class = "clip" in seen.model_type
     return LlavaProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(vision),
+        image_processor=reading.image_processor(vision),
         tokenizer=tokenizer,
         patch_size=seen.patch_size,
         vision_feature_select_strategy="default" if has_class else "full",

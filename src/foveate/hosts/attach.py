@@ -17,7 +17,6 @@ from foveate.hosts.trace import Trace
 from foveate.ops import real
 
 Model = TypeVar("Model", bound=nn.Module)
-POSITIONS = ("original", "renumbered")
 
 
 @dataclass(eq=False)
@@ -53,8 +52,8 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     """`foveate.compress`, of a compressor that is made: attach it, in place."""
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
-    if positions not in POSITIONS:
-        raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
+    if positions not in saving.POSITIONS:
+        raise ValueError(f"positions={positions!r}: want one of {', '.join(saving.POSITIONS)}")
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
     versions.check_family(base.config.model_type)
