@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def _node(method: Compressor) -> dict[str, Any]:
 def rebuild(node: dict[str, Any], known: dict[str, type[Compressor]]) -> Compressor:
     """The compressor that `describe` described. known: compressor classes by name.
 
-    Raises ValueError for a newer version and for compressors that are not known.
+    Raises ValueError for a newer version, for compressors that are not known, and for arguments that these
+    do not have: another foveate saved them.
     """
     if node.get("version", VERSION) > VERSION:
         raise ValueError(
@@ -55,7 +57,14 @@ def rebuild(node: dict[str, Any], known: dict[str, type[Compressor]]) -> Compres
             f"the checkpoint's compressor {node['compressor']!r} is not one of {', '.join(sorted(known))}: "
             "build it yourself and pass it as method="
         )
-    return known[node["compressor"]](**node["arguments"])
+    make, given = known[node["compressor"]], node["arguments"]
+    takes = inspect.signature(make).parameters
+    if wrong := [name for name in given if name not in takes]:
+        raise ValueError(
+            f"the checkpoint's {node['compressor']} has {wrong[0]}={given[wrong[0]]!r}, this foveate's takes "
+            f"{', '.join(takes)}: it was saved by another version, where it was another compressor"
+        )
+    return make(**given)
 
 
 def from_pretrained(
