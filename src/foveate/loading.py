@@ -30,8 +30,7 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
     Raises ValueError if the checkpoint names no compressor, an unknown one, or lacks its weights.
     """
     known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
-    model, method, positions = saving.from_pretrained(path, known, method, **kwargs)
-    return compress(model, method, positions)
+    return compress(*saving.from_pretrained(path, known, method, **kwargs))
 
 
 def support(model: nn.Module, method: Compressor | None = None) -> Support | dict[str, Support]:

@@ -17,6 +17,7 @@ from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
 POSITIONS = ("original", "renumbered")
+NEWLINES = ("rows", "none")
 
 
 @dataclass(eq=False)
@@ -24,6 +25,7 @@ class Attachment:
     """What hangs on a compressed base model beside its compressor."""
 
     positions: str
+    newlines: str
     selected: dict[str, Any]  # what of the tower the features are, as the config said
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)
@@ -48,11 +50,15 @@ class Attachment:
         return method.at(self.step / self.max_steps).parts()
 
 
-def compress(model: Model, method: Compressor, positions: str = "original") -> Model:
+def compress(
+    model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
+) -> Model:
     """Let a model see with fewer visual tokens, in place: the same object, the same class.
 
-    positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. A model
-    that is compressed already gets the new method instead. Returns the model it was given.
+    positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. newlines, of
+    models that close rows of tiles with them: "rows" keeps one for every row where a token is left, "none"
+    drops all as soon as a method acts, even one that keeps every token. A model that is compressed already
+    gets the new method instead. Returns the model it was given.
 
     The method becomes part of the model: its weights move to the model's device and dtype and are saved
     with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
@@ -61,17 +67,20 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
 
     Raises TypeError for models and methods that are none, ValueError for layers the model does not have,
     methods made for other widths (their arguments width, feature_width and tower_width; see `sized`) and
-    unknown positions, NotImplementedError for sites this host cannot serve. The model is untouched then.
+    unknown positions or newlines, NotImplementedError for sites this host cannot serve. The model is
+    untouched then.
     """
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
     if positions not in POSITIONS:
         raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
+    if newlines not in NEWLINES:
+        raise ValueError(f"newlines={newlines!r}: want one of {', '.join(NEWLINES)}")
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
     versions.check_family(base.config.model_type)
     glanced = checks.check(base, method)
-    attachment = Attachment(positions, selected=traits.selection(base))
+    attachment = Attachment(positions, newlines, selected=traits.selection(base))
     if is_compressed(model):
         before = base.visual_attachment
         attachment.traces, attachment.step = before.traces, before.step
@@ -87,7 +96,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     for parameter in attachment.frozen:
         parameter.requires_grad_(False)
     attachment.handles = hooks.register(whole, base, attachment)
-    whole.config.visual_compression = saving.describe(method, positions)
+    whole.config.visual_compression = saving.describe(method, positions, newlines)
     return model
 
 
@@ -148,12 +157,15 @@ def restore(model: Model) -> Model:
 
 
 @contextmanager
-def compressed(model: Model, method: Compressor, positions: str = "original") -> Iterator[Model]:
+def compressed(
+    model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
+) -> Iterator[Model]:
     """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
     base, outer = traits.base_of(model), None
     if is_compressed(model):
-        outer = base.visual_compressor, base.visual_attachment.positions
-    compress(model, method, positions)
+        before = base.visual_attachment
+        outer = base.visual_compressor, before.positions, before.newlines
+    compress(model, method, positions, newlines)
     try:
         yield model
     finally:

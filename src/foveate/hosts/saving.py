@@ -18,9 +18,10 @@ VERSION = 1
 PREFIX = "model.visual_compressor."
 
 
-def describe(method: Compressor, positions: str) -> dict[str, Any]:
+def describe(method: Compressor, positions: str, newlines: str = "rows") -> dict[str, Any]:
     """What config.visual_compression holds: enough to build the compressor again."""
-    return {"version": VERSION, "positions": positions, **_node(method)}
+    dropped = {} if newlines == "rows" else {"newlines": newlines}
+    return {"version": VERSION, "positions": positions, **dropped, **_node(method)}
 
 
 def _node(method: Compressor) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def rebuild(node: dict[str, Any], known: dict[str, type[Compressor]]) -> Compres
 def from_pretrained(
     path: str, known: dict[str, type[Compressor]], method: Compressor | None, **kwargs: Any
 ):
-    """The bare model, its compressor with weights, and how positions go; see foveate.from_pretrained."""
+    """The bare model, its compressor with weights, and how positions and newlines go; see `compress`."""
     if kwargs.get("output_loading_info"):
         raise ValueError(
             "output_loading_info is not supported: load the bare model with transformers"
@@ -87,7 +88,8 @@ def from_pretrained(
         path,
         {k: v for k, v in kwargs.items() if k in ("revision", "cache_dir", "token", "subfolder")},
     )
-    return model, method, (node or {}).get("positions", "original")
+    node = node or {}
+    return model, method, node.get("positions", "original"), node.get("newlines", "rows")
 
 
 def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
