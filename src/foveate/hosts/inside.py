@@ -67,7 +67,7 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
 def _newlines_leaving(
     flow: Flow, layer: int, came: VisualTokens, left: VisualTokens
 ) -> Tensor | None:
-    """(I, Q) which newlines leave here; None without any. Where none may stay, all leave at the first layer."""
+    """(I, Q) which newlines leave here, all at the first layer if none may stay; None without any."""
     if (newlines := flow.newlines) is None:
         return None
     if flow.closed:
