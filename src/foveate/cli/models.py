@@ -15,17 +15,28 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for inference, its processor, and what to call it."""
+    """A model ready for inference, its processor, what to call it, and whose protocol it is asked with.
+
+    protocol: None is the checkpoint's own.
+    """
 
     model: Any
     processor: Any
     name: str
+    protocol: str | None = None
+
+    def how(self, compressor: Any) -> dict[str, str]:
+        """What `compress` is told of a method that is asked for by name."""
+        from foveate.hosts.protocol import as_published
+
+        return {} if self.protocol is None else as_published(compressor)
 
 
-def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
+def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None) -> Loaded:
     """The model and its processor; one that was saved compressed comes back compressed.
 
-    Raises Wrong for names that cannot be one, Failed if it cannot be read.
+    protocol: whose it is asked with; None for its own. Raises Wrong for names that cannot be one and for
+    protocols that do not fit, Failed if it cannot be read.
     """
     import torch
 
@@ -41,7 +52,27 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
         raise Failed(f"cannot load {name}: {_first_line(error)}") from error
     as_typed = name in MODELS or not Path(name).is_dir()
-    return Loaded(model, processor, name if as_typed else Path(name).resolve().name)
+    called = name if as_typed else Path(name).resolve().name
+    return Loaded(model, _asking(processor, protocol), called, protocol)
+
+
+def check_protocol(name: str | None) -> None:
+    """Raise Wrong with the nearest one if there is no such protocol. None is a checkpoint's own."""
+    if name is None:
+        return
+    from foveate.hosts.protocol import PROTOCOLS
+
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+
+
+def _asking(processor: Any, protocol: str | None) -> Any:
+    import foveate
+
+    try:
+        return processor if protocol is None else foveate.protocol(processor, protocol)
+    except ValueError as error:
+        raise Wrong(f"--protocol {protocol}: {error}") from error
 
 
 def skeleton(name: str = EMBEDDED) -> Any:

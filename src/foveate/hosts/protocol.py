@@ -104,10 +104,11 @@ def _check_fits(processor: Any, name: str) -> None:
     wanted = f"protocol {name!r} is for the families {families} on Vicuna"
     if kind not in FAMILIES:
         raise ValueError(
-            f"{wanted}, and this is a {kind}: leave it out, and each asks as it was trained"
+            f"{wanted}, and {kind} is of another: leave it out, each asks as it was trained"
         )
     own = prompt(processor, "…")
     if "USER: " not in own or not own.endswith("ASSISTANT:"):
         raise ValueError(
-            f"{wanted}, which says 'USER: … ASSISTANT:'; this {kind} says {own!r}: leave it out"
+            f"{wanted}, which say 'USER: … ASSISTANT:', and this {kind} says {own!r}: leave it out, each "
+            "asks as it was trained"
         )

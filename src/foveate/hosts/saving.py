@@ -38,6 +38,11 @@ def _node(method: Compressor) -> dict[str, Any]:
     return node
 
 
+def settings(node: dict[str, Any]) -> dict[str, str]:
+    """How `compress` was told to treat a compressor that `describe` described."""
+    return {name: node[name] for name in ("positions", "newlines") if name in node}
+
+
 def rebuild(node: dict[str, Any], known: dict[str, type[Compressor]]) -> Compressor:
     """The compressor that `describe` described. known: compressor classes by name.
 
