@@ -199,8 +199,8 @@ def test_a_whole_checkpoint(tower, speaker, tmp_path, how):
     assert processor.image_processor.do_pad
     asked = prompt(processor, "What is it?")  # in the words that such a checkpoint was trained with
     assert asked.endswith(
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
-        "detailed, and polite answers to the user's questions. USER: <image>\nWhat is it? ASSISTANT:"
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the user's questions. USER: <image>\nWhat is it? ASSISTANT:"
     )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "public"]
     plain = AutoModelForImageTextToText.from_pretrained(out)
