@@ -418,7 +418,7 @@ def test_ask_says_in_one_line_what_acts(capsys, files, tiny, saved):
         "1",
     ]
     assert run(command) == 0
-    assert "\nDepthwiseConv(width=128, stride=4, layer=2): visual tokens" in capsys.readouterr().out
+    assert "\nDepthwiseConv(width=128, kernel=2, layer=2): visual tokens" in capsys.readouterr().out
 
 
 def test_a_saved_model_takes_another_budget_and_other_arguments(capsys, files, tiny, tmp_path):

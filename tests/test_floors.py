@@ -24,6 +24,7 @@ FLOORS = {
             "spec",
             "warm",
             "ops",
+            "views",
             "scan",
             "statespace",
             "routes",

@@ -10,6 +10,7 @@ import typer
 
 from foveate.cli import arguments, models, output, pictures
 from foveate.cli.saved import acting, adjust, own, remarks
+from foveate.cli.work import BARE
 from foveate.cli.wrong import Wrong
 from foveate.draw import draw
 from foveate.embedded import carried
@@ -38,6 +39,16 @@ Set = Annotated[
 ]
 
 
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask as the papers do: 'llava' pads pictures, says LLaVA's v1 prompt and counts positions anew "
+        "(LLaVA-1.5, LLaVA-NeXT).",
+        show_default="the checkpoint's own",
+    ),
+]
+
+
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
@@ -48,16 +59,18 @@ def ask(
     picture: Annotated[Path | None, typer.Option(help="Draw what was kept into this file.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """Answer a question about an image, and say from how many visual tokens."""
     question, shown = worded(question), pictures.read(image)
     if picture is not None:
         pictures.writable(picture)
+    models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         if spec is None:
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
@@ -108,7 +121,7 @@ def answer(
     from foveate import evaluate
 
     _check_fits(loaded, image, question, max_new_tokens)
-    attach(loaded.model, spec)
+    attach(loaded, spec)
     started = time.perf_counter()
     with foveate.trace(loaded.model) as seen, models.asked(loaded):
         reply = evaluate.replies(
@@ -118,6 +131,7 @@ def answer(
         "answer": reply.text,
         "question": question,
         "model": loaded.name,
+        "protocol": loaded.protocol,
         "method": written(loaded.model.model.visual_compressor),
         "untrained": acting(loaded, spec).untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
@@ -150,17 +164,20 @@ def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens
         )
 
 
-def attach(model: Any, spec: Spec | None) -> None:
+def attach(loaded: models.Loaded, spec: Spec | None) -> None:
     """Compress with what was asked for, else leave what the checkpoint brought, else keep everything.
 
     Raises Wrong if the model cannot be compressed so.
     """
     import foveate
 
+    model = loaded.model
     if spec is None and foveate.is_compressed(model):
         return
     try:
-        foveate.compress(model, foveate.Identity() if spec is None else spec.build(model=model))
+        method = foveate.Identity() if spec is None else spec.build(model=model)
+        bare = spec is None or spec.slug == BARE
+        foveate.compress(model, method, **({} if bare else loaded.how(method)))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(str(error)) from error
 
@@ -171,6 +188,7 @@ def _print(document: dict[str, Any]) -> None:
     share = f"{100 * tokens['after'] / tokens['before']:.0f} %" if tokens["before"] else "–"
     line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
     acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
+    acts += f", protocol {document['protocol']}" if document["protocol"] else ""
     screen.print(f"{acts}: {line}", style="dim", markup=False)
     if "picture" in document:
         screen.print(f"what was kept: {document['picture']}", style="dim", markup=False)

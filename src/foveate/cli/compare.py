@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from foveate.cli import arguments, models, output, tasks
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_method
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Protocol, Set, chosen_method
 from foveate.cli.saved import adjust, own, remarks, saved_or
 from foveate.cli.saved import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
@@ -51,15 +51,17 @@ def compare(
     scenes: Annotated[int, typer.Option(min=0, help="Scenes drawn in the report.")] = 6,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
     tasks.check(task)
+    models.check_protocol(protocol)
     asked = plan(methods, keeps)
     folder(out)
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
         plans, skipped, notes = _rows(work, *asked, trained, device)
         document, page = _compared(work, plans, skipped, notes, scenes)
@@ -79,7 +81,7 @@ def _rows(
 
     loaded = work.loaded
     saved = own(loaded)
-    plans, unfit = fitting(loaded.model, asked)
+    plans, unfit = fitting(loaded, asked)
     plans += [saved] if saved is not None else []
     plans += those_trained(trained, loaded, work.examples, device)
     skipped, notes = skipped + unfit, remarks(loaded, plans, saved)
@@ -126,22 +128,24 @@ def evaluate_one(
     max_new_tokens: New = 8,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """Evaluate one model, with one method or as it was saved, on one task."""
     from foveate import evaluate
 
     tasks.check(task)
+    models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     if out is not None:
         folder(out)
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         if spec is None:
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
-        fit, unfit = fitting(loaded.model, [saved_or(loaded, spec)])
+        fit, unfit = fitting(loaded, [saved_or(loaded, spec)])
         if unfit:
             raise Wrong(unfit[0]["why"])
         for remark in remarks(loaded, fit, saved):

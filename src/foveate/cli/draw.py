@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from foveate.cli import figures, looks, models, output, pictures, sweeps
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, answer, ask, worded
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Protocol, Set, answer, ask, worded
 from foveate.cli.compare import New
 from foveate.cli.figures import HOME, Layers
 from foveate.cli.work import folder
@@ -56,11 +56,12 @@ def tokens(
     picture: Picture = None,
     max_new_tokens: New = 64,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """What each step kept of an image, how many patches its tokens carry, and what it went by."""
     into = picture or folder(HOME) / "tokens.png"
-    ask(image, question, model, method, keep, set_, into, max_new_tokens, device, json)
+    ask(image, question, model, method, keep, set_, into, max_new_tokens, device, protocol, json)
 
 
 @draw.command("layers")
@@ -75,12 +76,14 @@ def heatmaps(
     picture: Picture = None,
     max_new_tokens: New = 64,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """What the question looks at, as a method sees it that stands before each decoder layer.
 
     Nothing is dropped there. What a model was saved with stays where it acts before the layers.
     """
+    models.check_protocol(protocol)
     question, shown, numbers = worded(question), pictures.read(image), sweeps.numbers(layers)
     spec, *others = sweeps.layered(method)
     if others:
@@ -88,7 +91,7 @@ def heatmaps(
     into = pictures.writable(picture or folder(HOME) / "layers.png")
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         numbers = sweeps.layers(loaded, numbers, MOST)
         looks.look(loaded, spec, numbers)
         document, seen = answer(loaded, None, shown, question, max_new_tokens)

@@ -53,7 +53,7 @@ def scales(
         if spec is None:
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
-        attach(loaded.model, spec)
+        attach(loaded, spec)
         acts = acting(loaded, spec)
         for remark in remarks(loaded, [acts], saved):
             output.note(remark)

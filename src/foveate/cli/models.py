@@ -25,17 +25,28 @@ FILES = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for inference, its processor, and what to call it."""
+    """A model ready for inference, its processor, what to call it, and whose protocol it is asked with.
+
+    protocol: None is the checkpoint's own.
+    """
 
     model: Any
     processor: Any
     name: str
+    protocol: str | None = None
+
+    def how(self, compressor: Any) -> dict[str, str]:
+        """What `compress` is told of a method that is asked for by name."""
+        from foveate.hosts.protocol import as_published
+
+        return {} if self.protocol is None else as_published(compressor)
 
 
-def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
+def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None) -> Loaded:
     """The model and its processor; one that was saved compressed comes back compressed.
 
-    Raises Wrong for names that cannot be one, Failed if it cannot be read.
+    protocol: whose it is asked with; None for its own. Raises Wrong for names that cannot be one and for
+    protocols that do not fit, Failed if it cannot be read.
     """
     import torch
 
@@ -48,7 +59,27 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
         target = torch.device(device)
         model, processor = _read(path)
         model = model.to(target).eval()
-    return Loaded(model, processor, name if name in MODELS or path == name else Path(path).name)
+    called = name if name in MODELS or path == name else Path(path).name
+    return Loaded(model, _asking(processor, protocol), called, protocol)
+
+
+def check_protocol(name: str | None) -> None:
+    """Raise Wrong with the nearest one if there is no such protocol. None is a checkpoint's own."""
+    if name is None:
+        return
+    from foveate.hosts.protocol import PROTOCOLS
+
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+
+
+def _asking(processor: Any, protocol: str | None) -> Any:
+    import foveate
+
+    try:
+        return processor if protocol is None else foveate.protocol(processor, protocol)
+    except ValueError as error:
+        raise Wrong(f"--protocol {protocol}: {error}") from error
 
 
 def skeleton(name: str = EMBEDDED) -> Any:

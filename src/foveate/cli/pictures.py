@@ -64,10 +64,11 @@ def writable(path: Path, kinds: Collection[str] | None = None) -> Path:
 def canvas(processor: Any, image: Image.Image, question: str, step: Step) -> Any:
     """What to draw the steps of one question on: the image, or a list of its one list of views."""
     from foveate import evaluate
+    from foveate.hosts.protocol import padded
 
     views = 1 if step.grid is None else int(step.grid[0, :, 0].max()) + 1
     if views == 1:
-        return image
+        return padded(processor, image)
     inputs, _ = evaluate.encode(processor, [([image], question)])
     return [of_views(image, views, inputs["pixel_values"])]
 

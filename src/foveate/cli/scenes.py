@@ -97,7 +97,7 @@ def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> list[Any]:
     from foveate import evaluate
 
     model, asks = work.of(one).model, [(e.images, e.question) for e in examples]
-    with foveate.compressed(model, one.compressor, one.positions):
+    with foveate.compressed(model, one.compressor, **one.how):
         return evaluate.steps(model, work.loaded.processor, asks)
 
 

@@ -14,7 +14,8 @@ def table(document: Mapping[str, Any]) -> Any:
     from foveate.evaluate.comparison import tokens
     from foveate.evaluate.report import interval, percent, si
 
-    title = f"{document['model']} on {document['task']}, {document['n']} questions, 95 % intervals"
+    asked = f", protocol {document['protocol']}" if document.get("protocol") else ""
+    title = f"{document['model']} on {document['task']}{asked}, {document['n']} questions, 95 % intervals"
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     made.add_column("method", style="bold", overflow="fold")
     heads = (

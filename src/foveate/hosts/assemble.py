@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
     LlavaConfig,
@@ -15,30 +14,9 @@ from transformers import (
 )
 
 from foveate.hosts import reading
+from foveate.hosts.protocol import CHAT, squared
 
 IMAGE, PAD = "<image>", "<pad>"
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
-# Vicuna's conversation: turns apart by a space, every answer closed by the end token.
-CHAT = (
-    "{{ bos_token }}"
-    "{% if messages[0]['role'] != 'system' %}"
-    + SYSTEM
-    + "{% elif messages[0]['content'] is string %}"
-    "{{ messages[0]['content'] }}{% else %}"
-    "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
-    "{% for message in messages if message['role'] != 'system' %}"
-    "{{ ' ASSISTANT: ' if message['role'] == 'assistant' else ' USER: ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{{ '<image>\\n' if part['type'] == 'image' else part['text'] }}"
-    "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
-)
 
 
 def assemble(
@@ -131,15 +109,9 @@ def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaPro
 def pad_to_square(processor: Any) -> None:
     """Let a processor pad images to squares of their mean colour, also once it is saved.
 
-    So a model is asked with what it was tuned with. CLIP's image processor, which cannot, becomes
-    LLaVA's with the same settings. Raises ValueError for others that cannot.
+    So a model is asked with what it was tuned with. Raises ValueError for those that cannot.
     """
-    images = processor.image_processor
-    name = type(images).__name__
-    if not hasattr(images, "pad_to_square") and "CLIP" in name:
-        settings = {k: v for k, v in images.to_dict().items() if k != "image_processor_type"}
-        images = getattr(transformers, name.replace("CLIP", "Llava"))(**settings)
-        processor.image_processor = images
-    if not hasattr(images, "pad_to_square"):
-        raise ValueError(f"square=True: {name} cannot pad images to a square")
-    images.do_pad = True
+    try:
+        processor.image_processor = squared(processor.image_processor)
+    except ValueError as error:
+        raise ValueError(f"square=True: {error}") from error

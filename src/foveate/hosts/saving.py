@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -13,13 +14,15 @@ from foveate.hosts.files import Unreadable, few, headers, opened, short
 
 VERSION = 1
 POSITIONS = ("original", "renumbered")
+NEWLINES = ("rows", "none")
 DEEPEST = 8  # compressors in compressors
 KINDS = {dict: "an object", list: "a list", int: "a whole number", str: "a name"}
 
 
-def describe(method: Compressor, positions: str) -> dict[str, Any]:
+def describe(method: Compressor, positions: str, newlines: str = "rows") -> dict[str, Any]:
     """What config.visual_compression holds: enough to build the compressor again."""
-    return {"version": VERSION, "positions": positions, **_node(method)}
+    dropped = {} if newlines == "rows" else {"newlines": newlines}
+    return {"version": VERSION, "positions": positions, **dropped, **_node(method)}
 
 
 def _node(method: Compressor) -> dict[str, Any]:
@@ -36,6 +39,11 @@ def _node(method: Compressor) -> dict[str, Any]:
     return node
 
 
+def settings(node: dict[str, Any]) -> dict[str, str]:
+    """How `compress` was told to treat a compressor that `describe` described."""
+    return {name: node[name] for name in ("positions", "newlines") if name in node}
+
+
 def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression") -> Compressor:
     """The compressor that `describe` described. known: compressor classes by name.
 
@@ -46,8 +54,9 @@ def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression")
     version = want(node.get("version", VERSION), int, f"{where}.version")
     if not 1 <= version <= VERSION:
         raise Unreadable(f"{where}.version is {short(version)}: this foveate reads up to {VERSION}")
-    if (positions := node.get("positions", POSITIONS[0])) not in POSITIONS:
-        raise Unreadable(f"{where}.positions is {short(positions)}: want {' or '.join(POSITIONS)}")
+    for key, allowed in (("positions", POSITIONS), ("newlines", NEWLINES)):
+        if (found := node.get(key, allowed[0])) not in allowed:
+            raise Unreadable(f"{where}.{key} is {short(found)}: want {' or '.join(allowed)}")
     if where.count("[") > DEEPEST:
         raise Unreadable(f"{where} is nested too deep")
     if "links" in node:
@@ -65,7 +74,13 @@ def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression")
             f"{where}: the checkpoint's compressor {short(name)} is not one of "
             f"{', '.join(sorted(known))}: build it yourself and pass it as method="
         )
-    return _made(f"{where}.arguments", known[name], **given)
+    make, takes = known[name], inspect.signature(known[name]).parameters
+    if wrong := [argument for argument in given if argument not in takes]:
+        raise Unreadable(
+            f"{where}: the checkpoint's {name} has {short(wrong[0])}, this foveate's takes "
+            f"{', '.join(takes)}: it was saved by another version, where it was another compressor"
+        )
+    return _made(f"{where}.arguments", make, **given)
 
 
 def _inner(node: dict[str, Any], key: str, known: dict[str, Any], where: str) -> list[Compressor]:
@@ -93,8 +108,8 @@ def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
 
 def from_pretrained(
     path: str, known: dict[str, Any], method: Compressor | None, **kwargs: Any
-) -> tuple[nn.Module, Compressor, str]:
-    """The bare model, its compressor with weights, and how positions go; see foveate.from_pretrained."""
+) -> tuple[nn.Module, Compressor, str, str]:
+    """The bare model, its compressor with weights, and how positions and newlines go; see `compress`."""
     where = f"{path}/config.json: visual_compression"
     hub = {name: kwargs[name] for name in reading.HUB if name in kwargs}
     node = said(reading.config(path, **hub))
@@ -108,7 +123,13 @@ def from_pretrained(
         method = rebuild(node, known, where)
     model = reading.model(path, **kwargs)
     _load(method, path, kwargs)
-    return model, method, (node or {}).get("positions", POSITIONS[0])
+    node = node or {}
+    return (
+        model,
+        method,
+        node.get("positions", POSITIONS[0]),
+        node.get("newlines", NEWLINES[0]),
+    )
 
 
 def said(config: Any) -> Any:
