@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 
 from foveate.cli import figures, looks, models, output, pictures, sweeps
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, answer, ask, worded
+from foveate.cli.command import Command
 from foveate.cli.compare import New
 from foveate.cli.figures import HOME, Layers
 from foveate.cli.work import folder
@@ -45,7 +46,7 @@ draw = typer.Typer(
 )
 
 
-@draw.command()
+@draw.command(cls=Command)
 def tokens(
     image: Image,
     question: Question,
@@ -63,7 +64,7 @@ def tokens(
     ask(image, question, model, method, keep, set_, into, max_new_tokens, device, json)
 
 
-@draw.command("layers")
+@draw.command("layers", cls=Command)
 def heatmaps(
     image: Image,
     question: Question,
@@ -103,5 +104,5 @@ def heatmaps(
         screen.print(f"what it looked at: {into}", style="dim", markup=False)
 
 
-draw.command()(figures.scales)
-draw.command()(figures.guidance)
+draw.command(cls=Command)(figures.scales)
+draw.command(cls=Command)(figures.guidance)
