@@ -28,6 +28,7 @@ FLOORS = {
             "statespace",
             "routes",
             "provenance",
+            "stopping",
             "chat",
         ),
         0,

@@ -1,4 +1,4 @@
-"""Command lines that are wrong: exit code 2 or 1 and one line, and nothing half done. See malformed_calls.py."""
+"""Command lines that are wrong: exit code 2 or 1, one line, nothing half done. See malformed_calls.py."""
 
 from __future__ import annotations
 

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 Keep = int | float
+LARGEST = (
+    2**31 - 1
+)  # of counts, sizes and seeds: beyond any model, and within every kernel's integers
 
 
 def check_keep(keep: Keep) -> Keep:
@@ -24,13 +27,17 @@ def check_keep(keep: Keep) -> Keep:
         raise ValueError(
             f"keep={keep!r}: want an int >= 1 (tokens per image) or a float in (0, 1] (share of them)"
         )
+    if keep > LARGEST:
+        raise ValueError(f"keep={keep!r}: want at most {LARGEST} tokens")
     return keep
 
 
 def whole(name: str, value: int, least: int = 1) -> int:
-    """The value itself, a whole number of at least `least`. Raises ValueError otherwise."""
+    """The value itself, a whole number from `least` to LARGEST. Raises ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name}={value!r}: want an int >= {least}")
+    if value > LARGEST:
+        raise ValueError(f"{name}={value!r}: want an int <= {LARGEST}")
     return value
 
 

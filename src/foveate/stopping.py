@@ -15,7 +15,7 @@ AGAIN = 0.02  # seconds until an interrupt is repeated that Python had to swallo
 
 
 def heed() -> None:
-    """Turn both signals into KeyboardInterrupt from now on, but for those that the process was told to ignore.
+    """Turn both signals into KeyboardInterrupt from now on, unless the process was told to ignore them.
 
     Within GRACE seconds only the first one counts, so that nothing is interrupted while it closes. One that
     fell where Python lets no error out, such as a destructor, comes again a moment later.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, pictures
+from foveate.cli import arguments, models, output, pictures, said, values
 from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.wrong import Wrong
 from foveate.draw import draw
@@ -32,6 +32,10 @@ Method = Annotated[
 Keep = Annotated[
     str | None, typer.Option(help="Budget: 64 is tokens per image, 0.25 a share, 1.0 all.")
 ]
+New = Annotated[
+    int,
+    typer.Option("--max-new-tokens", min=1, max=values.MOST_NEW, help="Longest answer, in tokens."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="An argument of the method; may be repeated."),
@@ -46,7 +50,7 @@ def ask(
     keep: Keep = None,
     set_: Set = None,
     picture: Annotated[Path | None, typer.Option(help="Draw what was kept into this file.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    max_new_tokens: New = 64,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
@@ -78,6 +82,8 @@ def worded(question: str) -> str:
     """The question. Raises Wrong if there is none."""
     if not question.strip():
         raise Wrong("the question is empty: ask something, such as 'what is in the picture ?'")
+    if not said.utf8(question):
+        raise Wrong(f"the question is no UTF-8: {question}")
     return question.strip()
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foveate.cli import arguments, output
+from foveate.cli import output, values
 from foveate.cli.ask import AsJson
 from foveate.cli.wrong import Failed, Wrong
 
@@ -50,7 +50,9 @@ def convert(
 
     The connector lies in the same folder, and foveate attaches it on loading.
     """
-    layers = None if vision_layers is None else _layers(vision_layers)
+    layers = None
+    if vision_layers is not None:
+        layers = values.wholes("--vision-layers", vision_layers, least=0, such="21,18,15")
     with output.answering() as emit:
         output.hush()
         document = _converted(source, out, vision, language, layers)
@@ -82,10 +84,3 @@ def _converted(
         "arguments": made["arguments"],
         "positions": made["positions"],
     }
-
-
-def _layers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in arguments.listed(text)]
-    except ValueError:
-        raise Wrong(f"--vision-layers {text}: want whole numbers with commas: 21,18,15") from None

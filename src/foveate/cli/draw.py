@@ -9,9 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from foveate.cli import figures, looks, models, output, pictures, sweeps
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, answer, ask, worded
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, answer, ask, worded
 from foveate.cli.command import Command
-from foveate.cli.compare import New
 from foveate.cli.figures import HOME, Layers
 from foveate.cli.work import folder
 from foveate.cli.wrong import Wrong, unknown

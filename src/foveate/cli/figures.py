@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, attach, chosen_method
-from foveate.cli.compare import Batch, Limit, New, Seed, Task
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
+from foveate.cli.compare import Batch, Limit, Seed, Task
 from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.work import Work, folder
 

@@ -27,21 +27,35 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
 
     Raises Wrong for names that cannot be one, Failed if it cannot be read.
     """
-    import torch
-
     from foveate.embedded import MODELS
 
-    path = place(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    target, path = place_to_run(device), place(name)
     try:
-        target = torch.device(device)
         model, processor = _read(path)
         model = model.to(target).eval()
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
         raise Failed(f"cannot load {name}: {_first_line(error)}") from error
     as_typed = name in MODELS or not Path(name).is_dir()
     return Loaded(model, processor, name if as_typed else Path(name).resolve().name)
+
+
+def place_to_run(name: str) -> Any:
+    """The device of this name. Raises Wrong for what is none, Failed for one that is not here."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, UnicodeError):
+        device = None
+    if device is None or device.type == "meta":
+        raise Wrong(f"--device {name!r}: want auto, cpu, cuda, or another that torch knows")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise Failed(f"--device {name}: {_first_line(error)}") from error
+    return device
 
 
 def skeleton(name: str = EMBEDDED) -> Any:

@@ -50,3 +50,8 @@ def cut(text: str, most: int = VALUE) -> str:
     if len(text) <= most:
         return text
     return f"{text[: most - ENDS]}… ({len(text):,} letters) …{text[-ENDS:]}"
+
+
+def utf8(text: str) -> bool:
+    """Whether all of a text can be written as UTF-8: a command line may hold other bytes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)

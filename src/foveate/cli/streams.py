@@ -65,7 +65,7 @@ def say(text: str) -> None:
 
 
 def drop(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere: it cannot be written, and Python would try again at the end."""
+    """Let what a stream still holds go nowhere: Python would try again to write it, at the very end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())

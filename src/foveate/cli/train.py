@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, recipes, tasks
+from foveate.cli import models, output, recipes, said, tasks
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.wrong import Failed, Wrong, unknown
 
@@ -67,13 +67,14 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     data = tasks.records(card) if card.data in tasks.TASKS else None
     if data is None and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
+    models.place_to_run(device)
     place = models.place(card.model) if card.vision is None else None
     try:
         with _progress(card) as advance:
             return run(card, out, data, resume=resume, device=device, model=place, advance=advance)
     except DataError as error:
         *problems, summary = str(error).splitlines()
-        print(*problems, sep="\n", file=sys.stderr)
+        print(*map(said.line, problems), sep="\n", file=sys.stderr)
         raise Wrong(summary) from error
     except (ValueError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error

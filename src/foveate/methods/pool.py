@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, stride_of, windows
+from foveate.ops import Keep, stride_of, whole, windows
 from foveate.tokens import VisualTokens
 
 
@@ -26,11 +26,9 @@ class Pool(Compressor):
 
     def __init__(self, stride: int = 4, layer: int = 0, dims: int = 1):
         super().__init__()
-        if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-            raise ValueError(f"stride={stride!r}: want an int >= 1")
         if dims not in (1, 2):
             raise ValueError(f"dims={dims!r}: want 1 (reading order) or 2 (windows of the grid)")
-        self.stride, self.dims, self.site = stride, dims, language(layer)
+        self.stride, self.dims, self.site = whole("stride", stride), dims, language(layer)
         self.needs = frozenset({"grid"} if dims == 2 else ())
 
     @classmethod

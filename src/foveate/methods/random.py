@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, check_keep, top
+from foveate.ops import Keep, check_keep, top, whole
 from foveate.tokens import VisualTokens
 
 
@@ -23,7 +23,7 @@ class Random(Compressor):
 
     def __init__(self, keep: Keep = 0.5, layer: int = 0, seed: int = 0):
         super().__init__()
-        self.keep, self.site, self.seed = check_keep(keep), language(layer), seed
+        self.keep, self.site, self.seed = check_keep(keep), language(layer), whole("seed", seed, 0)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """A random subset. tokens.x (B, N, D)."""

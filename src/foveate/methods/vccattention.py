@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, budget, check_keep, top
+from foveate.ops import Keep, budget, check_keep, top, whole
 from foveate.tokens import VisualTokens
 
 
@@ -35,8 +35,8 @@ class VCCAttention(Compressor):
         if keep is not None and fine is not None:
             raise ValueError(f"keep={keep!r} and fine={fine!r} say the same thing: give one")
         self.keep = None if keep is None else check_keep(keep)
-        self.fine = _whole("fine", 3 if fine is None else fine, 0) if keep is None else None
-        self.block, self.site = _whole("block", block, 1), language(layer)
+        self.fine = whole("fine", 3 if fine is None else fine, 0) if keep is None else None
+        self.block, self.site = whole("block", block, 1), language(layer)
         if layer == 0:
             raise ValueError("layer=0: it reads the attention of the layer before; want layer >= 1")
 
@@ -89,9 +89,3 @@ class VCCAttention(Compressor):
 def _place(score: Tensor) -> Tensor:
     """The place of each score in its row, 0 for the highest; of equals the earlier comes first."""
     return score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-
-
-def _whole(name: str, value: int, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: want an int >= {least}")
-    return value
