@@ -160,11 +160,11 @@ def attach(model: Any, spec: Spec | None) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    screen, tokens = output.screen(), document["tokens"]
-    screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
+    tokens = document["tokens"]
+    output.say(document["answer"] or "(no answer)", "bold")
     share = f"{100 * tokens['after'] / tokens['before']:.0f} %" if tokens["before"] else "–"
     line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
     acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
-    screen.print(f"{acts}: {line}", style="dim", markup=False)
+    output.say(f"{acts}: {line}", "dim")
     if "picture" in document:
-        screen.print(f"what was kept: {document['picture']}", style="dim", markup=False)
+        output.say(f"what was kept: {document['picture']}", "dim")

@@ -73,7 +73,8 @@ def compare(
     if not json:
         screen = output.screen()
         screen.print(table(document))
-        screen.print(f"result files: {out / 'runs'}\nreport: {page}", markup=False, soft_wrap=True)
+        output.say(f"result files: {out / 'runs'}")
+        output.say(f"report: {page}")
 
 
 def _rows(
@@ -159,4 +160,4 @@ def evaluate_one(
         screen = output.screen()
         screen.print(table(evaluate.comparison(runs)))
         for line in shares(runs[0]):
-            screen.print(line, markup=False, soft_wrap=True)
+            output.say(line)

@@ -59,8 +59,8 @@ def convert(
         if json:
             emit(document)
     if not json:
-        output.screen().print(document["compressor"], markup=False)
-        output.screen().print(f"model: {document['out']}", markup=False, soft_wrap=True)
+        output.say(document["compressor"])
+        output.say(f"model: {document['out']}")
 
 
 def _converted(

@@ -98,9 +98,8 @@ def heatmaps(
         if json:
             emit(document)
     if not json:
-        screen = output.screen()
-        screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
-        screen.print(f"what it looked at: {into}", style="dim", markup=False)
+        output.say(document["answer"] or "(no answer)", "bold")
+        output.say(f"what it looked at: {into}", "dim")
 
 
 draw.command(cls=Command)(figures.scales)

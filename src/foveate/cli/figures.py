@@ -65,7 +65,7 @@ def scales(
     if not json:
         screen = output.screen()
         screen.print(listings.sized(document))
-        screen.print(f"figure: {into}", markup=False)
+        output.say(f"figure: {into}")
 
 
 def guidance(
@@ -111,7 +111,7 @@ def guidance(
     if not json:
         screen = output.screen()
         screen.print(listings.guided(document))
-        screen.print(f"figure: {into}", markup=False)
+        output.say(f"figure: {into}")
 
 
 def _target(picture: Path | None, kind: str) -> Path:

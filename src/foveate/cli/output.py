@@ -26,6 +26,11 @@ def screen() -> Console:
     return Console(width=width, highlight=False, soft_wrap=False)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """A line of an answer, to stdout, with nothing in it that a terminal would take for a command."""
+    screen().print(said.visible(text), style=style, markup=False, soft_wrap=True)
+
+
 def note(text: str) -> None:
     """A remark for the person at the terminal: to stderr."""
     with contextlib.suppress(OSError):  # a remark that nobody can read ends no work

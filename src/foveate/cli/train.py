@@ -125,14 +125,12 @@ def _show(card: Any, json: bool) -> None:
         with output.answering() as emit:
             emit(document)
         return
-    screen = output.screen()
     for name, value in document.items():
-        screen.print(f"{name:<17} {value}", markup=False)
+        output.say(f"{name:<17} {value}")
 
 
 def _print(document: dict[str, Any], out: Path) -> None:
     losses = [entry["loss"] for entry in document["history"] if "loss" in entry]
-    screen = output.screen()
     line = f"{document['steps']} steps in {document['seconds']:.0f} s"
     if losses:  # none is logged in fewer steps than log_every
         tail = losses[-max(1, len(losses) // 20) :]
@@ -141,5 +139,6 @@ def _print(document: dict[str, Any], out: Path) -> None:
         line += f", of it penalty {added[0]:.3g} → {added[-1]:.3g}"
     if document.get("rows") != document.get("records"):
         line += f", {document['records']:,} records in {document['rows']:,} rows"
-    screen.print(line, markup=False)
-    screen.print(f"model: {out}\nloss curve: {out / 'loss.png'}", markup=False, soft_wrap=True)
+    output.say(line)
+    output.say(f"model: {out}")
+    output.say(f"loss curve: {out / 'loss.png'}")
