@@ -320,9 +320,9 @@ class Draw:
             self.last += [own[:-1], "1"]
         elif kind == "other":
             self.last += [dice.choice(others), dice.choice(["1", "x", ""])]
-        elif kind == "missing" and self.given:
-            self.given.pop(dice.choice(list(self.given)))
-            self.last = [] if self.name != "compare" else ["--limit", "1"]
+        elif kind == "missing":  # never what keeps a call cheap
+            needed = [p.name for p in self.command.params if p.param_type_name == "argument"]
+            self.given.pop(dice.choice([*needed, ""]), None)
         elif kind == "twice" and self.given:
             self.last += self.given[dice.choice(list(self.given))]
         elif kind == "flag":

@@ -49,7 +49,9 @@ def ask(
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw what was kept into this file.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(**values.PATH, help="Draw what was kept into this file.")
+    ] = None,
     max_new_tokens: New = 64,
     device: Device = "auto",
     json: AsJson = False,

@@ -51,7 +51,10 @@ def bench(
     ] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the result into this JSON file; a killed run goes on from there."),
+        typer.Option(
+            **values.PATH,
+            help="Write the result into this JSON file; a killed run goes on from there.",
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=values.SEEDS)] = 0,
     device: Device = "auto",

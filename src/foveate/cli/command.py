@@ -32,7 +32,7 @@ class Command(TyperCommand):
                 raise self._no_option(ctx, error.option_name) from error
             raise
         if left:
-            takes = " ".join(p.human_readable_name for p in self.params if is_argument(p))
+            takes = " ".join(p.metavar or p.name.upper() for p in self.params if is_argument(p))
             raise Wrong(
                 f"{left[0]!r} is a word too many: {ctx.command_path} takes {takes or 'options'} and no "
                 "more; a text with blanks wants quotes"

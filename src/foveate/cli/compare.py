@@ -45,9 +45,9 @@ def compare(
         ),
     ] = None,
     limit: Limit = 440,
-    out: Annotated[Path, typer.Option(help="Folder for result files and report.html.")] = Path(
-        "out"
-    ),
+    out: Annotated[
+        Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
+    ] = Path("out"),
     seed: Seed = 0,
     batch_size: Batch = 32,
     max_new_tokens: New = 8,
@@ -125,7 +125,8 @@ def evaluate_one(
     set_: Set = None,
     limit: Limit = 1100,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the result file; it resumes there.")
+        Path | None,
+        typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
     ] = None,
     seed: Seed = 0,
     batch_size: Batch = 32,

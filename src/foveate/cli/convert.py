@@ -17,7 +17,7 @@ Source = Annotated[
         help="A LLaVA-STF as LLaVA's code saves it: a folder, or the first stage's mm_projector.bin."
     ),
 ]
-Out = Annotated[Path, typer.Argument(help="The new folder.")]
+Out = Annotated[Path, typer.Argument(**values.PATH, help="The new folder.")]
 Tower = Annotated[
     str | None,
     typer.Option(help="The vision tower: a folder or Hub id. Default: the one config.json names."),

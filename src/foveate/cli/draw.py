@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foveate.cli import figures, looks, models, output, pictures, sweeps
+from foveate.cli import figures, looks, models, output, pictures, sweeps, values
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, answer, ask, worded
 from foveate.cli.command import Command
 from foveate.cli.figures import HOME, Layers
@@ -20,7 +20,8 @@ MOST = 15  # layers that are shown, unless told
 Image = Annotated[Path, typer.Argument(help="An image file.")]
 Question = Annotated[str, typer.Argument(help="What to ask about it.")]
 Picture = Annotated[
-    Path | None, typer.Option(help="Draw into this file.", show_default=f"{HOME}/<kind>.png")
+    Path | None,
+    typer.Option(**values.PATH, help="Draw into this file.", show_default=f"{HOME}/<kind>.png"),
 ]
 
 

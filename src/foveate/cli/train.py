@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, recipes, said, tasks
+from foveate.cli import models, output, recipes, said, tasks, values
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.wrong import Failed, Wrong, unknown
 
@@ -25,7 +25,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="K=V", help="A field of the recipe; may be repeated."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; default out/RECIPE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(**values.PATH, help="Folder; default out/RECIPE.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,

@@ -7,7 +7,10 @@ import json
 import math
 import re
 import warnings
+from pathlib import Path
 from typing import Any
+
+import typer
 
 from foveate.cli.wrong import Wrong
 
@@ -22,6 +25,16 @@ REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?|[+-]?(inf|nan)", re.IGNORECASE
 )
 LONGEST = 10_000  # letters of a literal
+
+
+def path(text: str | Path) -> Path:
+    """A path as typed. Raises typer.BadParameter for an empty one, which would be the folder one is in."""
+    if text == "":
+        raise typer.BadParameter("it is empty, want a path")
+    return Path(text)
+
+
+PATH = {"parser": path, "metavar": "PATH"}  # how an option says that it takes one
 
 
 def number(text: str) -> int | float | None:
