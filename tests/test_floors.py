@@ -29,6 +29,7 @@ FLOORS = {
             "statespace",
             "routes",
             "provenance",
+            "stopping",
             "chat",
         ),
         0,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from foveate.tokens import VisualTokens
 
 Keep = int | float
+# Of counts, sizes and seeds: beyond any model, and within every kernel's integers.
+LARGEST = 2**31 - 1
 
 
 def real(value: Any) -> int | float | None:
@@ -36,14 +38,18 @@ def check_keep(keep: Keep) -> Keep:
         raise ValueError(
             f"keep={keep!r}: want an int >= 1 (tokens per image) or a float in (0, 1] (share of them)"
         )
+    if given > LARGEST:
+        raise ValueError(f"keep={keep!r}: want at most {LARGEST} tokens")
     return given
 
 
 def whole(name: str, value: int, least: int = 1) -> int:
-    """The value itself, a whole number of at least `least`. Raises ValueError otherwise."""
+    """The value itself, a whole number from `least` to LARGEST. Raises ValueError otherwise."""
     given = real(value)
     if not isinstance(given, int) or given < least:
         raise ValueError(f"{name}={value!r}: want an int >= {least}")
+    if given > LARGEST:
+        raise ValueError(f"{name}={value!r}: want an int <= {LARGEST}")
     return given
 
 

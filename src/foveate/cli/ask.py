@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, pictures
+from foveate.cli import arguments, models, output, pictures, said, values
 from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.work import BARE
 from foveate.cli.wrong import Wrong
@@ -33,6 +33,10 @@ Method = Annotated[
 Keep = Annotated[
     str | None, typer.Option(help="Budget: 64 is tokens per image, 0.25 a share, 1.0 all.")
 ]
+New = Annotated[
+    int,
+    typer.Option("--max-new-tokens", min=1, max=values.MOST_NEW, help="Longest answer, in tokens."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="An argument of the method; may be repeated."),
@@ -56,8 +60,10 @@ def ask(
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw what was kept into this file.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    picture: Annotated[
+        Path | None, typer.Option(**values.PATH, help="Draw what was kept into this file.")
+    ] = None,
+    max_new_tokens: New = 64,
     device: Device = "auto",
     protocol: Protocol = None,
     json: AsJson = False,
@@ -103,6 +109,8 @@ def worded(question: str) -> str:
     """The question. Raises Wrong if there is none."""
     if not question.strip():
         raise Wrong("the question is empty: ask something, such as 'what is in the picture ?'")
+    if not said.utf8(question):
+        raise Wrong(f"the question is no UTF-8: {question}")
     return question.strip()
 
 
@@ -183,12 +191,12 @@ def attach(loaded: models.Loaded, spec: Spec | None) -> None:
 
 
 def _print(document: dict[str, Any]) -> None:
-    screen, tokens = output.screen(), document["tokens"]
-    screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
+    tokens = document["tokens"]
+    output.say(document["answer"] or "(no answer)", "bold")
     share = f"{100 * tokens['after'] / tokens['before']:.0f} %" if tokens["before"] else "–"
     line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
     acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
     acts += f", protocol {document['protocol']}" if document["protocol"] else ""
-    screen.print(f"{acts}: {line}", style="dim", markup=False)
+    output.say(f"{acts}: {line}", "dim")
     if "picture" in document:
-        screen.print(f"what was kept: {document['picture']}", style="dim", markup=False)
+        output.say(f"what was kept: {document['picture']}", "dim")

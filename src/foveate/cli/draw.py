@@ -8,9 +8,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foveate.cli import figures, looks, models, output, pictures, sweeps
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Protocol, Set, answer, ask, worded
-from foveate.cli.compare import New
+from foveate.cli import figures, looks, models, output, pictures, sweeps, values
+from foveate.cli.ask import (
+    AsJson,
+    Device,
+    Keep,
+    Method,
+    Model,
+    New,
+    Protocol,
+    Set,
+    answer,
+    ask,
+    worded,
+)
+from foveate.cli.command import Command
 from foveate.cli.figures import HOME, Layers
 from foveate.cli.work import folder
 from foveate.cli.wrong import Wrong, unknown
@@ -20,7 +32,8 @@ MOST = 15  # layers that are shown, unless told
 Image = Annotated[Path, typer.Argument(help="An image file.")]
 Question = Annotated[str, typer.Argument(help="What to ask about it.")]
 Picture = Annotated[
-    Path | None, typer.Option(help="Draw into this file.", show_default=f"{HOME}/<kind>.png")
+    Path | None,
+    typer.Option(**values.PATH, help="Draw into this file.", show_default=f"{HOME}/<kind>.png"),
 ]
 
 
@@ -45,7 +58,7 @@ draw = typer.Typer(
 )
 
 
-@draw.command()
+@draw.command(cls=Command)
 def tokens(
     image: Image,
     question: Question,
@@ -64,7 +77,7 @@ def tokens(
     ask(image, question, model, method, keep, set_, into, max_new_tokens, device, protocol, json)
 
 
-@draw.command("layers")
+@draw.command("layers", cls=Command)
 def heatmaps(
     image: Image,
     question: Question,
@@ -101,10 +114,9 @@ def heatmaps(
         if json:
             emit(document)
     if not json:
-        screen = output.screen()
-        screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
-        screen.print(f"what it looked at: {into}", style="dim", markup=False)
+        output.say(document["answer"] or "(no answer)", "bold")
+        output.say(f"what it looked at: {into}", "dim")
 
 
-draw.command()(figures.scales)
-draw.command()(figures.guidance)
+draw.command(cls=Command)(figures.scales)
+draw.command(cls=Command)(figures.guidance)

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, attach, chosen_method
-from foveate.cli.compare import Batch, Limit, New, Seed, Task
+from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks, values
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
+from foveate.cli.compare import Batch, Limit, Seed, Task
 from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.work import Work, folder
 
@@ -20,6 +20,7 @@ MOST = 8  # layers that a sweep runs, unless told
 Figure = Annotated[
     Path | None,
     typer.Option(
+        **values.PATH,
         help=f"Draw into this file: {', '.join(KINDS)}; its numbers go beside it, into a .json.",
         show_default=f"{HOME}/<kind>.svg",
     ),
@@ -65,7 +66,7 @@ def scales(
     if not json:
         screen = output.screen()
         screen.print(listings.sized(document))
-        screen.print(f"figure: {into}", markup=False)
+        output.say(f"figure: {into}")
 
 
 def guidance(
@@ -79,7 +80,7 @@ def guidance(
     limit: Limit = 220,
     picture: Figure = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for result files; it resumes there.")
+        Path | None, typer.Option(**values.PATH, help="Folder for result files; it resumes there.")
     ] = None,
     seed: Seed = 0,
     batch_size: Batch = 32,
@@ -111,7 +112,7 @@ def guidance(
     if not json:
         screen = output.screen()
         screen.print(listings.guided(document))
-        screen.print(f"figure: {into}", markup=False)
+        output.say(f"figure: {into}")
 
 
 def _target(picture: Path | None, kind: str) -> Path:

@@ -48,15 +48,10 @@ def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None
     protocol: whose it is asked with; None for its own. Raises Wrong for names that cannot be one and for
     protocols that do not fit, Failed if it cannot be read.
     """
-    import torch
-
     from foveate.embedded import MODELS
 
-    path = place(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    target, path = place_to_run(device), place(name)
     with _loading(name):
-        target = torch.device(device)
         model, processor = _read(path)
         model = model.to(target).eval()
     called = name if name in MODELS or path == name else Path(path).name
@@ -80,6 +75,25 @@ def _asking(processor: Any, protocol: str | None) -> Any:
         return processor if protocol is None else foveate.protocol(processor, protocol)
     except ValueError as error:
         raise Wrong(f"--protocol {protocol}: {error}") from error
+
+
+def place_to_run(name: str) -> Any:
+    """The device of this name. Raises Wrong for what is none, Failed for one that is not here."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, UnicodeError):
+        device = None
+    if device is None or device.type == "meta":
+        raise Wrong(f"--device {name!r}: want auto, cpu, cuda, or another that torch knows")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise Failed(f"--device {name}: {_first_line(error)}") from error
+    return device
 
 
 def skeleton(name: str = EMBEDDED) -> Any:
@@ -161,8 +175,10 @@ def _loading(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        told = isinstance(error, OSError) and isinstance(
-            error, ValueError
-        )  # Unreadable: it names the file
+        said = _first_line(error)
+        told = isinstance(error, OSError) and isinstance(error, ValueError)  # it names the file
         raise Failed(said if told else f"cannot load {name}: {said}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -36,7 +36,12 @@ def chosen(examples: Sequence[Any], n: int) -> list[int]:
             rank.append((seen.get(kind, 0), i))
             seen[kind] = seen.get(kind, 0) + 1
         groups[group] = [i for _, i in sorted(rank)]
-    turns = [members[t] for t in range(n) for members in groups.values() if t < len(members)]
+    turns = [
+        members[t]
+        for t in range(min(n, len(examples)))
+        for members in groups.values()
+        if t < len(members)
+    ]
     return sorted(turns[:n])
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foveate.cli import arguments, models
+from foveate.cli import arguments, models, values
 from foveate.cli.work import BARE, Plan, Work, fitting
 from foveate.cli.wrong import Wrong
 
@@ -75,10 +75,7 @@ def numbers(text: str | None) -> list[int] | None:
     """The decoder layers in a comma-separated list; None for all. Raises Wrong for what is no number."""
     if text is None:
         return None
-    parts = arguments.listed(text)
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise Wrong(f"--layers {text}: want decoder layers with commas, such as 1,2,4")
-    return sorted({int(part) for part in parts})
+    return sorted({*values.wholes("--layers", text, least=0, such="1,2,4")})
 
 
 def layers(loaded: models.Loaded, asked: list[int] | None, most: int) -> list[int]:

@@ -78,7 +78,8 @@ def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression")
     if wrong := [argument for argument in given if argument not in takes]:
         raise Unreadable(
             f"{where}: the checkpoint's {name} has {wrong[0]:.40}={short(given[wrong[0]])}, this "
-            f"foveate's takes {', '.join(takes)}: it was saved by another version, where it was another compressor"
+            f"foveate's takes {', '.join(takes)}: it was saved by another version, where it was another "
+            "compressor"
         )
     return _made(f"{where}.arguments", make, **given)
 
