@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, recipes, tasks
+from foveate.cli import models, output, pictures, recipes, tasks
 from foveate.cli.ask import AsJson, Device
+from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
@@ -68,6 +69,7 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     if data is None and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
     place = models.place(card.model) if card.vision is None else None
+    pictures.writable(folder(out) / "loss.png", option="--out")
     try:
         with _progress(card) as advance:
             return run(card, out, data, resume=resume, device=device, model=place, advance=advance)

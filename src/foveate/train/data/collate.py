@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
 from foveate.chat import Chat, Said, columns, image_mark, verify
-from foveate.train.data.pictures import picture
+from foveate.pictures import PictureError, read
 from foveate.train.data.plain import Plain
 from foveate.train.data.questions import several
 from foveate.train.data.records import Record
@@ -112,11 +112,11 @@ class Collator:
         return {name: value for name, value in out.items() if name in wanted}
 
     def opened(self, record: Record, source: Any) -> Any:
-        """A picture. Raises OSError with the record's place where it cannot be read any more."""
+        """A picture. Raises OSError with the record's place where it cannot be read, or not any more."""
         try:
-            return picture(source)
-        except OSError as error:
-            raise OSError(f"{record.where}: {source}: {error}") from error
+            return read(source)
+        except PictureError as error:
+            raise OSError(f"{record.where}: {error}") from error
 
     def length(self, record: Record, moves: list[dict], offsets: Tensor) -> int:
         """Columns of a row: up to max_length, without what a tokenizer puts behind the last answer."""
