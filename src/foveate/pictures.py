@@ -96,7 +96,9 @@ def flat(image: Image.Image, name: str = "an image") -> Image.Image:
         return _upper(image, key)
     if image.mode in ("I", "F"):
         what = f"{name} has pixels of mode {image.mode}, 32 bits"
-        raise PictureError(f"{what}: want 8 or 16 bits to a channel; convert it", "mode of an image")
+        raise PictureError(
+            f"{what}: want 8 or 16 bits to a channel; convert it", "mode of an image"
+        )
     if key is not None and raw in KEYS:
         image = image.copy()
         image.info["transparency"] = KEYS[raw](key)
@@ -131,7 +133,9 @@ def _want_file(path: Path, name: str) -> None:
 def _want_sane(image: Image.Image, name: str) -> None:
     """Raise PictureError, before decoding, for sizes that no one means, and for programs."""
     if image.format == "EPS":
-        raise PictureError(f"{name} is PostScript, a program: want PNG, JPEG, WebP, GIF, TIFF, BMP, …")
+        raise PictureError(
+            f"{name} is PostScript, a program: want PNG, JPEG, WebP, GIF, TIFF, BMP, …"
+        )
     (short, long), most = sorted(image.size), Image.MAX_IMAGE_PIXELS
     size = f"{name} is {image.width} x {image.height} pixels"
     if short < SHORTEST:

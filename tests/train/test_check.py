@@ -67,7 +67,7 @@ def test_all_that_is_wrong_is_listed_in_order_with_its_line(folder):
     found = check(records(folder, names), workers=3)
     assert [p.where for p in found] == [
         f"set.jsonl: record {2 * n} ({named}line {2 * n})"
-        for n, named in enumerate(('1, ' if '"id"' in bad else "" for bad in BAD), 1)
+        for n, named in enumerate(("1, " if '"id"' in bad else "" for bad in BAD), 1)
     ]
     for problem, (name, (kind, words)) in zip(found, BAD.items(), strict=True):
         assert problem.kind == kind and words in problem.what

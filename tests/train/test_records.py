@@ -197,7 +197,9 @@ def test_a_broken_line_is_named_when_it_is_read(tmp_path):
     text = FORMS["lines"]([entry(0)]) + '{"id": 1, oh}\n' + FORMS["lines"]([entry(2)])
     records = Records(written(tmp_path, text))
     assert len(records) == 3 and records[2].id == "r2"
-    with pytest.raises(MalformedError, match=r"train\.json: record 2 \(line 2\): broken JSON: Expecting"):
+    with pytest.raises(
+        MalformedError, match=r"train\.json: record 2 \(line 2\): broken JSON: Expecting"
+    ):
         records[1]
 
 

@@ -142,5 +142,7 @@ def _print(document: dict[str, Any], out: Path) -> None:
         line += f", of it penalty {added[0]:.3g} → {added[-1]:.3g}"
     if document.get("rows") != document.get("records"):
         line += f", {document['records']:,} records in {document['rows']:,} rows"
+    if left_out := document.get("skipped", {}).get("records"):
+        line += f", {left_out:,} records left out"
     screen.print(line, markup=False)
     screen.print(f"model: {out}\nloss curve: {out / 'loss.png'}", markup=False, soft_wrap=True)

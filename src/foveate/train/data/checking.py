@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from PIL import Image
 
 from foveate.pictures import trouble
 from foveate.train.data.faults import Fault
-from foveate.train.data.records import MalformedError, Record
+from foveate.train.data.records import MalformedError, Record, Records
 
 WINDOW = 512  # records looked at together
 Seen = dict[int, Fault | None]  # by the hash of a path: a set may name millions of them
@@ -31,11 +31,15 @@ class Problem(NamedTuple):
         return f"{self.where}: {self.what}"
 
 
+class DataError(ValueError):
+    """What is wrong with the data: a line for each problem, and a last one that counts them."""
+
+
 def check(
     records: Sequence[Record],
     advance: Callable[[int], None] | None = None,
     workers: int | None = None,
-    also: Callable[[Record], Fault | None] = lambda record: None,
+    also: Callable[[Record], Fault | None] | None = None,
 ) -> list[Problem]:
     """Read every record and decode every picture, each file once; list what is wrong, in order.
 
@@ -73,7 +77,10 @@ def paths(found: Record | MalformedError) -> list[Path]:
 
 
 def judged(
-    i: int, found: Record | MalformedError, seen: Seen, also: Callable[[Record], Fault | None]
+    i: int,
+    found: Record | MalformedError,
+    seen: Seen,
+    also: Callable[[Record], Fault | None] | None,
 ) -> Iterator[Problem]:
     """The problems of one record; a picture it names twice is one problem."""
     if isinstance(found, MalformedError):
@@ -81,7 +88,7 @@ def judged(
     else:
         held = [trouble(source) for source in found.images if isinstance(source, Image.Image)]
         files = (seen[key] for key in dict.fromkeys(map(hash, paths(found))))
-        faults = [*held, *files, also(found)]
+        faults = [*held, *files, also and also(found)]
     return (Problem(found.where, fault[1], fault[0], i) for fault in faults if fault)
 
 
@@ -92,3 +99,11 @@ def listed(problems: Sequence[Problem], most: int = 20) -> str:
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in rest.most_common())
         lines.append(f"… and {rest.total():,} more: {kinds}")
     return "\n".join(lines)
+
+
+def refuse(found: Sequence[Sequence[Problem]], sets: Sequence[Records], more: str = "") -> NoReturn:
+    """Raise DataError with what is wrong with these sets."""
+    problems = [problem for some in found for problem in some]
+    many = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+    files = " and ".join(str(some.path) for some in sets)
+    raise DataError(f"{listed(problems)}\n{many} in {files}{f' {more}' if more else ''}")

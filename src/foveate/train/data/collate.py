@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
@@ -84,8 +85,16 @@ class Collator:
         return images | self.padded(rows) | self.beside(said)
 
     def said(self, record: Record) -> Said:
-        """The record as text. Raises ValueError where its text has other marks than its images."""
-        said = self.template(record)
+        """The record as text. Raises ValueError where its text has other marks than its images.
+
+        So it does for a system turn that the chat template does not take, or leaves out.
+        """
+        try:
+            said = self.template(record)
+        except TemplateError as error:
+            raise ValueError(
+                f"{record.where}: the chat template refuses the conversation: {error}"
+            ) from error
         mark = image_mark(self.processor)
         if said.text.count(mark) != len(record.images):
             raise ValueError(

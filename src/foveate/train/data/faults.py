@@ -18,6 +18,7 @@ ROLES = {
     "system": "system",
 }
 HALF = re.compile("[\ud800-\udfff]")  # half a character: JSON may hold it, no text may
+INSTEAD = (("from", "role"), ("value", "content"))  # keys of a turn, and those of other files
 BRIEF = 80  # characters shown of what somebody wrote
 SHOWN = 60  # and of an id
 Fault = tuple[str, str]  # its kind, and what it is in this record
@@ -70,10 +71,10 @@ def misshapen(n: int, turn: Any) -> list[Fault]:
     """What is wrong with the n-th turn by itself."""
     if not isinstance(turn, dict):
         return [("turns", f"turn {n} is no object")]
-    missing = [(k, other) for k, other in (("from", "role"), ("value", "content")) if k not in turn]
     found = [
-        ("keys", f'turn {n} has no "{k}"' + (f'; "{other}" is not read' if other in turn else ""))
-        for k, other in missing
+        ("keys", f'turn {n} has no "{key}"' + (f'; "{other}" is not read' if other in turn else ""))
+        for key, other in INSTEAD
+        if key not in turn
     ]
     role, text = turn.get("from", "gpt"), turn.get("value", "?")
     if not isinstance(role, str) or role not in ROLES:
@@ -84,7 +85,7 @@ def misshapen(n: int, turn: Any) -> list[Fault]:
     elif not text.strip() and role != "system":
         what = "answer" if ROLES.get(str(role)) == "assistant" else "question"
         found.append((f"empty {what}", f"turn {n} is an empty {what}"))
-    else:
+    elif not text.isascii():
         found += halved(f"turn {n}", text)
     return found
 
@@ -159,11 +160,12 @@ def place(file: str, record: int, line: int, name: Any = None) -> str:
     """
     if record == 0:
         return f"{file} (line {line})"
-    named = isinstance(name, str | int | float) and not isinstance(name, bool) and name != ""
+    if not isinstance(name, str | int | float) or isinstance(name, bool) or name == "":
+        return f"{file}: record {record} (line {line})"
     text = str(name) if len(str(name)) <= SHOWN else f"{str(name)[:SHOWN]}…"
     if isinstance(name, str):
-        text = json.dumps(text, ensure_ascii=not text.isprintable())
-    return f"{file}: record {record} ({f'{text}, ' if named else ''}line {line})"
+        text = f'"{text}"' if text.isprintable() else json.dumps(text)
+    return f"{file}: record {record} ({text}, line {line})"
 
 
 def why(error: Exception) -> str:
@@ -172,4 +174,6 @@ def why(error: Exception) -> str:
         return f"{error.msg} at character {error.pos + 1}"
     if isinstance(error, UnicodeDecodeError):
         return f"no UTF-8: {error.reason} at byte {error.start + 1}"
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+    return (
+        "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
+    )

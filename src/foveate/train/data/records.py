@@ -99,13 +99,15 @@ class Records(Sequence[Record]):
         value = self.read(i, number)
         name = value.get("id") if isinstance(value, dict) else None
         where = self.where(i, number, name)
-        if wrong := faults(value) or self.escaped(names(value)):
+        if wrong := faults(value):
+            raise MalformedError(where, wrong)
+        paths = [self.folder / path for path in names(value)]
+        if wrong := self.escaped(paths):
             raise MalformedError(where, wrong)
         turns = [Turn(ROLES[t["from"]], t["value"]) for t in value["conversations"]]
         told = turns.pop(0).text if turns[0].role == "system" else ""
         told = told if told.strip() else value.get("system") or ""
         system = [Turn("system", told)] if told.strip() else []
-        paths = (self.folder / path for path in names(value))
         return Record(str(number if name is None else name), tuple(paths), (*system, *turns), where)
 
     def __iter__(self) -> Iterator[Record]:
@@ -126,16 +128,16 @@ class Records(Sequence[Record]):
             wrong = [("broken JSON", f"broken JSON: {why(error)}")]
             raise MalformedError(self.where(i, number), wrong) from None
 
-    def escaped(self, paths: Sequence[str]) -> list[Fault]:
+    def escaped(self, paths: Sequence[Path]) -> list[Fault]:
         """The paths that lead out of the images folder, by themselves or by links on their way."""
         if self.outside or not paths:
             return []
         root = real(str(self.folder)).rstrip(os.sep) + os.sep
         way = "move it there, or let it: --set outside=true"
         return [
-            ("outside of the images folder", f"{path!r} lies outside of {self.folder}: {way}")
+            ("outside of the images folder", f"{path} lies outside of {self.folder}: {way}")
             for path in dict.fromkeys(paths)
-            if not where_it_leads(self.folder / path).startswith(root)
+            if not where_it_leads(path).startswith(root)
         ]
 
 
