@@ -34,7 +34,7 @@ FLOORS = {
         ),
         0,
     ),
-    **dict.fromkeys(("methods", "hosts"), 1),
+    **dict.fromkeys(("methods", "hosts", "pictures"), 1),
     **dict.fromkeys(
         ("draw", "bench", "convert", "loading", "patchqa", "embedded", "evaluate", "train"), 2
     ),

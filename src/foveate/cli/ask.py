@@ -85,7 +85,7 @@ def ask(
             output.note(remark)
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
-            draw(canvas, seen).save(picture)
+            pictures.save(picture, draw(canvas, seen).save)
             document["picture"] = str(picture)
         if json:
             emit(document)

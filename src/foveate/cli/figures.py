@@ -12,6 +12,7 @@ from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attac
 from foveate.cli.compare import Batch, Limit, Seed, Task
 from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.work import Work, folder
+from foveate.cli.wrong import Wrong
 
 HOME = Path("out")  # where pictures go that were given no name
 KINDS = (".svg", ".png", ".pdf")
@@ -117,7 +118,10 @@ def guidance(
 
 def _target(picture: Path | None, kind: str) -> Path:
     """Where the figure goes. Raises Wrong before work is spent on one that cannot be written."""
-    return pictures.writable(picture or folder(HOME) / f"{kind}.svg", KINDS)
+    into = pictures.writable(picture or folder(HOME) / f"{kind}.svg", KINDS)
+    if (beside := into.with_suffix(".json")).is_dir():
+        raise Wrong(f"--picture {into}: its numbers go into {beside}, and that is a directory")
+    return into
 
 
 def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
@@ -126,7 +130,7 @@ def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
     from foveate.provenance import dumps, write
 
     draw = {"sizes": charts.sizes_figure, "guidance": charts.guidance_figure}[kind]
-    draw(document, into)
+    pictures.save(into, lambda part: draw(document, part))
     write(into.with_suffix(".json"), dumps(document))
 
 

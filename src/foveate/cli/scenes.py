@@ -7,6 +7,7 @@ from typing import Any
 
 from foveate.cli import pictures
 from foveate.cli.work import BARE, Plan, Work
+from foveate.pictures import read
 
 SIDE = 240  # pixels of a picture
 MOST = 3  # steps of a method that are shown; of more, the first, the middle and the last
@@ -87,7 +88,7 @@ def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple
     grid = steps[0].grid
     views = 1 if grid is None else int(grid[i, :, 0].max()) + 1
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
-    canvas = pictures.of_views(example.images[0], views, pixels)
+    canvas = pictures.of_views(read(example.images[0]), views, pixels)
     drawn = panels(canvas, steps, i, SIDE)
     if len(steps) == 1:
         return [("", drawn[0])]
@@ -110,4 +111,4 @@ def _plain(image: Any) -> Any:
     """The image as the others show it: square, of about the same size."""
     from PIL import ImageOps
 
-    return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
+    return ImageOps.fit(read(image), (SIDE, SIDE))

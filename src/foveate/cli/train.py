@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, recipes, said, tasks, values
+from foveate.cli import models, output, pictures, recipes, said, tasks, values
 from foveate.cli.ask import AsJson, Device
+from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
@@ -71,6 +72,7 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
         raise unknown("data file or task", card.data, tasks.TASKS)
     models.place_to_run(device)
     place = models.place(card.model) if card.vision is None else None
+    pictures.writable(folder(out) / "loss.png", option="--out")
     try:
         with _progress(card) as advance:
             return run(card, out, data, resume=resume, device=device, model=place, advance=advance)
@@ -141,6 +143,8 @@ def _print(document: dict[str, Any], out: Path) -> None:
         line += f", of it penalty {added[0]:.3g} → {added[-1]:.3g}"
     if document.get("rows") != document.get("records"):
         line += f", {document['records']:,} records in {document['rows']:,} rows"
+    if left_out := document.get("skipped", {}).get("records"):
+        line += f", {left_out:,} records left out"
     output.say(line)
     output.say(f"model: {out}")
     output.say(f"loss curve: {out / 'loss.png'}")

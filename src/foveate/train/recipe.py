@@ -59,6 +59,9 @@ class Recipe:
     vision       a vision tower to build a new LLaVA with; None loads `model` whole
     data         a LLaVA-format JSON or JSONL file, or the name of a task such as 'patchqa'
     images       the folder that image paths start from
+    outside      records may name pictures outside of that folder, by paths or by links that lead there
+    skip         records that cannot be trained on are left out, and listed in training.json; a run that goes
+                 on leaves out the same ones
     validation   a file of the same form, whose loss is measured every `evaluate_every` steps
     method       a name of METHODS, or a compressor of your own
     arguments    the method's; sizes it asks for (width, layers …) are filled in from the model
@@ -94,6 +97,8 @@ class Recipe:
     trains: Mapping[str, float]
     vision: str | None = None
     images: str = "."
+    outside: bool = False
+    skip: bool = False
     validation: str | None = None
     method: str | Compressor = "identity"
     arguments: Mapping[str, Any] = field(default_factory=dict)
