@@ -15,6 +15,8 @@ PIP := -m pip --disable-pip-version-check --quiet
 INSTALL := $(PIP) install --no-compile
 TORCH := torch==$(shell sed -n 's/^torch==//p' constraints.txt)
 FROM := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+# Every process of the tests starts from compiled modules, also where the environment says to keep none.
+export PYTHONDONTWRITEBYTECODE =
 # The tests are many small processes; threads of one would only be in the way of the other.
 CALM := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(CALM) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal

@@ -36,7 +36,7 @@ def methods_table() -> str:
         paper = "baseline"
         if about["arxiv"]:
             paper = f"[{about['paper']}](https://arxiv.org/abs/{about['arxiv']})"
-        where = "–" if slug == "identity" else ", ".join(about["sites"])
+        where = ", ".join(about["sites"]) or "–"
         weights = "trained" if about["trained"] else "none"
         rows.append((f"`{slug}`", about["line"], paper, where, weights))
     return table(("method", "what it does", "paper", "acts at", "weights"), rows)

@@ -100,10 +100,10 @@ class Reads(Compressor):
 
 
 def opened(method: DepthwiseConv, gate: float = 0.7) -> DepthwiseConv:
-    """With kernels that are always the same, and a gate that lets something through."""
+    """With weights that are always the same, and a gate that lets something through."""
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
-        for p in method.conv.parameters():
+        for p in method.parameters():
             p.copy_(torch.rand(p.shape, generator=draw) - 0.5)
         method.gate.fill_(gate)
     return method

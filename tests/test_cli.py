@@ -15,7 +15,7 @@ import foveate
 from foveate import Stride, compress, sized
 from foveate.cli import arguments, models, output, run
 from foveate.cli.ask import written
-from foveate.cli.methods import describe
+from foveate.cli.methods import _support_table, _table, describe
 from foveate.cli.saved import as_saved, beside, trained
 from foveate.cli.work import TIMED, Work, plan
 from foveate.cli.wrong import Wrong
@@ -192,6 +192,24 @@ def test_methods_in_words_and_in_json(capsys):
     assert found["fastv"]["sites"] == ["language 2"]
     assert found["fastv"]["arguments"] == {"keep": 0.5, "layer": 2}
     assert found["random"]["paper"] is None
+
+
+@pytest.mark.parametrize("words", [[], ["--model", "embedded"]])
+def test_the_table_of_methods_is_what_its_json_says(capsys, words):
+    """Made anew from the JSON alone, it is the same to the letter; and no fact in it is rounded."""
+    assert run(["methods", *words]) == 0
+    table = capsys.readouterr().out
+    assert run(["methods", *words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    output.screen().print((_support_table if words else _table)(found))
+    assert capsys.readouterr().out == table
+    assert found[0]["slug"] == "identity" and found[0]["sites"] == []
+    if not words:
+        told = table.replace("\n", " ")
+        for row in found:
+            for name, value in row["arguments"].items():
+                assert f"{name}=" in told
+                assert not isinstance(value, float) or str(value) in told
 
 
 @pytest.mark.parametrize("slug", METHODS)
@@ -418,7 +436,7 @@ def test_ask_says_in_one_line_what_acts(capsys, files, tiny, saved):
         "1",
     ]
     assert run(command) == 0
-    assert "\nDepthwiseConv(width=128, stride=4, layer=2): visual tokens" in capsys.readouterr().out
+    assert "\nDepthwiseConv(width=128, kernel=2, layer=2): visual tokens" in capsys.readouterr().out
 
 
 def test_a_saved_model_takes_another_budget_and_other_arguments(capsys, files, tiny, tmp_path):

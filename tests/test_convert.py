@@ -27,6 +27,7 @@ from transformers import (
 
 import foveate
 from foveate import LLaVASTF, MultiBlockFusion, SpatialFusion, convert_llava_stf
+from foveate.chat import prompt
 from foveate.cli import run
 
 TOWER, WIDTH, HIDDEN, BLOCK_HIDDEN, WORDS = 16, 32, 40, 24, 70
@@ -194,7 +195,13 @@ def test_a_whole_checkpoint(tower, speaker, tmp_path, how):
     assert isinstance(method, LLaVASTF) and method.vision_layers == BLOCKS
     assert model.config.visual_compression["positions"] == "renumbered"
     assert foveate.last_counts(model) == [4]
-    assert AutoProcessor.from_pretrained(out).image_processor.do_pad
+    processor = AutoProcessor.from_pretrained(out)
+    assert processor.image_processor.do_pad
+    asked = prompt(processor, "What is it?")  # in the words that such a checkpoint was trained with
+    assert asked.endswith(
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the user's questions. USER: <image>\nWhat is it? ASSISTANT:"
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "public"]
     plain = AutoModelForImageTextToText.from_pretrained(out)
     assert plain.get_input_embeddings().num_embeddings == 128

@@ -24,26 +24,26 @@ FLOORS = {
             "spec",
             "warm",
             "ops",
+            "views",
             "scan",
             "statespace",
             "routes",
             "provenance",
+            "stopping",
             "chat",
         ),
         0,
     ),
-    **dict.fromkeys(("methods", "hosts"), 1),
+    **dict.fromkeys(("methods", "hosts", "pictures"), 1),
     **dict.fromkeys(
         ("draw", "bench", "convert", "loading", "patchqa", "embedded", "evaluate", "train"), 2
     ),
     "cli": 3,
     "__main__": 4,
 }
-# Outside of hosts/, transformers is asked for whole models, processors and its trainer, by general names.
+# Outside of hosts/, transformers is asked for its trainer and for configs by name, and reads nothing.
 GENERAL = {
     "transformers.AutoConfig",
-    "transformers.AutoModelForImageTextToText",
-    "transformers.AutoProcessor",
     "transformers.PreTrainedModel",
     "transformers.PrinterCallback",
     "transformers.ProcessorMixin",
@@ -53,6 +53,20 @@ GENERAL = {
     "transformers.set_seed",
     "transformers.utils.logging",
 }
+
+# What reads a checkpoint, or makes a model of what one says, and the only files that may call it.
+READERS = {
+    "from_pretrained": ("hosts/reading.py",),
+    "from_config": ("hosts/reading.py",),
+    "cached_file": ("hosts/reading.py",),
+    "safe_open": ("hosts/files.py",),
+    "load_file": ("convert/files.py",),  # of other code's checkpoints
+    "torch.load": ("convert/files.py",),
+    "snapshot_download": (),
+    "hf_hub_download": (),
+    "trust_remote_code": ("hosts/reading.py", "hosts/files.py"),
+}
+OWN = ("foveate", "saving")  # whose from_pretrained is ours
 
 Sources = dict[str, str]  # path inside the package → source text
 
@@ -162,6 +176,33 @@ def wrong_questions(files: Sources, classes: set[str]) -> list[str]:
     return wrong
 
 
+def wrong_readers(files: Sources) -> list[str]:
+    """One room reads checkpoints, so that no other forgets to run no code of them."""
+    return [
+        f"{path}:{node.lineno} reads by itself: {name}"
+        for path, source in files.items()
+        if path != "__init__.py"
+        for node in ast.walk(ast.parse(source))
+        for name in readers(node)
+        if path not in READERS[name]
+    ]
+
+
+def readers(node: ast.AST) -> set[str]:
+    """The names of READERS that a node mentions: as an attribute, an import, a keyword or a string."""
+    names = []
+    if isinstance(node, ast.Attribute):
+        owner = getattr(node.value, "id", "")
+        names = [] if owner in OWN else [node.attr, f"{owner}.{node.attr}"]
+    if isinstance(node, ast.keyword):
+        names = [node.arg]
+    if isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("foveate"):
+        names = [name for a in node.names for name in (a.name, f"{node.module}.{a.name}")]
+    if isinstance(node, ast.Constant):
+        names = [node.value]
+    return {name for name in names if isinstance(name, str)} & READERS.keys()
+
+
 def missing(slug: str, doc: str | None, readme: str, tests: set[str]) -> list[str]:
     """What a method lacks besides its code."""
     wrong = []
@@ -200,6 +241,17 @@ def test_nobody_asks_for_a_methods_class():
     own = {n for n, c in vars(foveate.methods).items() if isinstance(c, type)}
     assert "FastV" in own
     assert wrong_questions(sources(), own - {"Compressor"}) == []
+
+
+def test_one_room_reads_checkpoints():
+    assert wrong_readers(sources()) == []
+    recipes = {f"recipes/{p.name}": p.read_text() for p in (ROOT / "recipes").rglob("*.py")}
+    theirs = [one for one in wrong_readers(recipes) if "safe_open" not in one]
+    assert [one for one in theirs if "torch.load" not in one] == []
+    recipes = [s for s in recipes.values() if "torch.load(" in s]  # of what a run of theirs saved
+    assert recipes and all(s.count("torch.load(") == s.count("weights_only=True") for s in recipes)
+    calls = sources()["convert/files.py"].split("torch.load(")[1:]
+    assert calls and all("weights_only=True" in call.partition("\n")[0] for call in calls)
 
 
 def test_every_file_is_a_method_and_every_method_a_file():
@@ -245,6 +297,16 @@ def test_every_method_has_paper_test_and_row(slug):
             "cli/a.py",
             "issubclass(m, (x.FastV, A))",
         ),
+        (wrong_readers, "cli/a.py", "x = AutoModel.from_pretrained(path)"),
+        (wrong_readers, "train/a.py", "read = kind.from_pretrained\nread(path)"),
+        (wrong_readers, "bench/a.py", "AutoModel.from_config(config)"),
+        (wrong_readers, "hosts/a.py", "from safetensors import safe_open"),
+        (wrong_readers, "hosts/a.py", "safetensors.torch.load_file(path)"),
+        (wrong_readers, "train/a.py", "torch.load(path)"),
+        (wrong_readers, "train/a.py", "from torch import load"),
+        (wrong_readers, "cli/a.py", "dict(trust_remote_code=True)"),
+        (wrong_readers, "cli/a.py", "{'trust_remote_code': True}"),
+        (wrong_readers, "cli/a.py", "getattr(AutoModel, 'from_pretrained')(path)"),
         (lambda files: unlisted(files, set()), "methods/a.py", ""),
         (lambda files: unlisted(files, {"a", "b"}), "methods/a.py", ""),
     ],
@@ -274,11 +336,12 @@ def test_what_a_method_lacks_is_noticed(doc, readme, tests):
         ("methods/a.py", "from foveate.methods.b import B\ndef a():\n    return Chain(B(), B())"),
         ("bench/a.py", "from foveate.bench.clock import x\nfrom foveate.hosts import cost"),
         ("bench/a.py", "from transformers import AutoConfig"),
+        ("cli/a.py", "model = foveate.from_pretrained(path)"),
         ("cli/a.py", "import foveate\nfrom foveate.evaluate import score"),
         ("__init__.py", "from foveate.cli import app"),
     ],
 )
 def test_what_is_allowed_passes(path, source):
     files = {path: source}
-    checks = (wrong_floors, wrong_transformers, wrong_core, wrong_methods)
+    checks = (wrong_floors, wrong_transformers, wrong_core, wrong_methods, wrong_readers)
     assert [wrong for check in checks for wrong in check(files)] == []

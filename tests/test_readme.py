@@ -1,6 +1,9 @@
 """README.md runs: its Python blocks, on the embedded model; its commands exist; its tables are current."""
 
+import ast
+import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -47,6 +50,80 @@ def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
     known["model"].generate(**known["inputs"], max_new_tokens=1)
     patches = known["model"].config.image_seq_length
     assert foveate.last_counts(known["model"]) == [patches // 4]
+
+
+# Where texts show what a command prints: as ```console, the command behind a $.
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS += sorted((ROOT / "recipes").rglob("*.md"))
+PYTHON = [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").glob("*.py")]
+VARIES = ((r"\b\d+\.\d+ s\b", "… s"),)  # what no machine gives twice: the clock
+
+
+def shown(text: str) -> list[tuple[str, str]]:
+    """Each command that a text shows with its output, and that output."""
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
+        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append((command, output))
+    return found
+
+
+def masked(text: str) -> str:
+    for varies, by in VARIES:
+        text = re.sub(varies, by, text)
+    return "\n".join(line.rstrip() for line in text.rstrip().splitlines())
+
+
+def printed(command: str, capsys, monkeypatch) -> str:
+    """What a command prints that is typed in a checkout."""
+    word, *words = shlex.split(command)
+    assert word == "foveate", f"{command}: of other programs nobody here knows what they print"
+    monkeypatch.chdir(ROOT)
+    capsys.readouterr()
+    assert run(words) == 0
+    return capsys.readouterr().out
+
+
+def written() -> list[str]:
+    """All texts that may show a command: pages, and the docstrings of every module."""
+    return [
+        *(path.read_text() for path in TEXTS),
+        *(ast.get_docstring(ast.parse(path.read_text())) or "" for path in PYTHON),
+    ]
+
+
+def test_what_commands_are_shown_to_print_is_what_they_print(capsys, monkeypatch):
+    sessions = [one for text in written() for one in shown(text)]
+    assert sessions
+    for command, output in sessions:
+        assert masked(printed(command, capsys, monkeypatch)) == masked(output), command
+
+
+def test_an_output_stands_nowhere_else():
+    """So that none escapes the test above: every other block of a page is something to type or to write."""
+    for text in written():
+        languages = set(re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.MULTILINE))
+        assert languages <= {"bash", "python", "json", "console", "bibtex"}, languages
+        assert not re.search(
+            r"^ *(>>>|\$ foveate)", re.sub(r"```console\n.*?```", "", text, flags=re.DOTALL), re.M
+        )
+
+
+def test_another_output_is_noticed():
+    right = "$ foveate x\nD 2 X\ntook 0.31 s \n"
+    for wrong, same in ((right.replace("0.31", "12.9"), True), (right.replace("2", "3"), False)):
+        [(_, a)], [(_, b)] = (shown(f"```console\n{text}```") for text in (right, wrong))
+        assert (masked(a) == masked(b)) is same
+
+
+def test_the_records_that_it_shows_are_true(capsys, monkeypatch):
+    """What a record says the picture's answer is, the embedded model says too."""
+    for record in json.loads(*blocks("json")):
+        asked, answer = (turn["value"] for turn in record["conversations"])
+        question = shlex.quote(asked.replace("<image>", "").strip())
+        command = f"foveate ask examples/{record['image']} {question}"
+        assert printed(command, capsys, monkeypatch).splitlines()[0] == answer
 
 
 def test_its_commands_are_commands(capsys):

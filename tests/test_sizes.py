@@ -41,7 +41,7 @@ def test_only_what_is_asked_for_and_not_given():
     model = Llava().model()
     assert sized(lambda width: width, model, width=7) == 7
     assert sized(Pool, object(), stride=2).stride == 2
-    assert DepthwiseConv.for_model(model, stride=2).width == 64
+    assert DepthwiseConv.for_model(model, kernel=2).width == 64
     assert DepthwiseConv.for_model(model.config).width == 64
     assert Pool.for_model(model, layer=2).site.layer == 2
 

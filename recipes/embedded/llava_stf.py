@@ -14,11 +14,11 @@ from typing import Any
 from card import rows
 from evaluate import evaluate
 from export import ship
-from transformers import AutoProcessor
 
 from foveate import from_pretrained
 from foveate.cli.tasks import records
 from foveate.embedded import MODELS, PATH
+from foveate.hosts import reading
 from foveate.provenance import dumps, write
 from foveate.train import Recipe, run
 
@@ -145,7 +145,7 @@ def make(recipe: Recipe, out: Path, questions: int) -> dict[str, Any]:
     """Train, or go on, or find what was trained; ship it, ask it, write its card. Returns the result."""
     data, shipped = records(recipe), MODELS[NAME]
     trained = run(recipe, out, data, resume=True, device="cpu", model=str(PATH))
-    ship(from_pretrained(str(out)), AutoProcessor.from_pretrained(PATH), shipped)
+    ship(from_pretrained(str(out)), reading.processor(PATH), shipped)
     result = evaluate(NAME, "test", questions) | {"training": told(trained, shipped)}
     write(shipped / "README.md", card(result))
     return result

@@ -13,13 +13,14 @@ import torch
 from processor import CHAT, build_tokenizer
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, GenerationConfig, LlavaNextConfig
+from transformers import LlavaNextConfig
 from transformers.models.llava_next import LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import (
     LlavaNextImageProcessorPil,
 )
 
 from foveate.embedded import MODELS, PATH
+from foveate.hosts import reading
 from foveate.provenance import write
 
 NAME = "embedded-tiled"
@@ -54,7 +55,7 @@ model, processor = embedded.load(name="embedded-tiled")
 
 def config() -> LlavaNextConfig:
     """The embedded model's, read as LLaVA-NeXT's: a picture as a whole and in 2 × 2 tiles."""
-    given = AutoConfig.from_pretrained(PATH)
+    given = reading.config(PATH)
     pixels = TILES * given.vision_config.image_size
     return LlavaNextConfig(
         vision_config=given.vision_config,
@@ -95,7 +96,7 @@ def make(out: Path) -> None:
     """Write the folder, beside that of the embedded model."""
     given = config()
     given.save_pretrained(out)
-    GenerationConfig.from_pretrained(PATH).save_pretrained(out)
+    reading.generation_config(PATH).save_pretrained(out)
     processor(given).save_pretrained(out)
     newline = torch.zeros(given.text_config.hidden_size, dtype=torch.bfloat16)
     save_file({"image_newline": newline}, out / NEWLINE, {"format": "pt"})

@@ -14,10 +14,10 @@ import torch
 from making import changed
 from protocol import QUESTIONS, TEST_SEED, Run
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Compressor, Context, VisualTokens, compress
 from foveate.evaluate import encode
+from foveate.hosts import reading
 from foveate.patchqa import Example, PatchQA, patches_of
 
 ASKED = 400  # of the test's questions, the first that ask about something there is
@@ -42,8 +42,8 @@ def finds(run_: Run, out: Path) -> dict[str, Any] | None:
     card = run_.recipe
     if card is None or card.method != "meteor" or card.arguments.get("only") == "fusion":
         return None
-    model = AutoModelForImageTextToText.from_pretrained(out).eval()
-    processor = AutoProcessor.from_pretrained(out)
+    model = reading.model(out).eval()
+    processor = reading.processor(out)
     examples = sought()
     asked = torch.stack([torch.from_numpy(patches_of(e.asked[0])).flatten() for e in examples])
     selections = {"own": changed(card, out, {}).parts()[-1]}

@@ -17,9 +17,9 @@ from making import BATCH, own_method
 from PIL import Image
 from protocol import TEST_SEED, Run
 from torch import Tensor
-from transformers import AutoConfig
 
 from foveate import Chain, Compressor, Step, TextGuided
+from foveate.hosts import reading
 from foveate.ops import top
 from foveate.patchqa import PatchQA, Scene, asked_regions, patches_of
 
@@ -58,7 +58,7 @@ def guides(run_: Run, out: Path) -> dict[str, Any] | None:
     main = run_.name.rpartition("-seed")[0].removeprefix("tiles_") in EVERYWHERE
     if not (main or own):
         return None
-    layers = range(1, AutoConfig.from_pretrained(out).get_text_config().num_hidden_layers)
+    layers = range(1, reading.config(out).get_text_config().num_hidden_layers)
     keep, scenes = own[0].keep if own else KEEP, scenes_of(task_of(card, TEST_SEED), SCENES)
     looks = seen(out, routers, layers if main else [own[0].site.layer], scenes, keep)
     return {"n": len(scenes), "keep": keep, "layers": looks}

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Compressor, Step, compress, trace
 from foveate.cli.tasks import TASKS
 from foveate.evaluate import encode
+from foveate.hosts import reading
 from foveate.patchqa import DIGIT_REGION, SIGN_REGION, Example, PatchQA, Picture, patches_of
 from foveate.train import Recipe
 
@@ -27,8 +27,8 @@ def task_of(recipe: Recipe, seed: int) -> PatchQA:
 
 def opened(out: Path, method: Compressor, positions: str) -> tuple[Any, Any]:
     """A trained model under a method, and its processor."""
-    model = AutoModelForImageTextToText.from_pretrained(out).eval()
-    return compress(model, method, positions), AutoProcessor.from_pretrained(out)
+    model = reading.model(out).eval()
+    return compress(model, method, positions), reading.processor(out)
 
 
 @torch.inference_mode()

@@ -10,13 +10,13 @@ from typing import Any
 from costs import schedule_cost
 from found import file
 from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Ask, Page, Run, asked
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import METHODS, Compressor, from_pretrained, restore, sized
 from foveate.cli.tasks import examples, records
 from foveate.embedded import MODELS, PATH
 from foveate.evaluate import Job, digest, fingerprint
 from foveate.evaluate import run as answer
+from foveate.hosts import reading
 from foveate.provenance import dumps, record, write
 from foveate.train import Recipe, run
 
@@ -80,7 +80,7 @@ def changed(recipe: Recipe, out: Path, arguments: Mapping[str, Any]) -> Compress
     """What a recipe was trained with, with its weights, but for these arguments."""
     own = own_method(out)
     given = {**recipe.arguments, **arguments}
-    other = sized(METHODS[recipe.method], AutoConfig.from_pretrained(out), **given)
+    other = sized(METHODS[recipe.method], reading.config(out), **given)
     other.load_state_dict(own.state_dict())
     return other.eval()
 
@@ -88,8 +88,8 @@ def changed(recipe: Recipe, out: Path, arguments: Mapping[str, Any]) -> Compress
 def answers(run_: Run, out: Path) -> list[dict[str, Any]]:
     """Accuracy under each of the methods a run is asked with; right is a 1 or 0 for every question."""
     place, task = (PATH, "patchqa") if run_.recipe is None else (out, run_.recipe.data)
-    model = AutoModelForImageTextToText.from_pretrained(place).eval()
-    processor = AutoProcessor.from_pretrained(place)
+    model = reading.model(place).eval()
+    processor = reading.processor(place)
     weights = fingerprint(model)
     questions = examples(task, QUESTIONS, TEST_SEED)
     found = []

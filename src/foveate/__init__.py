@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         trace,
         warm_start,
     )
+    from foveate.hosts.protocol import as_published, protocol
     from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
     from foveate.loading import compress, compressed, from_pretrained, support
@@ -66,6 +67,7 @@ _HOMES = {
         "trace",
         "warm_start",
     ),
+    "foveate.hosts.protocol": ("as_published", "protocol"),
     "foveate.hosts.trace": ("Step", "Trace"),
     "foveate.hosts.support": ("Support",),
     "foveate.loading": ("compress", "compressed", "from_pretrained", "support"),
@@ -130,6 +132,7 @@ __all__ = [
     "VisionZip",
     "VisualNativeSelection",
     "VisualTokens",
+    "as_published",
     "compress",
     "compressed",
     "convert_llava_stf",
@@ -143,6 +146,7 @@ __all__ = [
     "llava_stf",
     "llavolta",
     "meteor",
+    "protocol",
     "restore",
     "set_progress",
     "sized",

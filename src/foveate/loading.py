@@ -25,14 +25,19 @@ BEHIND = {"projected": True, "only": "selection"}
 
 
 def compress(
-    model: Model, method: Compressor | str, positions: str = "original", **arguments: Any
+    model: Model,
+    method: Compressor | str,
+    positions: str = "original",
+    newlines: str = "rows",
+    **arguments: Any,
 ) -> Model:
     """Let a model see with fewer visual tokens, in place: the same object, the same class.
 
     method: a compressor, or the name of one in METHODS with its arguments, `compress(model, "fastv",
     keep=64)`, made with the model's sizes. positions "original" keeps the position ids of kept tokens,
-    "renumbered" counts them anew. A model that is compressed already gets the new method instead. Returns
-    the model it was given.
+    "renumbered" counts them anew. newlines, of models that close rows of tiles with them: "rows" keeps one
+    for every row where a token is left, "none" drops all as soon as a method acts, even one that keeps every
+    token. A model that is compressed already gets the new method instead. Returns the model it was given.
 
     The method becomes part of the model: its weights move to the model's device and dtype and are saved
     with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
@@ -41,18 +46,24 @@ def compress(
 
     Raises TypeError for models and methods that are none and for arguments a method does not have,
     ValueError for unknown names, layers the model does not have, methods made for other widths (their
-    arguments width, feature_width and tower_width; see `sized`) and unknown positions, NotImplementedError
-    for sites this host cannot serve. The model is untouched then.
+    arguments width, feature_width and tower_width; see `sized`) and unknown positions or newlines,
+    NotImplementedError for sites this host cannot serve. The model is untouched then.
     """
-    return attach.compress(model, _made(model, method, positions, arguments), positions)
+    made = _made(model, method, positions, arguments)
+    return attach.compress(model, made, positions, newlines)
 
 
 @contextmanager
 def compressed(
-    model: Model, method: Compressor | str, positions: str = "original", **arguments: Any
+    model: Model,
+    method: Compressor | str,
+    positions: str = "original",
+    newlines: str = "rows",
+    **arguments: Any,
 ) -> Iterator[Model]:
     """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
-    with attach.compressed(model, _made(model, method, positions, arguments), positions):
+    made = _made(model, method, positions, arguments)
+    with attach.compressed(model, made, positions, newlines):
         yield model
 
 
@@ -109,8 +120,7 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
     Raises ValueError if the checkpoint names no compressor, an unknown one, or lacks its weights.
     """
     known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
-    model, method, positions = saving.from_pretrained(path, known, method, **kwargs)
-    return attach.compress(model, method, positions)
+    return attach.compress(*saving.from_pretrained(path, known, method, **kwargs))
 
 
 def support(

@@ -6,12 +6,17 @@ import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from foveate.tokens import VisualTokens
+
 Keep = int | float
+# Of counts, sizes and seeds: beyond any model, and within every kernel's integers.
+LARGEST = 2**31 - 1
 
 
 def real(value: Any) -> int | float | None:
@@ -33,14 +38,18 @@ def check_keep(keep: Keep) -> Keep:
         raise ValueError(
             f"keep={keep!r}: want an int >= 1 (tokens per image) or a float in (0, 1] (share of them)"
         )
+    if given > LARGEST:
+        raise ValueError(f"keep={keep!r}: want at most {LARGEST} tokens")
     return given
 
 
 def whole(name: str, value: int, least: int = 1) -> int:
-    """The value itself, a whole number of at least `least`. Raises ValueError otherwise."""
+    """The value itself, a whole number from `least` to LARGEST. Raises ValueError otherwise."""
     given = real(value)
     if not isinstance(given, int) or given < least:
         raise ValueError(f"{name}={value!r}: want an int >= {least}")
+    if given > LARGEST:
+        raise ValueError(f"{name}={value!r}: want an int <= {LARGEST}")
     return given
 
 
@@ -156,6 +165,26 @@ def nearest(there: Tensor, side: int) -> Tensor:
     steps = (row[:, None] - row).abs() + (column[:, None] - column).abs()
     far = steps * len(cell) + cell  # of equally near ones the first
     return far.where(there[..., None, :], far.max() + 1).argmin(-1)
+
+
+def windowed(tokens: VisualTokens, grid: Tensor, side: int) -> tuple[VisualTokens, Tensor]:
+    """Windows of `side` × `side` cells as tokens, their means, and all cells of each: (B, M, side², D).
+
+    grid (B, P, 3). Where a window is not full, its nearest token stands in for each that is missing.
+    """
+    patch = tokens.anchor.clamp(max=grid.shape[1] - 1)
+    cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
+    merged = tokens.merge(*windows(cell, side, tokens.valid))
+    M, cells = merged.x.shape[1], side**2
+    row, column = (cell[..., 1:] % side).unbind(-1)
+    place = merged.owner.gather(1, patch) * cells + row * side + column
+    place = place.masked_fill(~tokens.valid, M * cells)  # behind the last window
+    token = torch.arange(patch.shape[1], device=patch.device).expand_as(patch)
+    there = token.new_full((len(patch), M * cells + 1), -1).scatter(1, place, token)
+    there = there[:, :-1].unflatten(1, (M, cells))
+    source = there.gather(2, nearest(there >= 0, side)).clamp(min=0).flatten(1)
+    x = tokens.x.gather(1, source[..., None].expand(-1, -1, tokens.x.shape[-1]))
+    return merged, x.unflatten(1, (M, cells))
 
 
 def neighbours(cell: Tensor, valid: Tensor) -> Tensor:

@@ -52,8 +52,9 @@ def commit() -> str | None:
 
 
 def dumps(document: Mapping[str, Any]) -> str:
-    """A document as JSON: readable, and without NaN."""
-    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """A document as JSON: readable, without NaN, and with bytes that were no UTF-8 as JSON's escapes."""
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def write(path: Path, text: str) -> Path:
@@ -62,7 +63,7 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

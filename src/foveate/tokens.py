@@ -87,7 +87,7 @@ class VisualTokens:
             summed = summed.scatter_add(1, index[..., None].expand_as(weighted), weighted)
             vectors = (summed / total.clamp(min=1)[..., None]).to(self.x.dtype)
         owner = self._follow(index.masked_fill(~self.valid, PADDING))
-        return replace(self, x=vectors, owner=owner, valid=total > 0)._in_order()
+        return replace(self, x=vectors, owner=owner, valid=total > 0).in_order()
 
     def carry(self, x: Tensor) -> VisualTokens:
         """The same tokens with new vectors. x (B, N, any width)."""
@@ -115,7 +115,8 @@ class VisualTokens:
             return (self.total(value.to(_accumulator(value.dtype))) / size).to(value.dtype)
         return self.total(value).div(size, rounding_mode="floor")
 
-    def _in_order(self) -> VisualTokens:
+    def in_order(self) -> VisualTokens:
+        """The same tokens in the order of their first patch, padding behind the longest row cut off."""
         order = self.anchor.argsort(dim=1, stable=True)[:, : int(self.counts.max())]
         place = torch.empty_like(self.valid, dtype=torch.long).fill_(DROPPED)
         rank = torch.arange(order.shape[1], device=order.device).expand_as(order)

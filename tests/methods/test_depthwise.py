@@ -1,85 +1,158 @@
 """The depthwise convolution, a baseline of LLaVolta's paper, arXiv:2406.20092."""
 
+import json
+
 import pytest
 import torch
 from families import ONE, Llava
 from probes import opened
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 import foveate
 from foveate import Context, DepthwiseConv, Pool, VisualTokens
+from foveate.train.model import load
+from foveate.train.recipe import Recipe
+
+GATE = torch.tensor(0.7).tanh()
 
 
-def test_untrained_it_is_pooling():
-    tokens = VisualTokens.of(torch.randn(2, 21, 6))
-    one, two = DepthwiseConv(6, 8)(tokens, Context()), Pool(8)(tokens, Context())
+def grid(rows, columns, views=1):
+    """(1, P, 3) of views one behind the other."""
+    cells = torch.meshgrid(*(torch.arange(n) for n in (views, rows, columns)), indexing="ij")
+    return torch.stack(cells, -1).reshape(1, -1, 3)
+
+
+def authors(method, x):
+    """What the paper's code computes of maps: x (B, D, H, W), in plain layers of PyTorch."""
+    conv = nn.Conv2d(
+        method.width, method.width, method.kernel, method.kernel, 0, 1, method.width, False
+    )
+    conv.weight = method.conv.weight
+    learned = conv(x).movedim(1, -1)
+    learned = nn.functional.layer_norm(
+        learned, (method.width,), method.norm.weight, method.norm.bias, 1e-6
+    )
+    learned = nn.GELU()(learned.movedim(-1, 1))
+    return learned * method.gate.tanh() + nn.AvgPool2d(method.kernel, method.kernel)(x)
+
+
+@pytest.mark.parametrize(("side", "kernel"), [(24, 2), (24, 3), (8, 4), (6, 6)])
+def test_it_is_the_authors_on_a_square(side, kernel):
+    x, method = torch.randn(2, 6, side, side), opened(DepthwiseConv(6, kernel))
+    out = method(VisualTokens.of(x.flatten(2).mT), Context(grid=grid(side, side).expand(2, -1, -1)))
+    torch.testing.assert_close(out.x, authors(method, x).flatten(2).mT)
+    assert out.size.unique().tolist() == [kernel**2]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 6), (5, 7), (1, 9), (2, 1)])
+def test_untrained_it_is_pooling(rows, columns):
+    x, context = (
+        torch.randn(2, rows * columns, 6),
+        Context(grid=grid(rows, columns).expand(2, -1, -1)),
+    )
+    one, two = (
+        m(VisualTokens.of(x), context) for m in (DepthwiseConv(6, 2), Pool(2, layer=2, dims=2))
+    )
     assert torch.equal(one.x, two.x) and torch.equal(one.owner, two.owner)
 
 
-def test_it_is_the_formula():
-    x, method = torch.randn(2, 24, 6), opened(DepthwiseConv(6, 8))
-    kernel, bias = method.conv.weight, method.conv.bias
-    windows = x.reshape(2, 3, 8, 6)
-    learned = torch.einsum("bmsd,ds->bmd", windows, kernel[:, 0]) + bias
-    want = windows.mean(2) + torch.tanh(torch.tensor(0.7)) * learned
-    torch.testing.assert_close(method(VisualTokens.of(x), Context()).x, want)
+def test_the_nearest_patch_stands_in_over_an_edge():
+    """A grid of 3 × 3 is pooled as far as it goes, and convolved as 4 × 4 with its edges repeated."""
+    x, method = torch.randn(1, 4, 3, 3), opened(DepthwiseConv(4, 2))
+    out = method(VisualTokens.of(x.flatten(2).mT), Context(grid=grid(3, 3)))
+    repeated = nn.functional.pad(x, (0, 1, 0, 1), "replicate")
+    learned = authors(method, repeated) - nn.AvgPool2d(2)(repeated)
+    pooled = nn.functional.avg_pool2d(x, 2, ceil_mode=True)
+    torch.testing.assert_close(out.x, (learned + pooled).flatten(2).mT)
 
 
-def test_a_short_last_run_is_padded_with_zeros():
-    """Whatever stands in the padding of a row."""
-    method = opened(DepthwiseConv(1, 4))
-    with torch.no_grad():
-        method.conv.weight.copy_(torch.tensor([[[1.0, 10.0, 100.0, 1000.0]]]))
-        method.conv.bias.fill_(5.0)
-    x = torch.tensor([[1.0, 1, 1, 1, 2, 4, 9, 9]])[..., None]
-    valid = torch.tensor([[True] * 6 + [False] * 2])
-    gate = torch.tanh(torch.tensor(0.7))
-    out = method(VisualTokens.of(x, valid), Context())
-    want = torch.stack([1 + gate * 1116, 3 + gate * 47])
-    torch.testing.assert_close(out.x.flatten(), want)
+def test_views_are_pooled_each_by_itself():
+    """Tiles one behind the other, and of the second the last row alone: each as if it were an image."""
+    method, x = opened(DepthwiseConv(4, 2)), torch.randn(1, 2 * 9, 4)
+    both = method(VisualTokens.of(x), Context(grid=grid(3, 3, views=2)))
+    each = [method(VisualTokens.of(v), Context(grid=grid(3, 3))).x for v in x.split(9, 1)]
+    torch.testing.assert_close(both.x, torch.cat(each, 1))
+    short = torch.cat([torch.arange(9), torch.arange(15, 18)])
+    cut = method(VisualTokens.of(x[:, short]), Context(grid=grid(3, 3, views=2)[:, short]))
+    assert cut.counts.tolist() == [4 + 2]
+    torch.testing.assert_close(cut.x[:, :4], each[0])
 
 
-def test_rows_of_padding_stay_empty():
-    method = opened(DepthwiseConv(3, 4))
-    valid = torch.arange(8) < torch.tensor([[8], [3]])
-    out = method(VisualTokens.of(torch.randn(2, 8, 3), valid), Context())
-    assert out.counts.tolist() == [2, 1] and not out.x[1, 1].any()
+def test_padded_rows_are_as_each_alone():
+    method, x = opened(DepthwiseConv(3, 2)), torch.randn(2, 16, 3)
+    cells = torch.cat([grid(4, 4), torch.full((1, 16, 3), -1)])
+    cells[1, :6] = grid(2, 3)[0]
+    valid = torch.arange(16) < torch.tensor([[16], [6]])
+    out = method(VisualTokens.of(x, valid), Context(grid=cells))
+    alone = method(VisualTokens.of(x[1:, :6]), Context(grid=grid(2, 3)))
+    assert out.counts.tolist() == [4, 2] and not out.x[1, 2:].any()
+    torch.testing.assert_close(out.x[1:, :2], alone.x)
 
 
-def test_the_gate_learns_first_and_the_kernels_after_it():
-    method, tokens = DepthwiseConv(4, 2), VisualTokens.of(torch.randn(1, 8, 4))
+def test_the_gate_learns_first_and_the_rest_after_it():
+    method, tokens = DepthwiseConv(4, 2), VisualTokens.of(torch.randn(1, 16, 4))
     optimizer = torch.optim.SGD(method.parameters(), 0.1)
     moved = []
     for _ in range(2):
         optimizer.zero_grad()
-        method(tokens, Context()).x.square().sum().backward()
+        method(tokens, Context(grid=grid(4, 4))).x.square().sum().backward()
         moved.append({n for n, p in method.named_parameters() if p.grad.any()})
         optimizer.step()
-    assert moved == [{"gate"}, {"gate", "conv.weight", "conv.bias"}]
+    assert moved == [{"gate"}, {"gate", "conv.weight", "norm.weight", "norm.bias"}]
 
 
 def test_budgets_and_sizes():
-    assert DepthwiseConv.keeping(0.25, width=8).stride == 4
-    with pytest.raises(ValueError, match=r"0\.5, 0\.333, 0\.25"):
-        DepthwiseConv.keeping(0.4, width=8)
-    for wrong in ({"width": 0}, {"width": 8.0}, {"width": 8, "stride": 0}):
+    assert DepthwiseConv.keeping(0.25, width=8).kernel == 2
+    with pytest.raises(ValueError, match=r"1/stride²: 1, 0\.25, 0\.111"):
+        DepthwiseConv.keeping(0.5, width=8)
+    for wrong in ({"width": 0}, {"width": 8.0}, {"width": 8, "kernel": 0}):
         with pytest.raises(ValueError, match="want an int >= 1"):
             DepthwiseConv(**wrong)
     with pytest.raises(ValueError, match=r"tokens of width 6.*width 4.*for_model"):
-        DepthwiseConv(4)(VisualTokens.of(torch.randn(1, 8, 6)), Context())
-    assert not list(DepthwiseConv(8, stride=1).parameters())
+        DepthwiseConv(4)(VisualTokens.of(torch.randn(1, 4, 6)), Context(grid=grid(2, 2)))
+    assert not list(DepthwiseConv(8, kernel=1).parameters())
 
 
-def test_a_checkpoint_brings_its_weights_back(tmp_path):
-    family = Llava()
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A model that learnt something, its inputs, what it says, and where it lies."""
+    family, folder = Llava(), tmp_path_factory.mktemp("saved")
     model, inputs = family.model(), family.inputs((ONE,))
-    method = opened(DepthwiseConv.for_model(model, stride=4))
-    foveate.compress(model, method)
+    foveate.compress(model, opened(DepthwiseConv.for_model(model)))
     with torch.no_grad():
         want = model(**inputs).logits
-        model.save_pretrained(tmp_path)
-        back = foveate.from_pretrained(tmp_path)
+    model.save_pretrained(folder)
+    return inputs, want, folder
+
+
+def test_a_checkpoint_brings_its_weights_back(saved):
+    inputs, want, folder = saved
+    back = foveate.from_pretrained(folder)
+    with torch.no_grad():
         assert torch.equal(back(**inputs).logits, want)
-        method.gate.zero_()
-        assert not torch.equal(model(**inputs).logits, want)
-    saved = back.model.visual_compressor.state_dict()
-    assert saved.keys() == {"gate", "conv.weight", "conv.bias"} and saved["gate"] == 0.7
+        back.model.visual_compressor.gate.zero_()
+        assert not torch.equal(back(**inputs).logits, want)
+
+
+def test_a_checkpoint_of_the_old_form_is_refused(saved, tmp_path):
+    """It was another compressor: 1-D, with a bias and no norm. By its arguments, and by its weights."""
+    folder = saved[2]
+    config = json.loads((folder / "config.json").read_text())
+    config["visual_compression"]["arguments"] = {"width": 64, "stride": 4, "layer": 2}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    ours = "model.visual_compressor."
+    weights = {n: w for n, w in weights.items() if not n.startswith(ours)}
+    old = {"gate": torch.zeros(1), "conv.weight": torch.ones(64, 1, 4), "conv.bias": torch.ones(64)}
+    weights |= {ours + name: value for name, value in old.items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"DepthwiseConv has stride=4, .* takes width, kernel, layer"
+    ):
+        foveate.from_pretrained(tmp_path)
+    recipe = Recipe("r", str(tmp_path), "data.json", {"compressor": 1e-3}, method="depthwise")
+    with pytest.raises(
+        ValueError, match=r"lacks weights of the compressor: norm\.bias, norm\.weight"
+    ):
+        load(recipe)

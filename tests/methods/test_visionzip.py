@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import ONE, TWO, Llava
+from families import FAMILIES, ONE, TWO, Llava
 
 import foveate
 from foveate import Context, VisionZip, VisualTokens
@@ -62,3 +62,114 @@ def test_it_reads_the_class_tokens_row_of_the_block_before_the_feature(attention
 def test_the_contextual_share_is_checked():
     with pytest.raises(ValueError, match=r"contextual=1\.0"):
         VisionZip(4, contextual=1.0)
+
+
+# Budgets of views
+
+
+def views(*sizes):
+    """(1, P, 3) views of these rows and columns, one behind the other."""
+    cells = [
+        (v, r, c)
+        for v, (rows, columns) in enumerate(sizes)
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    return torch.tensor([cells])
+
+
+def seen(P, width=4, batch=1):
+    torch.manual_seed(P)
+    return torch.randn(batch, P, width), torch.rand(batch, P), torch.randn(batch, P, 5)
+
+
+def zipped(method, x, attention, keys, grid, valid=None):
+    return method(VisualTokens.of(x, valid), Context(cls_attention=attention, keys=keys, grid=grid))
+
+
+def same(got, want, patches):
+    """Whether the tokens on these patches of the first are those of the second."""
+    mine, theirs = got.owner[0, patches], want.owner[0]
+    assert torch.equal(mine < 0, theirs < 0)
+    torch.testing.assert_close(got.x[0, mine[mine >= 0]], want.x[0, theirs[theirs >= 0]])
+
+
+@pytest.mark.parametrize("keep", [1, 3, 0.5, 1.0])
+def test_every_view_has_the_budget_as_if_it_were_an_image(keep):
+    """Three views of different sizes, one of them smaller than the budget."""
+    grid = views((4, 5), (2, 5), (1, 2))
+    x, attention, keys = seen(32)
+    method = VisionZip(keep, contextual=1 / 3, per_view=True)
+    out, first = zipped(method, x, attention, keys, grid), 0
+    counts = []
+    for size in (20, 10, 2):
+        of = slice(first, first + size)
+        alone = zipped(method.but(per_view=False), x[:, of], attention[:, of], keys[:, of], None)
+        same(out, alone, list(range(first, first + size)))
+        counts.append(int(alone.counts))
+        first += size
+    assert out.counts.tolist() == [sum(counts)]
+    if keep == 3:
+        assert counts == [3, 3, 2]
+
+
+def test_tiles_that_are_joined_are_views():
+    """LLaVA-NeXT: behind a view of 3 × 3, tiles of 3 × 3 in two columns, unpadded to the rows 1 to 4."""
+    whole = views((3, 3))
+    joined = [(1, row, column) for row in range(1, 5) for column in range(6)]
+    grid = torch.cat([whole, torch.tensor([joined])], 1)
+    x, attention, keys = seen(9 + 24)
+    method = VisionZip(2, contextual=0.0, per_view=True)
+    out = zipped(method, x, attention, keys, grid)
+    part = torch.tensor(
+        [4 * (view > 0) + 2 * (row // 3) + column // 3 for view, row, column in grid[0].tolist()]
+    )
+    for one, patches in ((n, (part == n).nonzero()[:, 0]) for n in part.unique()):
+        want = attention[0, patches].topk(2).indices
+        kept = (out.owner[0, patches] >= 0).nonzero()[:, 0]
+        assert kept.tolist() == sorted(want.tolist()), f"tile {one}"
+    assert out.counts.tolist() == [2 * 5]
+    anchors = out.anchor[0].tolist()
+    assert anchors == sorted(anchors)
+
+
+def test_one_view_is_as_without_and_rows_are_ragged():
+    x, attention, keys = seen(20, batch=2)
+    valid = torch.arange(20) < torch.tensor([[20], [6]])
+    grid = torch.cat([views((4, 5)), views((2, 3), (2, 7))])
+    grid[1, 6:] = -1
+    got, want = (
+        zipped(VisionZip(4, per_view=p), x, attention, keys, grid, valid) for p in (True, False)
+    )
+    assert torch.equal(got.owner, want.owner) and torch.equal(got.valid, want.valid)
+    assert torch.equal(got.x, want.x)
+    with pytest.raises(ValueError, match="per_view='yes': want one of True, False"):
+        VisionZip(4, per_view="yes")
+
+
+@pytest.mark.parametrize(
+    ("name", "projected"),
+    [("llava_next", False), ("internvl", True), ("llava_onevision", True), ("qwen2_5_vl", True)],
+)
+def test_a_model_has_the_budget_of_every_view(name, projected):
+    """In a batch of images with and without tiles, and videos: no view keeps more, nor fewer than it has."""
+    family = FAMILIES[name]
+    method = VisionZip(3, projected=projected, per_view=True)
+    model = foveate.compress(family.model(), method, positions="renumbered", newlines="none")
+    for prompts in family.batches().values():
+        with torch.no_grad(), foveate.trace(model) as found:
+            model(**family.inputs(prompts))
+        for grid, owner in zip(found.steps[0].grid, found.steps[0].owner, strict=True):
+            inside = grid[:, 0] >= 0
+            side = grid[grid[:, 0] == 0][:, 1:].amax(0) + 1
+            tile = [
+                (int(v), *(cell // side).tolist())
+                for v, *_, cell in zip(grid[:, 0], grid[:, 1:], strict=True)
+            ]
+            kept = {}
+            for patch in inside.nonzero()[:, 0].tolist():
+                kept.setdefault(tile[patch], set()).add(int(owner[patch]))
+            sizes = {key: tile.count(key) for key in kept}
+            assert {k: len(v - {-1}) for k, v in kept.items()} == {
+                k: min(3, n) for k, n in sizes.items()
+            }

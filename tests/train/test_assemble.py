@@ -108,6 +108,13 @@ def test_the_tower_is_the_tower(towers, speaker):
     torch.testing.assert_close(torch.cat(list(found)).view_as(want), want)
 
 
+def test_the_chat_template_is_llavas(towers, speaker):
+    """Word by word in test_protocol; here, that a new model has it."""
+    _, processor = assemble(towers["clip"], speaker)
+    asks = foveate.protocol(processor, "llava")
+    assert processor.chat_template == asks.chat_template
+
+
 def test_the_chat_template_teaches_answers(towers, speaker):
     _, processor = assemble(towers["clip"], speaker)
     turns = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "a red dog"))
@@ -115,7 +122,7 @@ def test_the_chat_template_teaches_answers(towers, speaker):
     taught = batch["input_ids"][0][batch["labels"][0] != -100]
     assert processor.tokenizer.decode(taught).strip() == "a red dog</s>"
     text = processor.tokenizer.decode(batch["input_ids"][0])
-    assert text.startswith("<s>A chat between") and text.count("<s>") == 1
+    assert text.startswith("<s>A chat between a curious user and") and text.count("<s>") == 1
     assert "ASSISTANT: a red dog</s>" in text
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from processors import image
 
-from foveate.train.data import Problem, Record, Records, Turn, check, listed, pictures
+from foveate import pictures
+from foveate.train.data import Problem, Record, Records, Turn, check, listed
 
 TURNS = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "!"}]
 
@@ -48,14 +49,14 @@ def test_a_sound_set_has_no_problems(folder):
 
 
 BAD = {
-    "gone.jpg": ("missing image", "no file"),
+    "gone.jpg": ("missing image", "no such image"),
     "cut.jpg": ("broken image", "truncated"),
     "cut.png": ("broken image", "truncated"),
-    "text.png": ("broken image", "cannot identify"),
-    "empty.png": ("broken image", "cannot identify"),
-    "folder.png": ("broken image", "IsADirectoryError"),
-    "line.png": ("size of an image", "3 × 300 pixels; want at least 4"),
-    "strip.png": ("size of an image", "5 × 600 pixels; want at most 100 times"),
+    "text.png": ("broken image", "is no image that can be read: want PNG"),
+    "empty.png": ("broken image", "0 bytes"),
+    "folder.png": ("broken image", "is no file"),
+    "line.png": ("size of an image", "3 x 300 pixels: want at least 4"),
+    "strip.png": ("size of an image", "5 x 600 pixels: want at most 100 times"),
     "{oh": ("broken JSON", "broken JSON: Expecting"),
     '{"id": 1}': ("conversations", '"conversations" is missing'),
 }
@@ -64,7 +65,10 @@ BAD = {
 def test_all_that_is_wrong_is_listed_in_order_with_its_line(folder):
     names = [name for bad in BAD for name in ("good.jpg", bad)]
     found = check(records(folder, names), workers=3)
-    assert [p.where for p in found] == [f"set.jsonl, line {2 * n}" for n in range(1, len(BAD) + 1)]
+    assert [p.where for p in found] == [
+        f"set.jsonl: record {2 * n} ({named}line {2 * n})"
+        for n, named in enumerate(("1, " if '"id"' in bad else "" for bad in BAD), 1)
+    ]
     for problem, (name, (kind, words)) in zip(found, BAD.items(), strict=True):
         assert problem.kind == kind and words in problem.what
         assert str(problem) == f"{problem.where}: {problem.what}"
@@ -98,7 +102,7 @@ def test_a_picture_is_decoded_once_and_named_for_every_record(folder, monkeypatc
     )
     monkeypatch.setattr("foveate.train.data.checking.WINDOW", 2)
     found = check(records(folder, ["gone.jpg", "good.jpg", "gone.jpg", "good.jpg", "gone.jpg"]))
-    assert [p.where for p in found] == [f"set.jsonl, line {n}" for n in (1, 3, 5)]
+    assert [p.where for p in found] == [f"set.jsonl: record {n} (line {n})" for n in (1, 3, 5)]
     assert sorted(seen) == ["gone.jpg", "good.jpg"]
 
 

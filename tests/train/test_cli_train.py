@@ -150,8 +150,8 @@ def test_bad_data_reads_as_a_list(capsys, model, data, tmp_path):
     assert out == ""
     lines = err.splitlines()
     assert len(lines) == 3
-    assert lines[0].startswith("bad.json, line 2: ") and "robot" in lines[0]
-    assert lines[1].startswith("bad.json, line ") and "none.png" in lines[1]
+    assert lines[0].startswith('bad.json: record 1 ("0", line 2): ') and "robot" in lines[0]
+    assert lines[1].startswith('bad.json: record 2 ("1", line ') and "none.png" in lines[1]
     assert lines[2] == f"foveate: 2 problems in {bad}"
 
 

@@ -18,7 +18,7 @@ from processors import ENDS, MAKERS, image, processor
 from foveate import embedded
 from foveate.hosts.assemble import pad_to_square
 from foveate.train.data import Collator, Record, Turn
-from foveate.train.data.pictures import picture
+from foveate.pictures import read as picture
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
 

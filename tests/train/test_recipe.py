@@ -153,7 +153,23 @@ def test_a_router_has_its_own_rate_on_the_command_line():
 
 def test_every_schedule_has_a_recipe():
     of_schedules = {name for name in RECIPES if name.startswith("llavolta_")}
-    assert of_schedules == {f"llavolta_{s}_{size}" for s in SCHEDULES for size in ("7b", "patchqa")}
+    first = {f"llavolta_{throughout}_7b_pretrain" for throughout in ("heavy", "light")}
+    second = {f"llavolta_{s}_{size}" for s in SCHEDULES for size in ("7b", "patchqa")}
+    assert of_schedules == first | second
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_llavolta_compresses_pretraining_where_it_compresses_throughout(schedule):
+    """Heavy and light, at the same layer and stride; staged schedules begin from LLaVA's own first stage."""
+    second = RECIPES[f"llavolta_{schedule}_7b"]()
+    first = RECIPES[second.model.removeprefix("./out/")]()
+    assert (first.template, first.trains["projector"]) == ("plain", 1e-3)
+    if schedule not in ("heavy", "light"):
+        assert first == RECIPES["llava_1_5_7b_pretrain"]()
+        return
+    assert first.name == f"{second.name}_pretrain"
+    one, two = (build(recipe, full_size()) for recipe in (first, second))
+    assert repr(one) == repr(two) and (one.site.layer, one.stride) == SCHEDULES[schedule][0]
 
 
 def test_a_compressor_of_ones_own():

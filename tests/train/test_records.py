@@ -76,8 +76,8 @@ def test_lines_are_those_of_an_editor(tmp_path):
         records = Records(written(tmp_path, text))
         lines = text.split("\n")
         for n, record in enumerate(records):
-            name, _, line = record.where.partition(", line ")
-            assert name == "train.json"
+            line = record.where.removeprefix(f'train.json: record {n + 1} ("r{n}", line ')
+            line = line.removesuffix(")")
             assert lines[int(line) - 1].lstrip().startswith("{")
             assert f'"r{n}"' in "".join(lines[int(line) - 1 : int(line) + 1])
 
@@ -184,7 +184,8 @@ def test_what_is_wrong_with_a_record(value, faults, tmp_path):
     assert records[0].id == "r0"
     with pytest.raises(MalformedError) as caught:
         records[1]
-    assert caught.value.where == "train.json, line 2"
+    named = '"a", ' if isinstance(value, dict) and "id" in value else ""
+    assert caught.value.where == f"train.json: record 2 ({named}line 2)"
     found = [what for _, what in caught.value.faults]
     assert len(found) == len(faults)
     assert all(what.startswith(start) for what, start in zip(found, faults, strict=True))
@@ -196,20 +197,22 @@ def test_a_broken_line_is_named_when_it_is_read(tmp_path):
     text = FORMS["lines"]([entry(0)]) + '{"id": 1, oh}\n' + FORMS["lines"]([entry(2)])
     records = Records(written(tmp_path, text))
     assert len(records) == 3 and records[2].id == "r2"
-    with pytest.raises(MalformedError, match=r"train\.json, line 2: broken JSON: Expecting"):
+    with pytest.raises(
+        MalformedError, match=r"train\.json: record 2 \(line 2\): broken JSON: Expecting"
+    ):
         records[1]
 
 
 BROKEN = [
-    ('[{"a": 1},\n{"a": 2\n,, 3},\n{}]', "line 3: broken JSON: Expecting property name"),
-    ('[{"a": 1},\n', "line 2: broken JSON: want an object, found ''"),
-    ('[{"a": 1}\n{"a": 2}]', "line 2: broken JSON: want ',', found '{'"),
-    ('[{"a": 1},\n]', "line 2: broken JSON: want an object, found ']'"),
-    ('[{"a": 1}, 3]', "line 1: broken JSON: want an object, found '3'"),
-    ('[{"a": 1}]\n\n[]', "line 3: broken JSON: something stands behind the list"),
-    ('[{"a": 1},\n{"a": "2}]', "line 2: broken JSON: Unterminated string"),
-    ('[{"a": 1}', "line 1: broken JSON: ends without ','"),
-    (b'[{"a": 1},\n{"a": "\xff"}]', "line 1: broken JSON: no UTF-8 here or below"),
+    ('[{"a": 1},\n{"a": 2\n,, 3},\n{}]', "record 2 (line 3): broken JSON: Expecting property name"),
+    ('[{"a": 1},\n', "record 2 (line 2): broken JSON: want an object, found ''"),
+    ('[{"a": 1}\n{"a": 2}]', "record 1 (line 2): broken JSON: want ',', found '{'"),
+    ('[{"a": 1},\n]', "record 2 (line 2): broken JSON: want an object, found ']'"),
+    ('[{"a": 1}, 3]', "record 2 (line 1): broken JSON: want an object, found '3'"),
+    ('[{"a": 1}]\n\n[]', "record 1 (line 3): broken JSON: something stands behind the list"),
+    ('[{"a": 1},\n{"a": "2}]', "record 2 (line 2): broken JSON: Unterminated string"),
+    ('[{"a": 1}', "record 1 (line 1): broken JSON: ends without ','"),
+    (b'[{"a": 1},\n{"a": "\xff"}]', "train.json (line 1): broken JSON: no UTF-8 here or below"),
     ("[]", "holds no record"),
     ("\n \n", "holds no record"),
     ("", "holds no record"),

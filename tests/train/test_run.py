@@ -134,9 +134,9 @@ def test_bad_data_is_listed_before_training(card, data, tmp_path):
     with pytest.raises(DataError) as caught:
         run(card(data=str(bad)), tmp_path / "out")
     *problems, summary = str(caught.value).splitlines()
-    assert [problem.split(":")[0] for problem in problems] == [
-        "bad.json, line 2",
-        "bad.json, line 15",
+    assert [problem.partition("): ")[0] for problem in problems] == [
+        'bad.json: record 1 ("0", line 2',
+        'bad.json: record 2 ("1", line 15',
     ]
     assert "robot" in problems[0] and "none.png" in problems[1]
     assert summary == f"2 problems in {bad}"

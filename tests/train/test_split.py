@@ -65,7 +65,8 @@ def test_rows_in_the_files_order(file):
     assert [len(row.turns) for row in rows] == [2, 2, 4, 6, 8, 2, 4]
     assert [len(row.images) for row in rows] == [1, 0, 1, 2, 2, 0, 0]
     assert rows.has_images.tolist() == [bool(row.images) for row in rows]
-    assert rows[2].where == "set.json, line 1, question 2" and rows[0].where == "set.json, line 1"
+    assert rows[2].where == "set.json: record 2 (line 1), question 2"
+    assert rows[0].where == "set.json: record 1 (line 1)"
     assert rows[-1] == rows[6] == pickle.loads(pickle.dumps(rows))[6]
     with pytest.raises(IndexError, match="row 7 of 7"):
         rows[7]

@@ -13,7 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoConfig
+
+from foveate.hosts import reading
 
 TEXT = 64
 SIDE, PATCH = 336, 14  # CLIP-L's image and patch, in pixels
@@ -66,9 +68,7 @@ def build(
     """A model of this config with random weights, ready for inference; `generate` never stops early."""
     torch.manual_seed(seed)
     with torch.device(device):
-        model = AutoModelForImageTextToText.from_config(
-            config, dtype=dtype, attn_implementation="sdpa"
-        )
+        model = reading.untrained(config, dtype=dtype, attn_implementation="sdpa")
     model.generation_config.eos_token_id = None
     return model.eval()
 

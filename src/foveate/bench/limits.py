@@ -32,12 +32,14 @@ def prefill_ratio(
     method: Compressor,
     pairs: int = 10,
     trained: nn.Module | None = None,
+    how: Mapping[str, str] | None = None,
 ) -> Ratio:
     """Prefill with a method against the uncompressed model, in the same run; the model stays bare.
 
-    trained: the model that the method acts on, where it was trained with one of its own.
+    trained: the model that the method acts on, where it was trained with one of its own; how: what else
+    `compress` is told.
     """
-    small = compress(twin(bare(trained or model)), method)
+    small = compress(twin(bare(trained or model)), method, **(how or {}))
     calls = {"method": prefill(small, inputs), "bare": prefill(model, inputs)}
     timings = interleaved(calls, pairs)
     return ratio(timings["method"], timings["bare"])

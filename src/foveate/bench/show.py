@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 MISSING = "–"
@@ -66,7 +67,7 @@ def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             continue
         seen.add(key)
         table.add_row(
-            cell["method"],
+            escape(cell["method"]),
             budget(cell["keep"]),
             str(cell["tokens"]),
             f"{cell['equivalent_tokens']:.4g}",
@@ -105,7 +106,7 @@ def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             batch = cell["batch"]
         answers = cell.get("end_to_end_s", {})
         table.add_row(
-            cell["method"] + (" (idle)" if cell["idle"] else ""),
+            escape(cell["method"]) + (" (idle)" if cell["idle"] else ""),
             budget(cell["keep"]),
             str(cell["batch"]),
             milliseconds(cell["prefill_s"]),
@@ -145,6 +146,7 @@ def share(found: Mapping[str, Any] | None) -> str:
 
 
 def _table(title: str, heads: tuple[str, ...]) -> Table:
+    title = escape(title)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     table.add_column(heads[0], style="bold", overflow="fold")
     for head in heads[1:]:

@@ -12,7 +12,10 @@ Span = tuple[int, int]  # first character, and the one behind the last
 
 @dataclass(frozen=True)
 class Turn:
-    """What one side says: role "user" or "assistant"; the text holds a mark where an image stands."""
+    """What one side says: role "user" or "assistant", or "system" in front of them.
+
+    The text holds a mark where an image stands.
+    """
 
     role: str
     text: str
@@ -23,7 +26,7 @@ class Conversation(Protocol):
 
     @property
     def turns(self) -> Sequence[Turn]:
-        """User and assistant in turn."""
+        """User and assistant in turn, behind a system turn or none."""
 
     @property
     def where(self) -> str:

@@ -25,7 +25,8 @@ class Chat:
         frame = render(processor, [ask, answer]).split(HOLE)
         if len(frame) != 3:
             raise ValueError("the chat template leaves out or repeats what is said")
-        _, head, end = frame
+        _, self.head, end = frame
+        head = self.head
         # What the template writes behind the prompt and before the answer, the model has to write.
         self.lead = head.removeprefix(prompt) if head.startswith(prompt) else ""
         self.own_end = "" if holds_special(processor, end) else end_token(processor)
@@ -37,10 +38,20 @@ class Chat:
         turns = [spoken(turn.role, self.ended(turn)) for turn in conversation.turns]
         text = render(self.processor, turns)
         spans = found(self.processor, turns, text, where)
+        if spans[0][0] == "system":
+            self.want_system(text[: spans[0][1][0]], where)
         questions = [span for role, span in spans if role == "user"]
         answers = [self.whole(text, span, where) for role, span in spans if role == "assistant"]
         # White space of the template behind the last answer teaches nothing.
         return Said(text[: answers[-1][1]], tuple(questions), tuple(answers))
+
+    def want_system(self, before: str, where: str) -> None:
+        """Raise ValueError if the template writes these words, an answer's, in front of a system turn."""
+        words = before.removeprefix(self.processor.tokenizer.bos_token or "").strip()
+        if words and self.head.rstrip().endswith(words):
+            raise ValueError(
+                f"{where}: the chat template knows no system turn and writes it as an answer: leave it out"
+            )
 
     def ended(self, turn: Turn) -> str:
         """What one side says, and the end token where the template brings none."""
@@ -90,7 +101,9 @@ def render(processor: Any, turns: Sequence[dict[str, Any]], answered: bool = Tru
     for turn in turns:
         images = sum(part["type"] == "image" for part in turn["content"])
         words = images * f"{mark}\n" + "".join(p.get("text", "") for p in turn["content"])
-        text += f"USER: {words} " if turn["role"] == "user" else f"ASSISTANT: {words}"
+        text += {"user": f"USER: {words} ", "system": f"{words} "}.get(
+            turn["role"], f"ASSISTANT: {words}"
+        )
     return text if answered else text + "ASSISTANT:"
 
 

@@ -8,17 +8,17 @@ from collections.abc import Sequence
 
 import typer
 
+from foveate import stopping
+from foveate.cli import said, streams
 from foveate.cli.ask import ask
 from foveate.cli.bench import bench
+from foveate.cli.command import Command, UsageError
 from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.convert import convert
 from foveate.cli.draw import draw
 from foveate.cli.methods import methods
 from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, unknown
-
-# typer keeps click to itself; its public errors say which classes those are.
-UsageError = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
     help="Fewer visual tokens for large multimodal models.",
@@ -27,48 +27,74 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(methods)
-app.command()(ask)
-app.command()(compare)
-app.command("eval")(evaluate_one)
+app.command(cls=Command)(methods)
+app.command(cls=Command)(ask)
+app.command(cls=Command)(compare)
+app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
-app.command()(bench)
-app.command()(train)
-app.command()(convert)
+app.command(cls=Command)(bench)
+app.command(cls=Command)(train)
+app.command(cls=Command)(convert)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done, 2 wrong use, 1 anything else, with one line on stderr."""
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    stopping.heed()
+    streams.open_all()
+    code = run(list(sys.argv[1:] if arguments is None else arguments))
+    stopping.ignore()
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code."""
-    command = typer.main.get_command(app)
+    with streams.lenient():
+        text, code = _ended(arguments)
+        if text:
+            streams.say(f"foveate: {said.line(text, arguments)}")
+        return code
+
+
+def _ended(arguments: list[str]) -> tuple[str, int]:
+    """What is to be said at the end of a command, and its exit code."""
     try:
-        if arguments and not arguments[0].startswith("-") and arguments[0] not in command.commands:
-            raise unknown("command", arguments[0], command.commands)
-        return (
-            command.main(arguments or ["--help"], prog_name="foveate", standalone_mode=False) or 0
-        )
-    except Wrong as error:
-        return _say(str(error), 2)
-    except UsageError as error:
-        return _say(error.format_message(), 2)
-    except (Failed, typer.Abort) as error:
-        return _say(str(error) or "stopped", 1)
+        code = _run(arguments)
+        sys.stdout.flush()
+        return "", code
+    except (Wrong, UsageError) as error:
+        return str(error) if isinstance(error, Wrong) else error.format_message(), 2
+    except Failed as error:
+        return str(error), 1
     except KeyboardInterrupt:
-        return _say("stopped; what was finished is kept", 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return stopping.STOPPED, 1
+    except BrokenPipeError:  # whoever read the answer has enough
+        streams.drop(sys.stdout)
+        return "", 1
+    except OSError as error:  # such as a full disk, or no right to write
+        streams.drop(sys.stdout)
+        return _why(error), 1
+    except MemoryError as error:
+        return f"out of memory: want fewer or smaller things at once ({error})", 1
     except Exception as error:
         if os.environ.get("FOVEATE_TRACEBACK"):
             raise
         hint = "FOVEATE_TRACEBACK=1 shows where"
-        return _say(f"unexpected {type(error).__name__}: {error} ({hint})", 1)
+        return f"unexpected {type(error).__name__}: {error} ({hint})", 1
 
 
-def _say(text: str, code: int) -> int:
-    print("foveate:", " ".join(text.split()), file=sys.stderr)
-    return code
+def _run(arguments: list[str]) -> int:
+    """Find the command and run it; its exit code. Not by typer's own, which ends Ctrl-C its own way."""
+    command = typer.main.get_command(app)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in command.commands:
+        raise unknown("command", arguments[0], command.commands)
+    try:
+        with command.make_context("foveate", arguments or ["--help"]) as context:
+            return command.invoke(context) or 0
+    except typer.Exit as done:
+        return done.exit_code
+
+
+def _why(error: OSError) -> str:
+    """What the system says, and of which file."""
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{error.strerror or error}"

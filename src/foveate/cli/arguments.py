@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from foveate.cli import values
 from foveate.cli.wrong import Wrong, unknown
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ METHODS_HELP = (
     "pool(stride=8, layer=2)."
 )
 OUTSIDE = re.compile(r",(?![^(]*\))")  # commas outside parentheses
+MOST_WEIGHTS = 2_000_000_000  # a connector of a 7B model has a tenth of that
 UNLISTED = re.compile(r",(?![^[]*\])")  # commas outside of a list
 SPEC = re.compile(r"([^()]*)(?:\(([^()]*)\))?")
 QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
@@ -28,15 +30,9 @@ def budget(text: str) -> int | float:
     """A budget as typed: 1 is one token, 1.0 is all of them. Raises Wrong for what means nothing."""
     from foveate.ops import check_keep
 
+    keep = values.number(text)
     try:
-        keep = int(text)
-    except ValueError:
-        try:
-            keep = float(text)
-        except ValueError:
-            keep = text
-    try:
-        return check_keep(keep)
+        return check_keep(text if keep is None else keep)
     except ValueError as error:
         raise Wrong(f"--{error}") from error
 
@@ -111,10 +107,23 @@ def chosen(
 
     spec = Spec(slug, factory(slug), settings(slug, pairs, where), keep)
     try:
-        spec.build()
+        weigh(spec)
     except (ValueError, TypeError) as error:
         raise Wrong(f"{spec}: {error}") from error
     return spec
+
+
+def weigh(spec: Spec) -> None:
+    """Build a method on no memory. Raises as it does, and ValueError for one of too many weights."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            weights = sum(p.numel() for p in spec.build().parameters())
+    except RuntimeError:  # a size that no tensor can have
+        weights = math.inf
+    if weights > MOST_WEIGHTS:
+        raise ValueError(f"{weights:,} weights: want at most {MOST_WEIGHTS:,}, so smaller sizes")
 
 
 def settings(slug: str, pairs: Iterable[str], where: str = "--set {}") -> dict[str, Any]:
@@ -140,22 +149,6 @@ def _typed(where: str, text: str, like: Any) -> Any:
     """The text as a value of the same type as the default."""
     if isinstance(like, str):
         return text[1:-1] if QUOTED.fullmatch(text) else text
-    if isinstance(like, bool):
-        if text.lower() not in ("true", "false"):
-            raise Wrong(f"{where}: want true or false")
-        return text.lower() == "true"
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(like, tuple):  # people write lists
-        like, value = list(like), list(value) if isinstance(value, tuple) else value
-    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if like is not inspect.Parameter.empty and like is not None and type(value) is not type(like):
-        raise Wrong(f"{where}: want {_kind(like)}, such as {like}")
-    return value
-
-
-def _kind(like: Any) -> str:
-    return {int: "a whole number", float: "a number"}.get(type(like), f"a {type(like).__name__}")
+    if like is inspect.Parameter.empty or like is None:
+        return values.literal(text)
+    return values.typed(where, text, list(like) if isinstance(like, tuple) else like)

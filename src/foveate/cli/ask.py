@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, pictures
+from foveate.cli import arguments, models, output, pictures, said, values
 from foveate.cli.saved import acting, adjust, own, remarks
+from foveate.cli.work import BARE
 from foveate.cli.wrong import Wrong
 from foveate.draw import draw
 from foveate.embedded import carried
@@ -32,9 +33,23 @@ Method = Annotated[
 Keep = Annotated[
     str | None, typer.Option(help="Budget: 64 is tokens per image, 0.25 a share, 1.0 all.")
 ]
+New = Annotated[
+    int,
+    typer.Option("--max-new-tokens", min=1, max=values.MOST_NEW, help="Longest answer, in tokens."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="K=V", help="An argument of the method; may be repeated."),
+]
+
+
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        help="Ask as the papers do: 'llava' pads pictures, says LLaVA's v1 prompt and counts positions anew "
+        "(LLaVA-1.5, LLaVA-NeXT).",
+        show_default="the checkpoint's own",
+    ),
 ]
 
 
@@ -45,28 +60,32 @@ def ask(
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    picture: Annotated[Path | None, typer.Option(help="Draw what was kept into this file.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 64,
+    picture: Annotated[
+        Path | None, typer.Option(**values.PATH, help="Draw what was kept into this file.")
+    ] = None,
+    max_new_tokens: New = 64,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """Answer a question about an image, and say from how many visual tokens."""
     question, shown = worded(question), pictures.read(image)
     if picture is not None:
         pictures.writable(picture)
+    models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         if spec is None:
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
         document, seen = answer(loaded, spec, shown, question, max_new_tokens)
-        for remark in remarks(loaded, [acting(loaded, spec)], saved):
+        for remark in [*knows(loaded), *remarks(loaded, [acting(loaded, spec)], saved)]:
             output.note(remark)
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
-            draw(canvas, seen).save(picture)
+            pictures.save(picture, draw(canvas, seen).save)
             document["picture"] = str(picture)
         if json:
             emit(document)
@@ -74,10 +93,24 @@ def ask(
         _print(document)
 
 
+def knows(loaded: models.Loaded) -> list[str]:
+    """What one must know of an answer by a model that comes with foveate: nobody looks what is asked."""
+    from foveate.embedded import MODELS
+
+    if loaded.name not in MODELS:
+        return []
+    return [
+        f"{loaded.name} is a small model that knows PatchQA's scenes and questions alone: of photos it says "
+        "nothing to rely on; name another with --model"
+    ]
+
+
 def worded(question: str) -> str:
     """The question. Raises Wrong if there is none."""
     if not question.strip():
         raise Wrong("the question is empty: ask something, such as 'what is in the picture ?'")
+    if not said.utf8(question):
+        raise Wrong(f"the question is no UTF-8: {question}")
     return question.strip()
 
 
@@ -96,9 +129,9 @@ def answer(
     from foveate import evaluate
 
     _check_fits(loaded, image, question, max_new_tokens)
-    attach(loaded.model, spec)
+    attach(loaded, spec)
     started = time.perf_counter()
-    with foveate.trace(loaded.model) as seen:
+    with foveate.trace(loaded.model) as seen, models.asked(loaded):
         reply = evaluate.replies(
             loaded.model, loaded.processor, [([image], question)], max_new_tokens
         )[0]
@@ -106,6 +139,7 @@ def answer(
         "answer": reply.text,
         "question": question,
         "model": loaded.name,
+        "protocol": loaded.protocol,
         "method": written(loaded.model.model.visual_compressor),
         "untrained": acting(loaded, spec).untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
@@ -138,27 +172,31 @@ def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens
         )
 
 
-def attach(model: Any, spec: Spec | None) -> None:
+def attach(loaded: models.Loaded, spec: Spec | None) -> None:
     """Compress with what was asked for, else leave what the checkpoint brought, else keep everything.
 
     Raises Wrong if the model cannot be compressed so.
     """
     import foveate
 
+    model = loaded.model
     if spec is None and foveate.is_compressed(model):
         return
     try:
-        foveate.compress(model, foveate.Identity() if spec is None else spec.build(model=model))
+        method = foveate.Identity() if spec is None else spec.build(model=model)
+        bare = spec is None or spec.slug == BARE
+        foveate.compress(model, method, **({} if bare else loaded.how(method)))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(str(error)) from error
 
 
 def _print(document: dict[str, Any]) -> None:
-    screen, tokens = output.screen(), document["tokens"]
-    screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
+    tokens = document["tokens"]
+    output.say(document["answer"] or "(no answer)", "bold")
     share = f"{100 * tokens['after'] / tokens['before']:.0f} %" if tokens["before"] else "–"
     line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
     acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
-    screen.print(f"{acts}: {line}", style="dim", markup=False)
+    acts += f", protocol {document['protocol']}" if document["protocol"] else ""
+    output.say(f"{acts}: {line}", "dim")
     if "picture" in document:
-        screen.print(f"what was kept: {document['picture']}", style="dim", markup=False)
+        output.say(f"what was kept: {document['picture']}", "dim")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, tasks
+from foveate.cli import arguments, models, output, tasks, values
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.wrong import Failed, Wrong, unknown
 
@@ -40,21 +40,29 @@ def bench(
         bool,
         typer.Option("--count-only", help="Tokens, MACs and cache only: no weights, no clock."),
     ] = False,
-    pairs: Annotated[int, typer.Option(min=1, help="Rounds of prefills in a cell.")] = 30,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of answers in a cell.")] = 5,
+    pairs: Annotated[
+        int, typer.Option(min=1, max=values.MOST_ROUNDS, help="Rounds of prefills in a cell.")
+    ] = 30,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=values.MOST_ROUNDS, help="Rounds of answers in a cell.")
+    ] = 5,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, float16, or auto: as the checkpoint has it.")
     ] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Write the result into this JSON file; a killed run goes on from there."),
+        typer.Option(
+            **values.PATH,
+            help="Write the result into this JSON file; a killed run goes on from there.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=values.SEEDS)] = 0,
     device: Device = "auto",
     json: AsJson = False,
 ) -> None:
     """Measure tokens, MACs, prefill, answers, memory, cache, and the distance from the ideal."""
-    batches, lengths = numbers("--batch-sizes", batch_sizes), numbers("--new-tokens", new_tokens)
+    batches = sorted({*values.wholes("--batch-sizes", batch_sizes, most=values.MOST_PROMPTS)})
+    lengths = sorted({*values.wholes("--new-tokens", new_tokens, most=values.MOST_NEW)})
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     cells, skipped = _planned(methods, keeps, batches, not count_only)
@@ -89,17 +97,6 @@ def bench(
             output.screen().print(part)
 
 
-def numbers(option: str, text: str) -> list[int]:
-    """Whole numbers from 1, with commas, in rising order. Raises Wrong for anything else."""
-    try:
-        found = sorted({int(part) for part in arguments.listed(text)})
-    except ValueError:
-        found = []
-    if not found or found[0] < 1:
-        raise Wrong(f"{option} {text}: want whole numbers from 1 with commas, such as 1,8,32")
-    return found
-
-
 def _planned(
     methods: str | None, keeps: str, batches: list[int], timed: bool
 ) -> tuple[list[Cell], list[Skipped]]:
@@ -132,8 +129,7 @@ def _subject(name: str, dtype: str, device: str, seed: int, effort: Any, batch: 
     kind = config.dtype if dtype == "auto" else getattr(torch, dtype)
     if effort is None:
         return room.Subject(name, paper=room.Paper(named, kind, seed))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = models.place_to_run(device)
     try:
         room.fits(named, kind, batch, max(effort.new_tokens), device)
         made = room.build(config, kind, device, seed)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from foveate.cli import arguments, models, output, tasks
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, chosen_method
+from foveate.cli import arguments, models, output, tasks, values
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Protocol, Set, chosen_method
 from foveate.cli.saved import adjust, own, remarks, saved_or
 from foveate.cli.saved import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
@@ -20,10 +20,13 @@ from foveate.cli.wrong import Wrong
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
 Task = Annotated[str, typer.Option(help=f"One of {', '.join(tasks.TASKS)}.")]
-Limit = Annotated[int, typer.Option(min=1, help="How many questions.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the task: other seeds, other scenes.")]
-Batch = Annotated[int, typer.Option(min=1, help="Questions answered at once.")]
-New = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+Limit = Annotated[int, typer.Option(min=1, max=values.MOST_PROMPTS, help="How many questions.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=values.SEEDS, help="Of the task: other seeds, other scenes.")
+]
+Batch = Annotated[
+    int, typer.Option(min=1, max=values.MOST_PROMPTS, help="Questions answered at once.")
+]
 
 
 def compare(
@@ -42,24 +45,28 @@ def compare(
         ),
     ] = None,
     limit: Limit = 440,
-    out: Annotated[Path, typer.Option(help="Folder for result files and report.html.")] = Path(
-        "out"
-    ),
+    out: Annotated[
+        Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
+    ] = Path("out"),
     seed: Seed = 0,
     batch_size: Batch = 32,
     max_new_tokens: New = 8,
-    scenes: Annotated[int, typer.Option(min=0, help="Scenes drawn in the report.")] = 6,
+    scenes: Annotated[
+        int, typer.Option(min=0, max=values.MOST_SCENES, help="Scenes drawn in the report.")
+    ] = 6,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
     tasks.check(task)
+    models.check_protocol(protocol)
     asked = plan(methods, keeps)
     folder(out)
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
         plans, skipped, notes = _rows(work, *asked, trained, device)
         document, page = _compared(work, plans, skipped, notes, scenes)
@@ -68,7 +75,8 @@ def compare(
     if not json:
         screen = output.screen()
         screen.print(table(document))
-        screen.print(f"result files: {out / 'runs'}\nreport: {page}", markup=False, soft_wrap=True)
+        output.say(f"result files: {out / 'runs'}")
+        output.say(f"report: {page}")
 
 
 def _rows(
@@ -79,7 +87,7 @@ def _rows(
 
     loaded = work.loaded
     saved = own(loaded)
-    plans, unfit = fitting(loaded.model, asked)
+    plans, unfit = fitting(loaded, asked)
     plans += [saved] if saved is not None else []
     plans += those_trained(trained, loaded, work.examples, device)
     skipped, notes = skipped + unfit, remarks(loaded, plans, saved)
@@ -119,29 +127,32 @@ def evaluate_one(
     set_: Set = None,
     limit: Limit = 1100,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the result file; it resumes there.")
+        Path | None,
+        typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
     ] = None,
     seed: Seed = 0,
     batch_size: Batch = 32,
     max_new_tokens: New = 8,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """Evaluate one model, with one method or as it was saved, on one task."""
     from foveate import evaluate
 
     tasks.check(task)
+    models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     if out is not None:
         folder(out)
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         if spec is None:
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
-        fit, unfit = fitting(loaded.model, [saved_or(loaded, spec)])
+        fit, unfit = fitting(loaded, [saved_or(loaded, spec)])
         if unfit:
             raise Wrong(unfit[0]["why"])
         for remark in remarks(loaded, fit, saved):
@@ -154,4 +165,4 @@ def evaluate_one(
         screen = output.screen()
         screen.print(table(evaluate.comparison(runs)))
         for line in shares(runs[0]):
-            screen.print(line, markup=False, soft_wrap=True)
+            output.say(line)

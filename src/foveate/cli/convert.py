@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foveate.cli import arguments, output
+from foveate.cli import output, values
 from foveate.cli.ask import AsJson
 from foveate.cli.wrong import Failed, Wrong
 
@@ -17,7 +17,7 @@ Source = Annotated[
         help="A LLaVA-STF as LLaVA's code saves it: a folder, or the first stage's mm_projector.bin."
     ),
 ]
-Out = Annotated[Path, typer.Argument(help="The new folder.")]
+Out = Annotated[Path, typer.Argument(**values.PATH, help="The new folder.")]
 Tower = Annotated[
     str | None,
     typer.Option(help="The vision tower: a folder or Hub id. Default: the one config.json names."),
@@ -50,23 +50,24 @@ def convert(
 
     The connector lies in the same folder, and foveate attaches it on loading.
     """
-    layers = None if vision_layers is None else _layers(vision_layers)
+    layers = None
+    if vision_layers is not None:
+        layers = values.wholes("--vision-layers", vision_layers, least=0, such="21,18,15")
     with output.answering() as emit:
         output.hush()
         document = _converted(source, out, vision, language, layers)
         if json:
             emit(document)
     if not json:
-        output.screen().print(document["compressor"], markup=False)
-        output.screen().print(f"model: {document['out']}", markup=False, soft_wrap=True)
+        output.say(document["compressor"])
+        output.say(f"model: {document['out']}")
 
 
 def _converted(
     source: Path, out: Path, vision: str | None, language: str | None, layers: list[int] | None
 ) -> dict[str, object]:
-    from transformers import AutoConfig
-
     import foveate
+    from foveate.hosts import reading
 
     try:
         place = foveate.convert_llava_stf(source, out, vision, language, layers)
@@ -74,7 +75,7 @@ def _converted(
         raise Wrong(str(error)) from error
     except (OSError, ImportError) as error:
         raise Failed(str(error)) from error
-    made = AutoConfig.from_pretrained(place).visual_compression
+    made = reading.config(place).visual_compression
     said = ", ".join(f"{name}={value}" for name, value in made["arguments"].items())
     return {
         "out": str(place),
@@ -82,10 +83,3 @@ def _converted(
         "arguments": made["arguments"],
         "positions": made["positions"],
     }
-
-
-def _layers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in arguments.listed(text)]
-    except ValueError:
-        raise Wrong(f"--vision-layers {text}: want whole numbers with commas: 21,18,15") from None

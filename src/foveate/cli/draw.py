@@ -8,9 +8,21 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from foveate.cli import figures, looks, models, output, pictures, sweeps
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, answer, ask, worded
-from foveate.cli.compare import New
+from foveate.cli import figures, looks, models, output, pictures, sweeps, values
+from foveate.cli.ask import (
+    AsJson,
+    Device,
+    Keep,
+    Method,
+    Model,
+    New,
+    Protocol,
+    Set,
+    answer,
+    ask,
+    worded,
+)
+from foveate.cli.command import Command
 from foveate.cli.figures import HOME, Layers
 from foveate.cli.work import folder
 from foveate.cli.wrong import Wrong, unknown
@@ -20,7 +32,8 @@ MOST = 15  # layers that are shown, unless told
 Image = Annotated[Path, typer.Argument(help="An image file.")]
 Question = Annotated[str, typer.Argument(help="What to ask about it.")]
 Picture = Annotated[
-    Path | None, typer.Option(help="Draw into this file.", show_default=f"{HOME}/<kind>.png")
+    Path | None,
+    typer.Option(**values.PATH, help="Draw into this file.", show_default=f"{HOME}/<kind>.png"),
 ]
 
 
@@ -45,7 +58,7 @@ draw = typer.Typer(
 )
 
 
-@draw.command()
+@draw.command(cls=Command)
 def tokens(
     image: Image,
     question: Question,
@@ -56,14 +69,15 @@ def tokens(
     picture: Picture = None,
     max_new_tokens: New = 64,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """What each step kept of an image, how many patches its tokens carry, and what it went by."""
     into = picture or folder(HOME) / "tokens.png"
-    ask(image, question, model, method, keep, set_, into, max_new_tokens, device, json)
+    ask(image, question, model, method, keep, set_, into, max_new_tokens, device, protocol, json)
 
 
-@draw.command("layers")
+@draw.command("layers", cls=Command)
 def heatmaps(
     image: Image,
     question: Question,
@@ -75,12 +89,14 @@ def heatmaps(
     picture: Picture = None,
     max_new_tokens: New = 64,
     device: Device = "auto",
+    protocol: Protocol = None,
     json: AsJson = False,
 ) -> None:
     """What the question looks at, as a method sees it that stands before each decoder layer.
 
     Nothing is dropped there. What a model was saved with stays where it acts before the layers.
     """
+    models.check_protocol(protocol)
     question, shown, numbers = worded(question), pictures.read(image), sweeps.numbers(layers)
     spec, *others = sweeps.layered(method)
     if others:
@@ -88,20 +104,20 @@ def heatmaps(
     into = pictures.writable(picture or folder(HOME) / "layers.png")
     with output.answering() as emit:
         output.hush()
-        loaded = models.load(model, device)
+        loaded = models.load(model, device, protocol)
         numbers = sweeps.layers(loaded, numbers, MOST)
         looks.look(loaded, spec, numbers)
         document, seen = answer(loaded, None, shown, question, max_new_tokens)
         told = looks.seen_by(seen.steps, numbers)
-        looks.picture(loaded, shown, question, seen.steps, told).save(into)
+        sheet = looks.picture(loaded, shown, question, seen.steps, told)
+        pictures.save(into, sheet.save)
         document = {**document, "method": str(spec), "layers": told, "picture": str(into)}
         if json:
             emit(document)
     if not json:
-        screen = output.screen()
-        screen.print(document["answer"] or "(no answer)", style="bold", markup=False)
-        screen.print(f"what it looked at: {into}", style="dim", markup=False)
+        output.say(document["answer"] or "(no answer)", "bold")
+        output.say(f"what it looked at: {into}", "dim")
 
 
-draw.command()(figures.scales)
-draw.command()(figures.guidance)
+draw.command(cls=Command)(figures.scales)
+draw.command(cls=Command)(figures.guidance)

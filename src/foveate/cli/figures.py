@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, Set, attach, chosen_method
-from foveate.cli.compare import Batch, Limit, New, Seed, Task
+from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks, values
+from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
+from foveate.cli.compare import Batch, Limit, Seed, Task
 from foveate.cli.saved import acting, adjust, own, remarks
 from foveate.cli.work import Work, folder
+from foveate.cli.wrong import Wrong
 
 HOME = Path("out")  # where pictures go that were given no name
 KINDS = (".svg", ".png", ".pdf")
@@ -20,6 +21,7 @@ MOST = 8  # layers that a sweep runs, unless told
 Figure = Annotated[
     Path | None,
     typer.Option(
+        **values.PATH,
         help=f"Draw into this file: {', '.join(KINDS)}; its numbers go beside it, into a .json.",
         show_default=f"{HOME}/<kind>.svg",
     ),
@@ -53,7 +55,7 @@ def scales(
         if spec is None:
             adjust(loaded, keep, set_ or [])
         saved = own(loaded)
-        attach(loaded.model, spec)
+        attach(loaded, spec)
         acts = acting(loaded, spec)
         for remark in remarks(loaded, [acts], saved):
             output.note(remark)
@@ -65,7 +67,7 @@ def scales(
     if not json:
         screen = output.screen()
         screen.print(listings.sized(document))
-        screen.print(f"figure: {into}", markup=False)
+        output.say(f"figure: {into}")
 
 
 def guidance(
@@ -79,7 +81,7 @@ def guidance(
     limit: Limit = 220,
     picture: Figure = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for result files; it resumes there.")
+        Path | None, typer.Option(**values.PATH, help="Folder for result files; it resumes there.")
     ] = None,
     seed: Seed = 0,
     batch_size: Batch = 32,
@@ -111,12 +113,15 @@ def guidance(
     if not json:
         screen = output.screen()
         screen.print(listings.guided(document))
-        screen.print(f"figure: {into}", markup=False)
+        output.say(f"figure: {into}")
 
 
 def _target(picture: Path | None, kind: str) -> Path:
     """Where the figure goes. Raises Wrong before work is spent on one that cannot be written."""
-    return pictures.writable(picture or folder(HOME) / f"{kind}.svg", KINDS)
+    into = pictures.writable(picture or folder(HOME) / f"{kind}.svg", KINDS)
+    if (beside := into.with_suffix(".json")).is_dir():
+        raise Wrong(f"--picture {into}: its numbers go into {beside}, and that is a directory")
+    return into
 
 
 def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
@@ -125,7 +130,7 @@ def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
     from foveate.provenance import dumps, write
 
     draw = {"sizes": charts.sizes_figure, "guidance": charts.guidance_figure}[kind]
-    draw(document, into)
+    pictures.save(into, lambda part: draw(document, part))
     write(into.with_suffix(".json"), dumps(document))
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.markup import escape
+
+from foveate.cli.said import visible
+
 
 def sized(document: dict[str, Any]) -> Any:
     """Step × size → shares in %."""
@@ -35,7 +39,7 @@ def guided(document: dict[str, Any]) -> Any:
             made.add_section()
         ends = interval(run["interval"]["overall"])
         made.add_row(
-            name if name != last else "",
+            escape(visible(name)) if name != last else "",
             "–" if run["layer"] is None else str(run["layer"]),
             f"{run['tokens']:.4g}",
             f"{tokens(run):.4g}",
@@ -55,6 +59,7 @@ def _table(title: str, first: str, *heads: str) -> Any:
     from rich import box
     from rich.table import Table
 
+    title = escape(visible(title))
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     made.add_column(first, style="bold")
     for head in heads:

@@ -29,7 +29,7 @@ def look(loaded: models.Loaded, spec: Spec, layers: Sequence[int]) -> None:
     if not READS & looking[0].needs:
         raise Wrong(f"{spec} reads no attention of decoder layers: want fastv or {sweeps.GUIDED}")
     try:
-        foveate.compress(loaded.model, foveate.Chain(*behind.parts, *looking), behind.positions)
+        foveate.compress(loaded.model, foveate.Chain(*behind.parts, *looking), **behind.how)
     except (ValueError, NotImplementedError) as error:
         raise Wrong(str(error)) from error
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from foveate.cli import arguments, output
 
+IDENTITY = "identity"  # acts nowhere
 FIRST_LINE = re.compile(
     r"(?P<line>.+?)\.\s+(?P<paper>[^.]*? (et al\.|and \w+) \d{4}), arXiv:(?P<arxiv>\d{4}\.\d{4,5})"
 )
@@ -48,7 +49,12 @@ def _supported(name: str, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     from foveate.cli import models
 
     support = foveate.support(models.skeleton(name))
-    return [{**one, **asdict(support[one["slug"]])} for one in found]
+    return [{**one, **_acting(one, asdict(support[one["slug"]]))} for one in found]
+
+
+def _acting(method: dict[str, Any], support: dict[str, Any]) -> dict[str, Any]:
+    """What a model makes of a method; one that keeps every token acts nowhere on any model."""
+    return support if method["sites"] else {**support, "sites": []}
 
 
 def _support_table(found: list[dict[str, Any]]) -> Any:
@@ -60,7 +66,7 @@ def _support_table(found: list[dict[str, Any]]) -> Any:
         table.add_column(title, no_wrap=title in ("method", "works"), overflow="fold")
     for row in found:
         said = "\n".join(filter(None, [row["why"], *row["notes"]]))
-        sites = ", ".join(row["sites"]) if row["slug"] != "identity" else "–"
+        sites = ", ".join(row["sites"]) or "–"
         works = "yes" if row["works"] else "no"
         table.add_row(f"[bold]{row['slug']}[/bold]", works, sites, escape(said))
     return table
@@ -82,7 +88,7 @@ def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
         "line": match["line"] if match else first.partition(". ")[0].rstrip("."),
         "paper": match["paper"].removeprefix("After ") if match else None,
         "arxiv": match["arxiv"] if match else None,
-        "sites": [str(part.site) for part in example.parts()],
+        "sites": [] if slug == IDENTITY else [str(part.site) for part in example.parts()],
         "trained": any(True for _ in example.parameters()),
         "arguments": {name: parameter.default for name, parameter in own.items()},
     }
@@ -97,12 +103,16 @@ def _table(found: list[dict[str, Any]]) -> Any:
         table.add_column(title, no_wrap=title in ("method", "weights"), overflow="fold")
     for row in found:
         paper = f"{row['paper']}\narXiv:{row['arxiv']}" if row["paper"] else "–"
-        given = ", ".join(f"{k}={_short(v)}" for k, v in row["arguments"].items())
+        given = ", ".join(f"{k}={_written(v)}" for k, v in row["arguments"].items())
         weights = "trained" if row["trained"] else "none"
-        sites = ", ".join(row["sites"]) if row["slug"] != "identity" else "–"
-        table.add_row(f"[bold]{row['slug']}[/bold]", row["line"], paper, sites, weights, given)
+        sites = ", ".join(row["sites"]) or "–"
+        told = map(escape, (row["line"], paper, sites, weights, given))
+        table.add_row(f"[bold]{row['slug']}[/bold]", *told)
     return table
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) and value != 1 else str(value)
+def _written(value: Any) -> str:
+    """A default as it is typed; the whole number that it is, since 0.1562 would be another one."""
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,69 +13,123 @@ from foveate.cli.wrong import Failed, Wrong, nearest, unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 EMBEDDED = "embedded"
+FILES = (
+    ".json",
+    ".safetensors",
+    ".bin",
+    ".gguf",
+    ".pt",
+    ".jinja",
+)  # of a model, or of what might be one
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model ready for inference, its processor, and what to call it."""
+    """A model ready for inference, its processor, what to call it, and whose protocol it is asked with.
+
+    protocol: None is the checkpoint's own.
+    """
 
     model: Any
     processor: Any
     name: str
+    protocol: str | None = None
+
+    def how(self, compressor: Any) -> dict[str, str]:
+        """What `compress` is told of a method that is asked for by name."""
+        from foveate.hosts.protocol import as_published
+
+        return {} if self.protocol is None else as_published(compressor)
 
 
-def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
+def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None) -> Loaded:
     """The model and its processor; one that was saved compressed comes back compressed.
 
-    Raises Wrong for names that cannot be one, Failed if it cannot be read.
+    protocol: whose it is asked with; None for its own. Raises Wrong for names that cannot be one and for
+    protocols that do not fit, Failed if it cannot be read.
     """
-    import torch
-
     from foveate.embedded import MODELS
 
-    path = place(name)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        target = torch.device(device)
+    target, path = place_to_run(device), place(name)
+    with _loading(name):
         model, processor = _read(path)
         model = model.to(target).eval()
-    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
-        raise Failed(f"cannot load {name}: {_first_line(error)}") from error
-    as_typed = name in MODELS or not Path(name).is_dir()
-    return Loaded(model, processor, name if as_typed else Path(name).resolve().name)
+    called = name if name in MODELS or path == name else Path(path).name
+    return Loaded(model, _asking(processor, protocol), called, protocol)
+
+
+def check_protocol(name: str | None) -> None:
+    """Raise Wrong with the nearest one if there is no such protocol. None is a checkpoint's own."""
+    if name is None:
+        return
+    from foveate.hosts.protocol import PROTOCOLS
+
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+
+
+def _asking(processor: Any, protocol: str | None) -> Any:
+    import foveate
+
+    try:
+        return processor if protocol is None else foveate.protocol(processor, protocol)
+    except ValueError as error:
+        raise Wrong(f"--protocol {protocol}: {error}") from error
+
+
+def place_to_run(name: str) -> Any:
+    """The device of this name. Raises Wrong for what is none, Failed for one that is not here."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, UnicodeError):
+        device = None
+    if device is None or device.type == "meta":
+        raise Wrong(f"--device {name!r}: want auto, cpu, cuda, or another that torch knows")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise Failed(f"--device {name}: {_first_line(error)}") from error
+    return device
 
 
 def skeleton(name: str = EMBEDDED) -> Any:
     """The model without its weights, from its config alone. Raises Wrong or Failed as `load` does."""
-    from transformers import AutoConfig
-
     from foveate.bench import CONFIGS
     from foveate.embedded import MODELS, carried
-    from foveate.hosts import cost
+    from foveate.hosts import cost, reading
 
     if name in CONFIGS:
         return cost.skeleton(CONFIGS[name].config())
     if name not in MODELS and "/" not in name and not Path(name).exists():
         raise unknown("model", name, [*carried(), *CONFIGS])
-    try:
-        return cost.skeleton(AutoConfig.from_pretrained(place(name)))
-    except (OSError, ValueError, ImportError) as error:
-        raise Failed(f"cannot read the config of {name}: {_first_line(error)}") from error
+    with _loading(name):
+        config = reading.config(path := place(name))
+        reading.check_kind(path, config)
+        return cost.skeleton(config)
 
 
 def place(name: str) -> str:
     """Where to load a model from. Raises Wrong for what is neither a model's directory nor a Hub id."""
     from foveate.embedded import MODELS, carried
 
-    path, there = MODELS.get(name, Path(name)), carried()
-    if name in MODELS and name not in there:
-        raise Failed(f"this copy of foveate carries no model {name!r}: name another")
+    there = carried()
+    if name in MODELS:
+        if name not in there:
+            raise Failed(f"this copy of foveate carries no model {name!r}: name another")
+        return str(MODELS[name])
+    path = Path(name).expanduser()
     if path.is_dir():
-        if not (path / "config.json").exists():
-            raise Wrong(f"model {name}: this directory has no config.json, so it is no saved model")
-        return str(path)
-    if path.exists() or not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
+        _check_model(path)
+        return str(path.resolve())
+    if path.is_file() and path.suffix in FILES:
+        raise Wrong(
+            f"model {name} is a file: want the folder of a saved model, such as {path.parent}"
+        )
+    if path.exists() or not HUB_ID.fullmatch(name) or name.startswith("."):
         names = ", ".join(map(repr, there))
         raise Wrong(
             f"model {name}: {nearest(name, there)}want {names}, a directory with a saved model, or "
@@ -82,17 +138,46 @@ def place(name: str) -> str:
     return name
 
 
+def _check_model(folder: Path) -> None:
+    """Raises Wrong for a folder without a saved model."""
+    from foveate.hosts import files
+
+    try:
+        files.refuse_no_model(folder)
+    except files.Unreadable as error:
+        raise Wrong(f"model {error}") from error
+
+
 def _read(path: str) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-
     import foveate
+    from foveate.hosts import reading, saving, whole
 
-    config = AutoConfig.from_pretrained(path)
-    if getattr(config, "visual_compression", None):
-        model = foveate.from_pretrained(path, dtype="auto")
-    else:
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype="auto")
-    return model, AutoProcessor.from_pretrained(path)
+    compressed = saving.said(reading.config(path)) is not None
+    processor = reading.processor(path)  # before the weights: it takes no time
+    read = foveate.from_pretrained if compressed else reading.model
+    model = read(path, dtype="auto")
+    whole.check_asked(path, model, processor)
+    return model, processor
+
+
+@contextmanager
+def asked(loaded: Loaded) -> Iterator[None]:
+    """What a model cannot answer fails the command: prompts are ours, so its parts do not fit together."""
+    try:
+        yield
+    except ValueError as error:
+        raise Failed(f"{loaded.name} cannot answer: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    """What goes wrong inside fails the command, in one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
+        said = _first_line(error)
+        told = isinstance(error, OSError) and isinstance(error, ValueError)  # it names the file
+        raise Failed(said if told else f"cannot load {name}: {said}") from error
 
 
 def _first_line(error: BaseException) -> str:

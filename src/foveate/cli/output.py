@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from foveate.cli import said
+
 WIDTH = 140
 
 
@@ -24,9 +26,16 @@ def screen() -> Console:
     return Console(width=width, highlight=False, soft_wrap=False)
 
 
+def say(text: str, style: str | None = None) -> None:
+    """A line of an answer, to stdout, with nothing in it that a terminal would take for a command."""
+    screen().print(said.visible(text), style=style, markup=False, soft_wrap=True)
+
+
 def note(text: str) -> None:
     """A remark for the person at the terminal: to stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="dim", markup=False)
+    with contextlib.suppress(OSError):  # a remark that nobody can read ends no work
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(said.visible(text), style="dim", markup=False)
 
 
 @contextlib.contextmanager
@@ -36,8 +45,17 @@ def answering() -> Iterator[Callable[[Any], None]]:
     with contextlib.redirect_stdout(sys.stderr), _no_stdout():
         yield documents.append
     for document in documents:
-        json.dump(document, sys.stdout, indent=2, ensure_ascii=False, allow_nan=False)
-        sys.stdout.write("\n")
+        sys.stdout.write(written(document, sys.stdout.encoding or "utf-8") + "\n")
+
+
+def written(document: Any, encoding: str) -> str:
+    """A document as JSON, in letters that an encoding has; the others as JSON's own escapes."""
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(document, indent=2, allow_nan=False)
+    return text
 
 
 @contextlib.contextmanager

@@ -1,73 +1,86 @@
-"""Image files from people: anything may be in them, and every fault is one clear line."""
+"""Pictures from people and for them: every fault of a file is one clear line, before any work."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Collection
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from foveate.cli.wrong import Wrong
+from foveate import pictures
+from foveate.cli.wrong import Failed, Wrong
 
 if TYPE_CHECKING:
     from foveate.hosts.trace import Step
 
-MAX_SIDE = 16_384
-MAX_PIXELS = 80_000_000
-MAX_ASPECT = 50  # processors scale the shorter side up, so a hair's breadth becomes a huge image
+KINDS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
 
 
 def read(path: Path) -> Image.Image:
-    """The picture in a file, upright and in RGB. Raises Wrong, before decoding, if it is no sane image."""
-    if not path.exists():
-        raise Wrong(f"no such image: {path}")
-    if not path.is_file():
-        raise Wrong(f"{path} is no file: want an image file")
-    if path.stat().st_size == 0:
-        raise Wrong(f"{path} is empty (0 bytes): want an image file")
+    """The picture in a file, as `foveate.pictures` has it. Raises Wrong if it cannot be used."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                _check(path, *image.size)
-                if image.mode[0] in "IF":  # converting would clip them to white
-                    raise Wrong(f"{path} has {image.mode} pixels: want 8 bits to a channel")
-                upright = ImageOps.exif_transpose(image)
-                return _flat(upright)
-    except UnidentifiedImageError as error:
-        raise Wrong(
-            f"{path} is no image that can be read: want PNG, JPEG, WebP, GIF, BMP, …"
-        ) from error
-    except Image.DecompressionBombError as error:
-        raise Wrong(f"{path} has too many pixels: {_limits()}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise Wrong(f"{path} is broken and cannot be read: {error}") from error
+        return pictures.read(path)
+    except pictures.PictureError as error:
+        raise Wrong(str(error)) from error
 
 
-def writable(path: Path, kinds: Collection[str] | None = None) -> Path:
-    """The path if a picture can be written there. Raises Wrong before work is spent on one that cannot.
+def writable(path: Path, kinds: Collection[str] = KINDS, option: str = "--picture") -> Path:
+    """The path, if a picture can be written there. Raises Wrong before work is spent on one that cannot.
 
-    kinds: the endings there are, of a figure; None for those of pictures.
+    kinds: the endings that there are; option: what the path was given as.
     """
-    Image.init()
-    if path.suffix.lower() not in (Image.EXTENSION if kinds is None else kinds):
-        ends = (".png", ".jpg", ".webp") if kinds is None else tuple(kinds)
-        wanted = f"{', '.join(ends[:-1])} or {ends[-1]}"
-        raise Wrong(f"--picture {path}: want a name that ends in {wanted}")
-    if not path.parent.is_dir():
-        raise Wrong(f"--picture {path}: there is no directory {path.parent}")
+    kinds = [kind for kind in kinds if _known(kind)]
+    if path.suffix.lower() not in kinds:
+        wanted = f"{', '.join(kinds[:-1])} or {kinds[-1]}"
+        raise Wrong(f"{option} {path}: want a name that ends in {wanted}")
+    try:
+        if not path.parent.is_dir():
+            raise Wrong(f"{option} {path}: there is no directory {path.parent}")
+        if path.exists() and not path.is_file():
+            raise Wrong(f"{option} {path}: that is no file, and no picture can take its place")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise Wrong(f"{option} {path}: that file may not be written")
+        _part(path).touch()
+        _part(path).unlink()
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Wrong(f"{option} {path}: no picture can be written there ({why})") from error
     return path
+
+
+def save(path: Path, write: Callable[[Path], Any]) -> None:
+    """Have a picture written, whole or not at all. Raises Failed where that does not go."""
+    part = _part(path)
+    try:
+        write(part)
+        part.replace(path)
+    except (OSError, ValueError) as error:
+        raise Failed(f"{path} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _known(kind: str) -> bool:
+    """Whether this Pillow writes files of this ending; what it knows nothing of, others write."""
+    Image.init()
+    return Image.EXTENSION.get(kind) in {None, *Image.SAVE}
+
+
+def _part(path: Path) -> Path:
+    """Where a picture is put together, with its ending, which says its format."""
+    return path.with_name(f".{os.getpid()}.{path.name}")
 
 
 def canvas(processor: Any, image: Image.Image, question: str, step: Step) -> Any:
     """What to draw the steps of one question on: the image, or a list of its one list of views."""
     from foveate import evaluate
+    from foveate.hosts.protocol import padded
 
     views = 1 if step.grid is None else int(step.grid[0, :, 0].max()) + 1
     if views == 1:
-        return image
+        return padded(processor, image)
     inputs, _ = evaluate.encode(processor, [([image], question)])
     return [of_views(image, views, inputs["pixel_values"])]
 
@@ -89,28 +102,3 @@ def _seen(tile: Any) -> Image.Image:
     low, high = tile.min(), tile.max()
     shown = (tile - low) / (high - low).clamp(min=1e-6) * 255
     return Image.fromarray(shown.permute(1, 2, 0).byte().cpu().numpy())
-
-
-def _check(path: Path, width: int, height: int) -> None:
-    fits = max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS
-    if not fits:
-        raise Wrong(f"{path} is {width} x {height} pixels: {_limits()}")
-    if max(width, height) > MAX_ASPECT * min(width, height):
-        raise Wrong(
-            f"{path} is {width} x {height} pixels: want at most {MAX_ASPECT} times as long as wide"
-        )
-
-
-def _limits() -> str:
-    return (
-        f"want at most {MAX_SIDE:,} on a side and {MAX_PIXELS // 1_000_000} million in all; "
-        "scale it down first"
-    )
-
-
-def _flat(image: Image.Image) -> Image.Image:
-    """RGB; what is transparent becomes white."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
+from foveate.cli import values
 from foveate.cli.wrong import Wrong, unknown
 
 
@@ -65,20 +65,6 @@ def _value(text: str, like: Any, where: str) -> Any:
     """The text as a value of the same type as what stood there; what was None may become anything."""
     if text.lower() == "none":
         return None
-    if isinstance(like, bool):
-        if text.lower() not in ("true", "false"):
-            raise Wrong(f"{where}: want true or false")
-        return text.lower() == "true"
     if isinstance(like, str):
         return text
-    try:
-        value = {"true": True, "false": False}.get(text.lower(), text)
-        value = ast.literal_eval(text) if value is text else value
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if like is not None and type(value) is not type(like):
-        kind = {int: "a whole number", float: "a number"}.get(type(like), type(like).__name__)
-        raise Wrong(f"{where}: want {kind}, such as {like}")
-    return value
+    return values.literal(text) if like is None else values.typed(where, text, like)

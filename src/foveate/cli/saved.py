@@ -32,11 +32,13 @@ def saved_or(loaded: models.Loaded, spec: Spec | None) -> Plan:
 
 def as_saved(loaded: models.Loaded) -> Plan:
     """The run of a model with the compressor it was saved with."""
+    from foveate.hosts.saving import settings
+
     base, saved = loaded.model.model, loaded.model.config.visual_compression
     compressor = base.visual_compressor
     method = saved.get("method", saved["compressor"].lower())
     keep = 1.0 if method == BARE else getattr(compressor.parts()[-1], "keep", None)
-    return Plan(method, keep, None, compressor, saved["positions"])
+    return Plan(method, keep, None, compressor, settings(saved))
 
 
 def adjust(loaded: models.Loaded, keep: str | None, pairs: Sequence[str]) -> None:
@@ -57,7 +59,7 @@ def adjust(loaded: models.Loaded, keep: str | None, pairs: Sequence[str]) -> Non
     given = arguments.settings(saved.method, pairs)
     changes = given if budget is None else {**given, "keep": budget}
     try:
-        foveate.compress(loaded.model, saved.compressor.but(**changes), saved.positions)
+        foveate.compress(loaded.model, saved.compressor.but(**changes), **saved.how)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(f"{loaded.name} was saved with {saved.method}: {error}") from error
 
@@ -129,7 +131,7 @@ def trained(
 
     found: list[Plan] = []
     for name in beside(compared.name) if names is None else arguments.listed(names):
-        own = models.load(name, device)
+        own = models.load(name, device, compared.protocol)
         if not foveate.is_compressed(own.model):
             raise Wrong(
                 f"--trained {name}: it was saved without a compressor; its own comparison is --model {name}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from foveate.cli import pictures
 from foveate.cli.work import BARE, Plan, Work
+from foveate.pictures import read
 
 SIDE = 240  # pixels of a picture
 MOST = 3  # steps of a method that are shown; of more, the first, the middle and the last
@@ -36,7 +37,12 @@ def chosen(examples: Sequence[Any], n: int) -> list[int]:
             rank.append((seen.get(kind, 0), i))
             seen[kind] = seen.get(kind, 0) + 1
         groups[group] = [i for _, i in sorted(rank)]
-    turns = [members[t] for t in range(n) for members in groups.values() if t < len(members)]
+    turns = [
+        members[t]
+        for t in range(min(n, len(examples)))
+        for members in groups.values()
+        if t < len(members)
+    ]
     return sorted(turns[:n])
 
 
@@ -82,7 +88,7 @@ def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple
     grid = steps[0].grid
     views = 1 if grid is None else int(grid[i, :, 0].max()) + 1
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
-    canvas = pictures.of_views(example.images[0], views, pixels)
+    canvas = pictures.of_views(read(example.images[0]), views, pixels)
     drawn = panels(canvas, steps, i, SIDE)
     if len(steps) == 1:
         return [("", drawn[0])]
@@ -97,7 +103,7 @@ def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> list[Any]:
     from foveate import evaluate
 
     model, asks = work.of(one).model, [(e.images, e.question) for e in examples]
-    with foveate.compressed(model, one.compressor, one.positions):
+    with foveate.compressed(model, one.compressor, **one.how):
         return evaluate.steps(model, work.loaded.processor, asks)
 
 
@@ -105,4 +111,4 @@ def _plain(image: Any) -> Any:
     """The image as the others show it: square, of about the same size."""
     from PIL import ImageOps
 
-    return ImageOps.fit(image.convert("RGB"), (SIDE, SIDE))
+    return ImageOps.fit(read(image), (SIDE, SIDE))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foveate.cli import arguments, models
+from foveate.cli import arguments, models, values
 from foveate.cli.work import BARE, Plan, Work, fitting
 from foveate.cli.wrong import Wrong
 
@@ -22,7 +23,7 @@ class Before(NamedTuple):
     """What a saved model does before its decoder layers: it stays, as the model was trained with it."""
 
     parts: list[Compressor]
-    positions: str = "original"
+    how: Mapping[str, str] = MappingProxyType({})
 
     def and_then(self, *others: Compressor) -> Compressor:
         """All of it, then these. Raises ValueError if they do not stand behind it."""
@@ -35,20 +36,21 @@ class Before(NamedTuple):
         """The run that the others are compared with."""
         if not self.parts:
             return Plan(BARE, 1.0)
-        return Plan("unguided", None, None, self.and_then(), self.positions)
+        return Plan("unguided", None, None, self.and_then(), self.how)
 
 
 def before(model: Any) -> Before:
     """What a model was saved with that acts before its first decoder layer; the model is bare afterwards."""
     import foveate
+    from foveate.hosts.saving import settings
 
     if not foveate.is_compressed(model):
         return Before([])
     saved = model.model.visual_compressor.at(1.0).parts()
-    positions = model.config.visual_compression["positions"]
+    how = settings(model.config.visual_compression)
     foveate.restore(model)
     first = foveate.Site(foveate.Tower.language, 0)
-    return Before([part for part in saved if part.site <= first], positions)
+    return Before([part for part in saved if part.site <= first], how)
 
 
 def layered(text: str) -> list[Spec]:
@@ -73,10 +75,7 @@ def numbers(text: str | None) -> list[int] | None:
     """The decoder layers in a comma-separated list; None for all. Raises Wrong for what is no number."""
     if text is None:
         return None
-    parts = arguments.listed(text)
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise Wrong(f"--layers {text}: want decoder layers with commas, such as 1,2,4")
-    return sorted({int(part) for part in parts})
+    return sorted({*values.wholes("--layers", text, least=0, such="1,2,4")})
 
 
 def layers(loaded: models.Loaded, asked: list[int] | None, most: int) -> list[int]:
@@ -116,7 +115,7 @@ def plans(
         for layer in numbers:
             here, (budget,) = at(spec, layer), spec.budgets([keep])
             made = built(here, budget, model, behind)
-            whole = Plan(str(here), budget, None, made, behind.positions)
+            whole = Plan(str(here), budget, None, made, behind.how)
             found.append((spec, layer, whole if behind.parts else Plan(str(here), budget, here)))
     return found
 
@@ -127,7 +126,7 @@ def guidance(
     """The runs of a sweep as `comparison` has them, the model without them first; each says its layer."""
     from foveate import evaluate
 
-    fit, unfit = fitting(work.loaded.model, [behind.plan(), *(plan for *_, plan in chosen)])
+    fit, unfit = fitting(work.loaded, [behind.plan(), *(plan for *_, plan in chosen)])
     if unfit:
         raise Wrong(f"{unfit[0]['method']}: {unfit[0]['why']}")
     document = evaluate.comparison(work.runs(fit))

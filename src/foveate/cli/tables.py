@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from foveate.cli.said import visible
+
 
 def table(document: Mapping[str, Any]) -> Any:
     """Method × budget, or trained model → tokens, accuracy with 95 % intervals, time, MACs, cache."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
     from foveate.evaluate.comparison import tokens
     from foveate.evaluate.report import interval, percent, si
 
-    title = f"{document['model']} on {document['task']}, {document['n']} questions, 95 % intervals"
+    asked = f", protocol {document['protocol']}" if document.get("protocol") else ""
+    where = f"{document['model']} on {document['task']}{asked}, {document['n']} questions, 95 % intervals"
+    title = escape(visible(where))
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
     made.add_column("method", style="bold", overflow="fold")
     heads = (
@@ -38,7 +43,7 @@ def table(document: Mapping[str, Any]) -> Any:
             for g in document["groups"]
         ]
         made.add_row(
-            name if name != last else "",
+            escape(visible(name)) if name != last else "",
             "–" if run["keep"] is None else str(run["keep"]),
             f"{run['tokens']:.4g}",
             f"{tokens(run):.4g}",

@@ -37,6 +37,8 @@ class Questions(Sequence):
         from foveate.patchqa import PatchQA
 
         self.task = PatchQA("train", seed=seed, **TASKS[check(name)])
+        if n > len(self.task):
+            raise Wrong(f"steps × batch is {n:,}: {name} has {len(self.task):,} scenes to train on")
         self.name, self.n = name, n
         self.has_images, self.questions = [True] * n, [1] * n
 

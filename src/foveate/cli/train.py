@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, recipes, tasks
+from foveate.cli import models, output, pictures, recipes, said, tasks, values
 from foveate.cli.ask import AsJson, Device
+from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
@@ -25,7 +26,9 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="K=V", help="A field of the recipe; may be repeated."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; default out/RECIPE.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(**values.PATH, help="Folder; default out/RECIPE.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
@@ -67,13 +70,15 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     data = tasks.records(card) if card.data in tasks.TASKS else None
     if data is None and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
+    models.place_to_run(device)
     place = models.place(card.model) if card.vision is None else None
+    pictures.writable(folder(out) / "loss.png", option="--out")
     try:
         with _progress(card) as advance:
             return run(card, out, data, resume=resume, device=device, model=place, advance=advance)
     except DataError as error:
         *problems, summary = str(error).splitlines()
-        print(*problems, sep="\n", file=sys.stderr)
+        print(*map(said.line, problems), sep="\n", file=sys.stderr)
         raise Wrong(summary) from error
     except (ValueError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
@@ -124,14 +129,12 @@ def _show(card: Any, json: bool) -> None:
         with output.answering() as emit:
             emit(document)
         return
-    screen = output.screen()
     for name, value in document.items():
-        screen.print(f"{name:<17} {value}", markup=False)
+        output.say(f"{name:<17} {value}")
 
 
 def _print(document: dict[str, Any], out: Path) -> None:
     losses = [entry["loss"] for entry in document["history"] if "loss" in entry]
-    screen = output.screen()
     line = f"{document['steps']} steps in {document['seconds']:.0f} s"
     if losses:  # none is logged in fewer steps than log_every
         tail = losses[-max(1, len(losses) // 20) :]
@@ -140,5 +143,8 @@ def _print(document: dict[str, Any], out: Path) -> None:
         line += f", of it penalty {added[0]:.3g} → {added[-1]:.3g}"
     if document.get("rows") != document.get("records"):
         line += f", {document['records']:,} records in {document['rows']:,} rows"
-    screen.print(line, markup=False)
-    screen.print(f"model: {out}\nloss curve: {out / 'loss.png'}", markup=False, soft_wrap=True)
+    if left_out := document.get("skipped", {}).get("records"):
+        line += f", {left_out:,} records left out"
+    output.say(line)
+    output.say(f"model: {out}")
+    output.say(f"loss curve: {out / 'loss.png'}")

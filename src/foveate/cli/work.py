@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foveate.cli import arguments, methods, models, output, tasks
@@ -22,7 +23,7 @@ class Plan(NamedTuple):
 
     spec        the method, to be built for the model; None for a compressor that is there already
     compressor  None is the bare model
-    positions   as `compress` takes them
+    how         what else `compress` is told: positions, newlines
     trained     the model the compressor was trained with, bare; None is the model that is compared
     """
 
@@ -30,7 +31,7 @@ class Plan(NamedTuple):
     keep: int | float | None
     spec: Spec | None = None
     compressor: Any = None
-    positions: str = "original"
+    how: Mapping[str, str] = MappingProxyType({})
     trained: models.Loaded | None = None
 
     @property
@@ -63,21 +64,23 @@ def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
     return [Plan(BARE, 1.0), *(Plan(str(spec), keep, spec) for spec, keep in found)], skipped
 
 
-def fitting(model: Any, plans: Sequence[Plan]) -> tuple[list[Plan], list[Skipped]]:
+def fitting(loaded: models.Loaded, plans: Sequence[Plan]) -> tuple[list[Plan], list[Skipped]]:
     """Those plans that this model can carry out, built for it, and why not the others.
 
     The model is bare afterwards.
     """
     import foveate
 
+    model = loaded.model
     foveate.restore(model)
     fit, skipped = [], []
     for one in plans:
         try:
             if one.spec is not None:
-                one = one._replace(compressor=one.spec.build(one.keep, model))
+                made = one.spec.build(one.keep, model)
+                one = one._replace(compressor=made, how=loaded.how(made))
             if one.compressor is not None:
-                foveate.compress(model, one.compressor)
+                foveate.compress(model, one.compressor, **one.how)
             fit.append(one)
         except (ValueError, TypeError, NotImplementedError) as error:
             skipped.append({"method": one.method, "keep": one.keep, "why": str(error)})
@@ -121,8 +124,8 @@ class Work:
             for one in plans:
                 job = self._job(one, questions)
                 advance(0, str(one))
-                found.append(
-                    evaluate.run(
+                with models.asked(self.of(one)):
+                    done = evaluate.run(
                         self.of(one).model,
                         self.loaded.processor,
                         self.examples,
@@ -132,7 +135,7 @@ class Work:
                         (lambda one=one: self._time(one)) if self.timing else None,
                         lambda by, one=one: advance(by, str(one)),
                     )
-                )
+                found.append(done)
         return found
 
     def of(self, one: Plan) -> models.Loaded:
@@ -154,7 +157,8 @@ class Work:
             method=one.method,
             keep=one.keep,
             compressor=repr(one.compressor) if one.compressor is not None else "Identity()",
-            positions=one.positions,
+            protocol=own.protocol,
+            **one.how,
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
             untrained=one.untrained,
@@ -170,7 +174,7 @@ class Work:
         inputs, asked = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
         with told(one.compressor, asked):
             found = prefill_ratio(
-                self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model
+                self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model, one.how
             )
         return {
             "ratio": found.wall.median,

@@ -10,15 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate.compressor import Compressor
 from foveate.convert.config import feature_layer, llava_config, text_config, tower_config
 from foveate.convert.connector import attachable, parted
-from foveate.convert.files import Weights, few, read, read_object, refuse_unmerged, weight_files
+from foveate.convert.files import Weights, read, refuse_unmerged, weight_files
 from foveate.convert.weights import check, fill
-from foveate.hosts import assemble
+from foveate.hosts import assemble, reading
 from foveate.hosts.attach import compress
+from foveate.hosts.files import few
 
 TOWER = "model.vision_tower.vision_tower."
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -106,8 +106,7 @@ def _whole(source: Path, vision: str | None, vision_layers: Sequence[int] | None
     fill(model, weights, _names(model), source)
     model.tie_weights()
     if (source / "generation_config.json").exists():
-        read_object(source / "generation_config.json")
-        model.generation_config = type(model.generation_config).from_pretrained(source)
+        model.generation_config = reading.generation_config(source)
     return model, processor, method
 
 
@@ -136,7 +135,7 @@ def _onto(
     if rest:
         raise ValueError(f"{file} holds {few([*rest])}: want a connector's weights and no others")
     check(connector, file)
-    config = AutoConfig.from_pretrained(language)
+    config = reading.config(language)
     if hasattr(config, "mm_vision_tower"):
         raise ValueError(
             f"language={language} is as LLaVA's code saves it: want a LLaVA as transformers does"
@@ -146,8 +145,8 @@ def _onto(
         has = "a tower of its own, leave out vision=" if sees else "no tower, want vision="
         raise ValueError(f"language={language} has {has}")
     if sees:
-        model = AutoModelForImageTextToText.from_pretrained(language, dtype="auto")
-        processor = AutoProcessor.from_pretrained(language)
+        model = reading.model(language, dtype="auto")
+        processor = reading.processor(language)
     else:
         dtype = config.dtype or torch.float32
         model, processor = assemble.assemble(vision, language, dtype=dtype)

@@ -8,8 +8,8 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from foveate.convert.files import read_object
 from foveate.hosts import assemble
+from foveate.hosts.files import read_object
 
 LANGUAGES = {
     "llava": "llama",

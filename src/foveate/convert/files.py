@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from foveate.hosts.files import few, indexed
+
 Weights = dict[str, Tensor]
 UNMERGED = ("adapter_model.", "non_lora_trainables.")  # what LLaVA's code saves of a LoRA
-SHOWN = 4  # names in an error
 
 
 def refuse_unmerged(source: Path) -> None:
@@ -34,10 +32,7 @@ def weight_files(folder: Path) -> list[Path]:
         found = sorted(folder.glob(pattern))
         index = next(folder.glob(f"{pattern}.index.json"), None)
         if index is not None:
-            named = _indexed(index)
-            if lost := [name for name in named if not (folder / name).is_file()]:
-                raise ValueError(f"{index} names files that are not there: {few(lost)}")
-            found = [folder / name for name in named]
+            found = indexed(index)
         if found:
             return found
     return []
@@ -61,23 +56,6 @@ def read(*files: Path) -> Weights:
     return weights
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The settings in a JSON file. Raises ValueError for what is none, OSError where there is no file."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}: want an object of settings")
-    return found
-
-
-def few(names: Sequence[str]) -> str:
-    """The first of these names, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
-
-
 def _read(file: Path) -> Weights:
     try:
         if file.suffix == ".safetensors":
@@ -90,11 +68,3 @@ def _read(file: Path) -> Weights:
     if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
         raise ValueError(f"{file} holds no weights: want tensors by name")
     return found
-
-
-def _indexed(index: Path) -> list[str]:
-    """The files that an index names."""
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-        raise ValueError(f"{index} has no weight_map: want the file of every weight by its name")
-    return sorted(set(places.values()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from foveate.convert.files import few
+from foveate.hosts.files import few
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

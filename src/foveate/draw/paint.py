@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from foveate.draw.views import Shown, View
+from foveate.pictures import flat
 
 PALE = 238.0
 GREY = np.array([0.299, 0.587, 0.114])
@@ -55,7 +56,7 @@ def colour(size: int) -> np.ndarray:
 
 def fitted(shown: Shown, v: int, grid: tuple[int, int], cell: int) -> np.ndarray:
     """What the model saw of view v, at whole cells: (rows·cell, columns·cell, 3)."""
-    picture = (shown if isinstance(shown, Image.Image) else shown[v]).convert("RGB")
+    picture = flat(shown if isinstance(shown, Image.Image) else shown[v])
     fit = ImageOps.fit if loses(shown, grid) else Image.Image.resize
     size = (grid[1] * cell, grid[0] * cell)
     return np.asarray(fit(picture, size, Image.Resampling.BICUBIC), dtype=np.float64)

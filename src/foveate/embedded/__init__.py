@@ -46,18 +46,17 @@ def load(
     """
     # Imported here: help and errors ask this file for names alone, and these take seconds.
     import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from foveate import methods
-    from foveate.hosts import saving
+    from foveate.hosts import reading, saving
     from foveate.hosts.attach import compress
 
     if name not in carried():
         raise ValueError(f"name={name!r}: want one of {', '.join(carried())}")
     path, dtype = MODELS[name], dtype or torch.float32
-    if getattr(AutoConfig.from_pretrained(path), "visual_compression", None):
+    if saving.said(reading.config(path)) is not None:
         # What is carried names foveate's own compressors alone, so nothing has to be told apart.
         model = compress(*saving.from_pretrained(str(path), vars(methods), None, dtype=dtype))
     else:
-        model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype)
-    return model.eval(), AutoProcessor.from_pretrained(path)
+        model = reading.model(path, dtype=dtype)
+    return model.eval(), reading.processor(path)

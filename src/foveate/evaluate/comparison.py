@@ -35,6 +35,7 @@ def comparison(
     return {
         "model": job["model"],
         "task": job["task"],
+        "protocol": job.get("protocol"),
         "n": runs[0]["n"],
         "seed": job["seed"],
         "groups": list(runs[0]["accuracy"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from foveate.chat import Said, asked, columns, prompt, verify
 from foveate.compressor import Compressor
 from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
+from foveate.pictures import read
 
-Ask = tuple[Sequence[Image.Image], str]  # the images of one prompt, and the question
+Ask = tuple[Sequence[Image.Image | Path], str]  # the images of one prompt, and the question
 READS = frozenset({"text", "text_mask", "prompt_attention"})  # needs that the user's words answer
 
 
@@ -31,7 +33,7 @@ def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
     fast = getattr(processor.tokenizer, "is_fast", False)
     places = ("return_offsets_mapping", "return_text_replacement_offsets") if fast else ()
     batch = processor(
-        images=[list(images) for images, _ in asks],
+        images=[[read(image) for image in images] for images, _ in asks],
         text=texts,
         padding=True,
         padding_side="left",

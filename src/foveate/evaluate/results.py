@@ -14,6 +14,10 @@ import torch
 from foveate.provenance import write
 
 FORMAT = 1
+LATER = {
+    "protocol": None,
+    "newlines": "rows",
+}  # what jobs did not say at first, and what it was then
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Job:
 
     fingerprint is the bare model's, with the weights of a compressor that was saved with it; examples is
     that of the questions; method is as people write it, keep None where its arguments say it; compressor
-    is its repr; untrained says that it has weights and nobody trained them.
+    is its repr; untrained says that it has weights and nobody trained them; protocol is whose it is asked
+    with, None the checkpoint's own; positions and newlines are as `compress` takes them.
     """
 
     model: str
@@ -38,11 +43,14 @@ class Job:
     batch_size: int = 32
     max_new_tokens: int = 8
     untrained: bool = False
+    protocol: str | None = None
+    newlines: str = "rows"
 
     @property
     def name(self) -> str:
         """The file's name: readable, and different for different jobs."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        told = {k: v for k, v in asdict(self).items() if LATER.get(k, "none such") != v}
+        digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
         keep = [] if self.keep is None else [str(self.keep)]
         words = (self.task, self.model, self.method, *keep, digest[:8])
         return "-".join(re.sub(r"[^\w.]+", "_", word).strip("_") for word in words)
@@ -54,7 +62,7 @@ def finished(folder: Path, job: Job) -> dict[str, Any] | None:
         document = json.loads((folder / f"{job.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    same = document.get("format") == FORMAT and document.get("job") == asdict(job)
+    same = document.get("format") == FORMAT and {**LATER, **document.get("job", {})} == asdict(job)
     return document if same else None
 
 

@@ -78,7 +78,7 @@ def run(
     context = (
         contextlib.nullcontext()
         if method is None
-        else attach.compressed(model, method, job.positions)
+        else attach.compressed(model, method, job.positions, job.newlines)
     )
     with context:
         watched = probes(model, processor, [(e.images, e.question) for e in examples[:WATCHED]])

@@ -20,6 +20,9 @@ versions   which transformers this is
 connectors what stands between tower and language model, taken apart
 traits     what differs between model families, found by attribute
 saving     what a checkpoint says of its compressor
+reading    the one place that reads models, processors and configs, and runs no code of theirs
+files      the files of a saved model, and what is broken in them
+whole      whether what was read is a whole model
 trace      what became of each image, to look at
 cost       what a prefill costs, part by part
 """

@@ -5,43 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import transformers
 from torch import nn
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedConfig,
 )
 
+from foveate.hosts import reading
+from foveate.hosts.protocol import CHAT, squared
+
 IMAGE, PAD = "<image>", "<pad>"
-SYSTEM = (
-    "A chat between a curious human and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the human's questions."
-)
-# Vicuna's conversation: turns apart by a space, every answer closed by the end token.
-CHAT = (
-    "{{ bos_token }}"
-    "{% if messages[0]['role'] != 'system' %}"
-    + SYSTEM
-    + "{% elif messages[0]['content'] is string %}"
-    "{{ messages[0]['content'] }}{% else %}"
-    "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}{% endif %}"
-    "{% for message in messages if message['role'] != 'system' %}"
-    "{{ ' ASSISTANT: ' if message['role'] == 'assistant' else ' USER: ' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{{ '<image>\\n' if part['type'] == 'image' else part['text'] }}"
-    "{% endfor %}{% endif %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ ' ASSISTANT:' }}{% endif %}"
-)
 
 
 def assemble(
@@ -56,7 +31,7 @@ def assemble(
     """
     seen = vision_config(vision)
     tower = vision_tower(vision, **kwargs)
-    speaker = AutoModelForCausalLM.from_pretrained(language, **kwargs)
+    speaker = reading.language_model(language, **kwargs)
     processor = processor_of(vision, language, seen)
     tokenizer = processor.tokenizer
     if len(tokenizer) > speaker.get_input_embeddings().num_embeddings:
@@ -72,13 +47,13 @@ def assemble(
 
 def vision_config(vision: str) -> PreTrainedConfig:
     """The config of a tower, also of one that was saved with a text encoder beside it."""
-    seen = AutoConfig.from_pretrained(vision)
+    seen = reading.config(vision)
     return getattr(seen, "vision_config", seen)
 
 
 def vision_tower(vision: str, **kwargs: Any) -> nn.Module:
     """A tower, without the text encoder that it was saved with."""
-    return AutoModel.from_pretrained(vision, config=vision_config(vision), **kwargs)
+    return reading.tower(vision, config=vision_config(vision), **kwargs)
 
 
 def skeleton(
@@ -113,7 +88,7 @@ def renew_projector(
 
 def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaProcessor:
     """The tower's image processor and the language model's tokenizer, with an image and a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(language)
+    tokenizer = reading.tokenizer(language)
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [IMAGE]}, replace_extra_special_tokens=False
     )
@@ -121,7 +96,7 @@ def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaPro
         tokenizer.add_special_tokens({"pad_token": PAD})
     has_class = "clip" in seen.model_type
     return LlavaProcessor(
-        image_processor=AutoImageProcessor.from_pretrained(vision),
+        image_processor=reading.image_processor(vision),
         tokenizer=tokenizer,
         patch_size=seen.patch_size,
         vision_feature_select_strategy="default" if has_class else "full",
@@ -134,15 +109,9 @@ def processor_of(vision: str, language: str, seen: PreTrainedConfig) -> LlavaPro
 def pad_to_square(processor: Any) -> None:
     """Let a processor pad images to squares of their mean colour, also once it is saved.
 
-    So a model is asked with what it was tuned with. CLIP's image processor, which cannot, becomes
-    LLaVA's with the same settings. Raises ValueError for others that cannot.
+    So a model is asked with what it was tuned with. Raises ValueError for those that cannot.
     """
-    images = processor.image_processor
-    name = type(images).__name__
-    if not hasattr(images, "pad_to_square") and "CLIP" in name:
-        settings = {k: v for k, v in images.to_dict().items() if k != "image_processor_type"}
-        images = getattr(transformers, name.replace("CLIP", "Llava"))(**settings)
-        processor.image_processor = images
-    if not hasattr(images, "pad_to_square"):
-        raise ValueError(f"square=True: {name} cannot pad images to a square")
-    images.do_pad = True
+    try:
+        processor.image_processor = squared(processor.image_processor)
+    except ValueError as error:
+        raise ValueError(f"square=True: {error}") from error

@@ -13,11 +13,11 @@ from torch import nn
 
 from foveate.compressor import Compressor, Tower
 from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
+from foveate.hosts.saving import NEWLINES, POSITIONS
 from foveate.hosts.trace import Trace
-from foveate.ops import real
+from foveate.ops import choice, real
 
 Model = TypeVar("Model", bound=nn.Module)
-POSITIONS = ("original", "renumbered")
 
 
 @dataclass(eq=False)
@@ -25,6 +25,7 @@ class Attachment:
     """What hangs on a compressed base model beside its compressor."""
 
     positions: str
+    newlines: str
     selected: dict[str, Any]  # what of the tower the features are, as the config said
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)
@@ -49,17 +50,19 @@ class Attachment:
         return method.at(self.step / self.max_steps).parts()
 
 
-def compress(model: Model, method: Compressor, positions: str = "original") -> Model:
+def compress(
+    model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
+) -> Model:
     """`foveate.compress`, of a compressor that is made: attach it, in place."""
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
-    if positions not in POSITIONS:
-        raise ValueError(f"positions={positions!r}: want one of {', '.join(POSITIONS)}")
+    choice("positions", positions, POSITIONS)
+    choice("newlines", newlines, NEWLINES)
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
     versions.check_family(base.config.model_type)
     glanced = checks.check(base, method)
-    attachment = Attachment(positions, selected=traits.selection(base))
+    attachment = Attachment(positions, newlines, selected=traits.selection(base))
     if is_compressed(model):
         before = base.visual_attachment
         attachment.traces, attachment.step = before.traces, before.step
@@ -75,7 +78,7 @@ def compress(model: Model, method: Compressor, positions: str = "original") -> M
     for parameter in attachment.frozen:
         parameter.requires_grad_(False)
     attachment.handles = hooks.register(whole, base, attachment)
-    whole.config.visual_compression = saving.describe(method, positions)
+    whole.config.visual_compression = saving.describe(method, positions, newlines)
     return model
 
 
@@ -136,12 +139,15 @@ def restore(model: Model) -> Model:
 
 
 @contextmanager
-def compressed(model: Model, method: Compressor, positions: str = "original") -> Iterator[Model]:
+def compressed(
+    model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
+) -> Iterator[Model]:
     """`foveate.compressed`, of a compressor that is made."""
     base, outer = traits.base_of(model), None
     if is_compressed(model):
-        outer = base.visual_compressor, base.visual_attachment.positions
-    compress(model, method, positions)
+        before = base.visual_attachment
+        outer = base.visual_compressor, before.positions, before.newlines
+    compress(model, method, positions, newlines)
     try:
         yield model
     finally:

@@ -51,7 +51,7 @@ def prefill(
     seen.tokens = tokens
     seen = seen.repeated(copies)
     _repeat(flow, seen, copies)
-    place(base, kwargs, flow, seen)
+    place(base, kwargs, flow, seen, closed=flow.closed or not parts)
     for modality, output in outputs.items():
         mine = torch.arange(len(flow.prompt), device=flow.prompt.device) % flow.images
         mine = (mine < seen.images) == (modality == "image")
@@ -158,8 +158,10 @@ def counted_positions(base: nn.Module, kwargs: dict[str, Any], real: Tensor) -> 
     return position
 
 
-def place(base: nn.Module, kwargs: dict[str, Any], flow: Flow, seen: rows.Rows) -> None:
-    """Say where the kept tokens stand, and drop the columns of the others."""
+def place(
+    base: nn.Module, kwargs: dict[str, Any], flow: Flow, seen: rows.Rows, closed: bool
+) -> None:
+    """Say where the kept tokens stand, and drop the columns of the others. closed: newlines may stay."""
     ids, tokens, column = kwargs["input_ids"], flow.tokens, seen.column
     B, S = ids.shape
     counted = counted_positions(base, kwargs, flow.real)
@@ -175,7 +177,7 @@ def place(base: nn.Module, kwargs: dict[str, Any], flow: Flow, seen: rows.Rows) 
     keep = ~traits.is_visual(base, ids)
     keep[row.expand_as(flow.place)[tokens.valid], flow.place[tokens.valid]] = True
     if (newlines := flow.newlines) is not None:
-        alive = newlines.alive(tokens)
+        alive = newlines.alive(tokens) & closed
         newlines.column = newlines.column.masked_fill(~alive, -1)
         keep[row.expand_as(alive)[alive], newlines.column[alive]] = True
     cache = ready_cache(base, kwargs)

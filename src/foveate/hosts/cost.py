@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageTextToText, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from foveate.compressor import Compressor, Tower
-from foveate.hosts import traits
+from foveate.hosts import reading, traits
 
 # What stands between a tower's width and the language model's, by the names families give it.
 CONNECTORS = {"multi_modal_projector", "connector", "merger", "deepstack_merger_list"}
@@ -95,7 +95,7 @@ def connects(part: Compressor) -> bool:
 def skeleton(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> nn.Module:
     """The model of a config without its weights: enough to count, whatever its size."""
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        return reading.untrained(config, dtype=dtype)
 
 
 def watch(model: nn.Module, text: int, call: Callable[[], Any]) -> Load:

@@ -113,6 +113,7 @@ class Flow:
     tail: Tensor | None = None  # (B, columns behind the prompt) which of them are real
     gapped: bool = False
     renumber: bool = False
+    closed: bool = True  # whether newlines stay where a compressor acts, with rows that are left
     cut: Cut | None = None
     memory: Memory | None = None
 

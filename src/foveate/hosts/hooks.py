@@ -116,6 +116,7 @@ class BaseBefore:
         calls.check(base, kwargs, flow, first)
         flow.decoder = traits.decoder_of(base)
         flow.renumber = self.attachment.positions == "renumbered"
+        flow.closed = self.attachment.newlines == "rows"
         flow.training, flow.step = base.training, self.attachment.step
         flow.traced = bool(self.attachment.traces)
         if first:
@@ -129,7 +130,8 @@ class BaseBefore:
             for part in parts:
                 if not acts_before(part):
                     flow.inside.setdefault(part.site.layer, []).append(part)
-            before.prefill(base, kwargs, [p for p in parts if acts_before(p)], flow, outputs)
+            early = [part for part in parts if acts_before(part)]
+            before.prefill(base, kwargs, early, flow, outputs)
         return (), kwargs
 
     def _features(self, base: nn.Module, kwargs: dict, flow: Flow) -> dict[str, Any]:

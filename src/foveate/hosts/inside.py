@@ -40,8 +40,8 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
     for part in flow.inside[layer]:
         tokens = apply(part, tokens, _known(flow, layer, came, tokens, place), flow)
     flow.penalty = flow.penalty + tokens.penalty
-    row = flow.prompt[:, None]
-    if bool((tokens.counts == came.counts).all()):
+    row, gone = flow.prompt[:, None], _newlines_leaving(flow, layer, came, tokens)
+    if bool((tokens.counts == came.counts).all()) and not (gone is not None and bool(gone.any())):
         return hidden if tokens.x is came.x else _put(hidden, row, place, tokens)
 
     # A new token stands where the token that carried its first patch stood.
@@ -50,9 +50,8 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
     keep = real.clone()
     keep[row.expand_as(place)[came.valid], place[came.valid]] = False
     keep[row.expand_as(stands)[tokens.valid], stands[tokens.valid]] = True
-    if (newlines := flow.newlines) is not None:
-        gone = newlines.alive(came) & ~newlines.alive(tokens)
-        column = newlines.column.clamp(min=0)
+    if gone is not None:
+        column = flow.newlines.column.clamp(min=0)
         column = column if before is None else before.back[row, column]
         keep[row.expand_as(gone)[gone], column[gone]] = False
     cut = Cut.keeping(keep, pad_right=bool((~real[:, -1]).any()))
@@ -63,6 +62,17 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
         # Without the views: the cache need not keep masks of the prompt alive.
         flow.memory.stages[layer] = replace(flow.stages[layer], views={})
     return _put(cut.take(hidden), row, stands, tokens)
+
+
+def _newlines_leaving(
+    flow: Flow, layer: int, came: VisualTokens, left: VisualTokens
+) -> Tensor | None:
+    """(I, Q) which newlines leave here, all at the first layer if none may stay; None without any."""
+    if (newlines := flow.newlines) is None:
+        return None
+    if flow.closed:
+        return newlines.alive(came) & ~newlines.alive(left)
+    return newlines.alive(came) & (layer == min(flow.inside))
 
 
 def _arriving(flow: Flow, layer: int, hidden: Tensor) -> tuple[VisualTokens, Tensor]:

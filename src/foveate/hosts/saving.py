@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+import inspect
 from typing import Any
 
-from safetensors import safe_open
-from torch import nn
-from transformers import AutoModelForImageTextToText
-from transformers.utils import cached_file
+import torch
+from torch import Tensor, nn
 
 from foveate.compressor import Chain, Compressor, Stages
+from foveate.hosts import reading, whole
+from foveate.hosts.files import Unreadable, few, headers, opened, short
 
 VERSION = 1
-PREFIX = "model.visual_compressor."
+POSITIONS = ("original", "renumbered")
+NEWLINES = ("rows", "none")
+DEEPEST = 8  # compressors in compressors
+KINDS = {dict: "an object", list: "a list", int: "a whole number", str: "a name"}
 
 
-def describe(method: Compressor, positions: str) -> dict[str, Any]:
+def describe(method: Compressor, positions: str, newlines: str = "rows") -> dict[str, Any]:
     """What config.visual_compression holds: enough to build the compressor again."""
-    return {"version": VERSION, "positions": positions, **_node(method)}
+    dropped = {} if newlines == "rows" else {"newlines": newlines}
+    return {"version": VERSION, "positions": positions, **dropped, **_node(method)}
 
 
 def _node(method: Compressor) -> dict[str, Any]:
@@ -36,49 +39,103 @@ def _node(method: Compressor) -> dict[str, Any]:
     return node
 
 
-def rebuild(node: dict[str, Any], known: dict[str, type[Compressor]]) -> Compressor:
+def settings(node: dict[str, Any]) -> dict[str, str]:
+    """How `compress` was told to treat a compressor that `describe` described."""
+    return {name: node[name] for name in ("positions", "newlines") if name in node}
+
+
+def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression") -> Compressor:
     """The compressor that `describe` described. known: compressor classes by name.
 
-    Raises ValueError for a newer version and for compressors that are not known.
+    Raises ValueError, with the key, for a newer version, compressors that are not known, and whatever
+    `describe` never writes.
     """
-    if node.get("version", VERSION) > VERSION:
-        raise ValueError(
-            f"visual_compression version {node['version']}: this foveate reads up to {VERSION}"
-        )
+    want(node, dict, where)
+    version = want(node.get("version", VERSION), int, f"{where}.version")
+    if not 1 <= version <= VERSION:
+        raise Unreadable(f"{where}.version is {short(version)}: this foveate reads up to {VERSION}")
+    for key, allowed in (("positions", POSITIONS), ("newlines", NEWLINES)):
+        if (found := node.get(key, allowed[0])) not in allowed:
+            raise Unreadable(f"{where}.{key} is {short(found)}: want {' or '.join(allowed)}")
+    if where.count("[") > DEEPEST:
+        raise Unreadable(f"{where} is nested too deep")
     if "links" in node:
-        return Chain(*(rebuild(link, known) for link in node["links"]))
+        return _made(where, Chain, *_inner(node, "links", known, where))
+    given = want(node.get("arguments"), dict, f"{where}.arguments")
     if "stages" in node:
-        stages = [rebuild(stage, known) for stage in node["stages"]]
-        return Stages(*zip(node["arguments"]["until"], stages, strict=True))
-    if node["compressor"] not in known:
-        raise ValueError(
-            f"the checkpoint's compressor {node['compressor']!r} is not one of {', '.join(sorted(known))}: "
-            "build it yourself and pass it as method="
+        until = want(given.get("until"), list, f"{where}.arguments.until")
+        stages = _inner(node, "stages", known, where)
+        if len(until) != len(stages):
+            raise Unreadable(f"{where} has {len(stages)} stages and {len(until)} ends of them")
+        return _made(where, Stages, *zip(until, stages, strict=True))
+    name = want(node.get("compressor"), str, f"{where}.compressor")
+    if name not in known:
+        raise Unreadable(
+            f"{where}: the checkpoint's compressor {short(name)} is not one of "
+            f"{', '.join(sorted(known))}: build it yourself and pass it as method="
         )
-    return known[node["compressor"]](**node["arguments"])
+    make, takes = known[name], inspect.signature(known[name]).parameters
+    if wrong := [argument for argument in given if argument not in takes]:
+        raise Unreadable(
+            f"{where}: the checkpoint's {name} has {wrong[0]:.40}={short(given[wrong[0]])}, this "
+            f"foveate's takes {', '.join(takes)}: it was saved by another version, where it was another "
+            "compressor"
+        )
+    return _made(f"{where}.arguments", make, **given)
+
+
+def _inner(node: dict[str, Any], key: str, known: dict[str, Any], where: str) -> list[Compressor]:
+    """The compressors that this one is made of."""
+    some = want(node[key], list, f"{where}.{key}")
+    return [rebuild(one, known, f"{where}.{key}[{n}]") for n, one in enumerate(some)]
+
+
+def want(value: Any, kind: type, where: str) -> Any:
+    """The value. Raises Unreadable unless it is of this kind."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        found = "not there" if value is None else short(value)
+        raise Unreadable(f"{where} is {found}: want {KINDS[kind]}")
+    return value
+
+
+def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
+    """A compressor. Raises Unreadable for arguments that it does not take."""
+    try:
+        return make(*args, **given)
+    except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
+        why = " ".join(str(error).split())
+        raise Unreadable(f"{where} cannot be: {why[:200]}") from error
 
 
 def from_pretrained(
-    path: str, known: dict[str, type[Compressor]], method: Compressor | None, **kwargs: Any
-):
-    """The bare model, its compressor with weights, and how positions go; see foveate.from_pretrained."""
-    if kwargs.get("output_loading_info"):
-        raise ValueError(
-            "output_loading_info is not supported: load the bare model with transformers"
-        )
-    model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
-    node = getattr(model.config, "visual_compression", None)
+    path: str, known: dict[str, Any], method: Compressor | None, **kwargs: Any
+) -> tuple[nn.Module, Compressor, str, str]:
+    """The bare model, its compressor with weights, and how positions and newlines go; see `compress`."""
+    where = f"{path}/config.json: visual_compression"
+    hub = {name: kwargs[name] for name in reading.HUB if name in kwargs}
+    node = said(reading.config(path, **hub))
     if node is None and method is None:
         raise ValueError(
             f"{path}: config.json has no visual_compression; load it with transformers"
         )
-    method = method if method is not None else rebuild(node, known)
-    _load(
+    if method is None:
+        with torch.device("meta"):  # nothing is built larger than its weights are
+            _state(rebuild(node, known, where), path, kwargs)
+        method = rebuild(node, known, where)
+    model = reading.model(path, **kwargs)
+    _load(method, path, kwargs)
+    node = node or {}
+    return (
+        model,
         method,
-        path,
-        {k: v for k, v in kwargs.items() if k in ("revision", "cache_dir", "token", "subfolder")},
+        node.get("positions", POSITIONS[0]),
+        node.get("newlines", NEWLINES[0]),
     )
-    return model, method, (node or {}).get("positions", "original")
+
+
+def said(config: Any) -> Any:
+    """What a config says of a compressor; None where it says nothing."""
+    return getattr(config, "visual_compression", None)
 
 
 def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
@@ -88,58 +145,51 @@ def load(path: str, method: Compressor, **kwargs: Any) -> nn.Module:
     any compressor; a method without weights leaves the checkpoint's behind. Raises ValueError where it
     has others, by name or by shape.
     """
-    model = AutoModelForImageTextToText.from_pretrained(path, **kwargs)
-    if getattr(model.config, "visual_compression", None) is not None:
+    model = reading.model(path, **kwargs)
+    if said(model.config) is not None:
         _load(method, path, {}, fresh=True)
     return model
 
 
 def has_weights(path: str) -> bool:
     """Whether a checkpoint holds weights of a compressor."""
-    return any(key.startswith(PREFIX) for file in _files(path, {}) for key in _keys(file))
+    return any(key.startswith(whole.COMPRESSOR) for key in headers(reading.weights(path)))
 
 
-def _keys(file: Path) -> list[str]:
-    with safe_open(file, "pt") as stored:
-        return list(stored.keys())
-
-
-def _load(method: nn.Module, path: str, hub: dict[str, Any], fresh: bool = False) -> None:
+def _load(method: nn.Module, path: str, kwargs: dict[str, Any], fresh: bool = False) -> None:
     """Fill in the compressor's weights from the checkpoint's safetensors files.
 
     fresh: they may also all be missing.
     """
+    if state := _state(method, path, kwargs, fresh):
+        method.load_state_dict(state)
+
+
+def _state(
+    method: nn.Module, path: str, kwargs: dict[str, Any], fresh: bool = False
+) -> dict[str, Tensor]:
+    """The compressor's weights in a checkpoint. Raises ValueError where it has others, or none."""
     wanted = {name: tuple(value.shape) for name, value in method.state_dict().items()}
     if not wanted:
-        return
-    state = {}
-    for file in _files(path, hub):
-        with safe_open(file, "pt") as stored:
+        return {}
+    prefix, state = whole.COMPRESSOR, {}
+    for file in reading.weights(path, **kwargs):
+        with opened(file) as stored:
             for key in stored.keys():  # noqa: SIM118 - no dict
-                if key.startswith(PREFIX):
-                    state[key.removeprefix(PREFIX)] = stored.get_tensor(key)
+                if key.startswith(prefix):
+                    state[key.removeprefix(prefix)] = stored.get_tensor(key)
     if fresh and not state:
-        return
+        return {}
     if missing := sorted(wanted.keys() - state.keys()):
-        raise ValueError(f"{path} lacks weights of the compressor: {', '.join(missing[:3])} …")
+        raise Unreadable(
+            f"{path} lacks weights of the compressor, {len(missing)} of {len(wanted)}: {few(missing)}"
+        )
     if other := sorted(state.keys() - wanted.keys()):
-        raise ValueError(f"{path} has weights of another compressor: {', '.join(other[:3])} …")
+        raise Unreadable(f"{path} has weights of another compressor: {few(other)}")
     for name, shape in wanted.items():
         if tuple(state[name].shape) != shape:
-            raise ValueError(
+            raise Unreadable(
                 f"{path} has {name} {tuple(state[name].shape)}, the compressor wants {shape}"
             )
-    method.load_state_dict(state)
-
-
-def _files(path: str, hub: dict[str, Any]) -> list[Path]:
-    if Path(path).is_dir():
-        return sorted((Path(path) / hub.get("subfolder", "")).glob("*.safetensors"))
-    single = cached_file(
-        path, "model.safetensors", _raise_exceptions_for_missing_entries=False, **hub
-    )
-    if single is not None:
-        return [Path(single)]
-    index = Path(cached_file(path, "model.safetensors.index.json", **hub))
-    names = set(json.loads(index.read_text())["weight_map"].values())
-    return [Path(cached_file(path, name, **hub)) for name in sorted(names)]
+        whole.check_finite(path, f"{prefix}{name}", state[name])
+    return state

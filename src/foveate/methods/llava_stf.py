@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate import warm
 from foveate.compressor import Compressor, Context, Site, Tower
-from foveate.ops import Keep, nearest, stride_of, whole, windows
+from foveate.ops import Keep, stride_of, whole, windowed
 from foveate.spec import spoken
 from foveate.tokens import VisualTokens
 
@@ -119,19 +119,8 @@ class SpatialFusion(Compressor):
 
     def joined(self, tokens: VisualTokens, grid: Tensor) -> tuple[VisualTokens, Tensor]:
         """Windows as tokens, and all cells of each side by side: (B, M, D), (B, M, D·window²)."""
-        patch = tokens.anchor.clamp(max=grid.shape[1] - 1)
-        cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
-        fused = tokens.merge(*windows(cell, self.window, tokens.valid))
-        M, cells = fused.x.shape[1], self.window**2
-        row, column = (cell[..., 1:] % self.window).unbind(-1)
-        place = fused.owner.gather(1, patch) * cells + row * self.window + column
-        place = place.masked_fill(~tokens.valid, M * cells)  # behind the last window
-        token = torch.arange(patch.shape[1], device=patch.device).expand_as(patch)
-        there = token.new_full((len(patch), M * cells + 1), -1).scatter(1, place, token)
-        there = there[:, :-1].unflatten(1, (M, cells))
-        source = there.gather(2, nearest(there >= 0, self.window)).clamp(min=0).flatten(1)
-        x = tokens.x.gather(1, source[..., None].expand(-1, -1, tokens.x.shape[-1]))
-        return fused, rearrange(x, "b (m cell) c -> b m (c cell)", cell=cells)
+        fused, cells = windowed(tokens, grid, self.window)
+        return fused, rearrange(cells, "b m cell c -> b m (c cell)")
 
     def warm_start(self, projector: nn.Module) -> None:
         """Begin as average pooling behind the projector, exactly so in full windows.

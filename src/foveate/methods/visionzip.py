@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from foveate.compressor import Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, cosine, real, top
+from foveate.ops import Keep, budget, check_keep, choice, cosine, real, top
 from foveate.tokens import VisualTokens
+from foveate.views import apart, tiles, together
 
 
 class VisionZip(Compressor):
@@ -19,29 +20,48 @@ class VisionZip(Compressor):
     tokens is a target, each other one joins the target with the most similar key, and the target
     becomes itself plus the mean of those that joined it. ValueError unless 0 <= contextual < 1.
     It stands before the projector, or with `projected` behind it, for models whose projector does not
-    take tokens one by one.
+    take tokens one by one. With `per_view`, keep is of every view of an image, tile or frame, and each is
+    compressed by itself; else of the image, and all its views compete.
 
-    Differs from the paper: the class token is not passed on, so the dominant share is patches only;
-    tokens stand in the order of their first patch and keep their positions instead of being renumbered.
+    Of the authors' layout, compress(…, positions="renumbered") has the positions, and per_view with
+    newlines="none" the budget on LLaVA-NeXT; contextual=0 is FasterVLM. Not to be had: the class token, which
+    they pass on first and count, so one patch more stands here; and the merged tokens behind all others: here
+    tokens stand in the order of their first patch.
     """
 
     needs = frozenset({"cls_attention", "keys"})
     selects = True
     behind = "VisionZip(projected=True)"
 
-    def __init__(self, keep: Keep = 64, contextual: float = 10 / 64, projected: bool = False):
+    def __init__(
+        self,
+        keep: Keep = 64,
+        contextual: float = 10 / 64,
+        projected: bool = False,
+        per_view: bool = False,
+    ):
         super().__init__()
         self.contextual = real(contextual)
         if self.contextual is None or not 0 <= self.contextual < 1:
             raise ValueError(f"contextual={contextual!r}: want a share of the budget in [0, 1)")
         self.keep, self.projected = check_keep(keep), projected
+        self.per_view = choice("per_view", per_view, (True, False))
+        self.needs = type(self).needs | frozenset({"grid"} if per_view else ())
         self.site = language(0) if projected else Site(Tower.features)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Dominant and contextual tokens. tokens.x (B, N, D)."""
+        attention, keys = context.cls_attention, context.keys
+        if not self.per_view:
+            return self._zipped(tokens, attention, keys)
+        rows, fields = apart(tokens, tiles(context.grid), attention, keys)
+        return together(self._zipped(rows, *fields), len(tokens.x))
+
+    def _zipped(self, tokens: VisualTokens, attention: Tensor, keys: Tensor) -> VisualTokens:
+        """Each row by itself. attention (B, N), keys (B, N, d)."""
         n = budget(self.keep, tokens.counts[:, None])
         merged = (n * self.contextual + 0.5).floor().long().minimum(n - 1)
-        dominant = top(context.cls_attention, n - merged, tokens.valid)
+        dominant = top(attention, n - merged, tokens.valid)
         # A row whose budget has no contextual share drops the rest; in the others nothing moves yet.
         tokens = tokens.where(dominant | (merged > 0))
         N = tokens.x.shape[1]
@@ -49,7 +69,7 @@ class VisionZip(Compressor):
         rest = tokens.valid & ~dominant
         target = _every_few(rest, merged)
 
-        keys = context.keys[:, :N]
+        keys = keys[:, :N]
         nearest = cosine(keys, keys).masked_fill(~target[:, None], -torch.inf).argmax(-1)
         joins = rest & ~target
         into = torch.where(joins, nearest, torch.arange(N, device=rest.device))
@@ -57,7 +77,8 @@ class VisionZip(Compressor):
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
-        return {"keep": self.keep, "contextual": self.contextual, "projected": self.projected}
+        names = ("keep", "contextual", "projected", "per_view")
+        return {name: getattr(self, name) for name in names}
 
 
 def _every_few(rest: Tensor, n: Tensor) -> Tensor:

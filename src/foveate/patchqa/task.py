@@ -62,7 +62,12 @@ class PatchQA:
         return Scene(pictures, questions, self._key(index))
 
     def examples(self, n: int) -> list[Example]:
-        """n questions about n scenes, every kind as often as every other, always the same."""
+        """n questions about n scenes, every kind as often as every other, always the same.
+
+        Raises ValueError, before any is made, for more than a tenth of the scenes: not all have all kinds.
+        """
+        if n > (most := len(self) // 10):
+            raise ValueError(f"n={n}: the {self.split} split has {most:,} questions")
         found: list[Example] = []
         index = 0
         while len(found) < n:

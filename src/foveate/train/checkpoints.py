@@ -20,6 +20,7 @@ FREE = frozenset(
         "tensorboard",
         "check",
         "images",
+        "outside",
         "micro_batch",
         "validation",
         "evaluate_every",

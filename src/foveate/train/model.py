@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoProcessor
 
 from foveate.compressor import Compressor
-from foveate.hosts import assemble, saving
+from foveate.hosts import assemble, reading, saving
 from foveate.hosts.attach import compress
 from foveate.methods import METHODS
 from foveate.sizes import sized
@@ -36,12 +35,12 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
         method = build(recipe, model.config)
     else:
         path = str(place or recipe.model)
-        config = AutoConfig.from_pretrained(path)
+        config = reading.config(path)
         method = build(recipe, config)
         model = saving.load(
             path, method, dtype=getattr(torch, recipe.dtype), attn_implementation=recipe.attention
         )
-        processor = AutoProcessor.from_pretrained(path)
+        processor = reading.processor(path)
     if recipe.square:
         assemble.pad_to_square(processor)
     return compress(model, method, recipe.positions), processor

@@ -8,9 +8,8 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from transformers import AutoModelForImageTextToText
 
-from foveate.hosts import attach, traits
+from foveate.hosts import attach, reading, traits
 from foveate.train.recipe import Lora
 
 PARTS = ("vision", "projector", "language", "compressor", "lora")
@@ -112,7 +111,7 @@ def shrink(model: nn.Module, share: float, names: Iterable[str]) -> None:
     Shrink and perturb, Ash and Adams 2020, arXiv:1910.08475. Compressors are left alone: they are fresh.
     """
     bare = traits.unwrapped(model)
-    fresh = dict(AutoModelForImageTextToText.from_config(bare.config).named_parameters())
+    fresh = dict(reading.untrained(bare.config).named_parameters())
     held = dict(model.named_parameters())
     for name in dict.fromkeys(names):
         if name in fresh:

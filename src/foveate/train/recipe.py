@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from foveate.compressor import Compressor
+from foveate.ops import LARGEST
 
 # Those of transformers that need no settings of their own.
 SCHEDULERS = (
@@ -26,6 +28,7 @@ CHOICES = {
     "positions": ("original", "renumbered"),
     "scheduler": SCHEDULERS,
 }
+SEEDS = 2**32 - 1  # the largest that all of Python, NumPy and torch take
 COUNTS = (
     "batch",
     "micro_batch",
@@ -56,6 +59,9 @@ class Recipe:
     vision       a vision tower to build a new LLaVA with; None loads `model` whole
     data         a LLaVA-format JSON or JSONL file, or the name of a task such as 'patchqa'
     images       the folder that image paths start from
+    outside      records may name pictures outside of that folder, by paths or by links that lead there
+    skip         records that cannot be trained on are left out, and listed in training.json; a run that goes
+                 on leaves out the same ones
     validation   a file of the same form, whose loss is measured every `evaluate_every` steps
     method       a name of METHODS, or a compressor of your own
     arguments    the method's; sizes it asks for (width, layers …) are filled in from the model
@@ -91,6 +97,8 @@ class Recipe:
     trains: Mapping[str, float]
     vision: str | None = None
     images: str = "."
+    outside: bool = False
+    skip: bool = False
     validation: str | None = None
     method: str | Compressor = "identity"
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -138,10 +146,18 @@ class Recipe:
                 raise ValueError(f"{name}={given!r}: want a whole number")
             if given is not None and given < least:
                 raise ValueError(f"{name}={given}: want at least {least}")
+            if given is not None and given > LARGEST:
+                raise ValueError(f"{name}={given}: want at most {LARGEST}")
+        if (
+            isinstance(self.seed, bool)
+            or not isinstance(self.seed, int)
+            or not 0 <= self.seed <= SEEDS
+        ):
+            raise ValueError(f"seed={self.seed!r}: want a whole number from 0 to {SEEDS}")
         for name in ("weight_decay", "clip"):
-            if not (given := getattr(self, name)) >= 0:
-                raise ValueError(f"{name}={given}: want at least 0")
-        if not self.epochs > 0:
+            if not 0 <= (given := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name}={given}: want a number of at least 0")
+        if not 0 < self.epochs < math.inf:
             raise ValueError(f"epochs={self.epochs}: want more than 0")
         if not 0 < self.shrink <= 1:
             raise ValueError(f"shrink={self.shrink}: want a share in (0, 1]")
@@ -161,7 +177,7 @@ class Recipe:
     def _check_learning(self) -> None:
         if not self.trains:
             raise ValueError("trains nothing: want parts and their learning rates")
-        if bad := [k for k, rate in self.trains.items() if not rate > 0]:
+        if bad := [k for k, rate in self.trains.items() if not _is_rate(rate)]:
             raise ValueError(f"trains {bad[0]} at {self.trains[bad[0]]}: want a learning rate > 0")
         if self.lora is None and "lora" in self.trains:
             raise ValueError("trains lora, but lora=None: say its rank, or leave it out")
@@ -201,3 +217,8 @@ class Recipe:
             "method": repr(self.method) if own else self.method,
             "arguments": dict(self.arguments),
         }
+
+
+def _is_rate(given: Any) -> bool:
+    """Whether something can be a learning rate: a finite number above 0."""
+    return isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < math.inf

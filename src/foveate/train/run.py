@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,18 @@ from foveate.compressor import Compressor
 from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
 from foveate.provenance import dumps, record, write
-from foveate.train import checkpoints
+from foveate.train import checkpoints, left_out, sets
 from foveate.train.curve import curve
-from foveate.train.data import Collator, Problem, Records, by_question, check, listed
+from foveate.train.data import Collator, by_question
 from foveate.train.data.questions import several
 from foveate.train.model import load, refuse_trained
 from foveate.train.parts import adapted, freeze, learning_rates, named, shrink
 from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Recipe
-from foveate.train.trainer import VisualTrainer, arguments, ordered
+from foveate.train.trainer import VisualTrainer, arguments, ordered, warmup
 
 READS = frozenset({"text", "prompt_attention"})  # needs that the user's words answer
 Advance = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
-
-
-class DataError(ValueError):
-    """What is wrong with the data: a line for each problem, and a last one that counts them."""
 
 
 def run(
@@ -61,29 +58,35 @@ def run(
     if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
         return done
     begun = checkpoints.begin(recipe.as_dict(), out, resume)
-    whole = _sets(recipe, data, validation)
+    whole = sets.opened(recipe, data, validation)
     data, validation = map(by_question, whole) if recipe.split else whole
     steps = steps_of(recipe, data)
     settings = _settings(recipe, out, device, validation is not None, steps)
+    gone: left_out.Problems = []
     with settings.main_process_first(local=False):
         if settings.process_index == 0:
             checkpoints.open_folder(recipe.as_dict(), out, begun)
-            if recipe.check:
-                _check(recipe, lambda n: advance(0, steps, f"checked {n:,} records"), *whole)
-            if counts := _counts(whole[0], data):
-                advance(0, steps, "{records:,} records, {rows:,} rows".format(**counts))
+            gone = sets.checked(recipe, out, begun is None, whole, partial(advance, 0, steps))
+    if recipe.skip:
+        whole, gone = _without(whole, gone)
+        data, validation = map(by_question, whole) if recipe.split else whole
+        settings.max_steps = steps = steps_of(recipe, data)
+        settings.warmup_steps = warmup(recipe, steps)
+    if settings.process_index == 0 and (counts := _counts(whole[0], data)):
+        advance(0, steps, "{records:,} records, {rows:,} rows".format(**counts))
     trainer = _trainer(recipe, settings, data, validation, begun, model)
     trainer.add_callback(Watch(advance))
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
-    return _finish(trainer, recipe, out, _counts(whole[0], data))
+    skipped = {"skipped": left_out.told(gone)} if recipe.skip else {}
+    return _finish(trainer, recipe, out, _counts(whole[0], data) | skipped)
 
 
-def _sets(recipe: Recipe, data: Any, validation: Any) -> tuple[Any, Any]:
-    """What to train on and what to evaluate on, conversation by conversation: the recipe's, unless given."""
-    data = Records(recipe.data, recipe.images) if data is None else data
-    if validation is None and recipe.validation is not None:
-        validation = Records(recipe.validation, recipe.images)
-    return data, validation
+def _without(whole: sets.Sets, gone: left_out.Problems) -> tuple[sets.Sets, left_out.Problems]:
+    """The sets without what the main process found, which alone has looked; and what that is."""
+    from accelerate.utils import broadcast_object_list
+
+    (gone,) = broadcast_object_list([gone])
+    return sets.without(whole, gone), gone
 
 
 def _counts(whole: Any, data: Any) -> dict[str, int]:
@@ -131,32 +134,6 @@ def _want_packages(recipe: Recipe) -> None:
     ]:
         if wanted and not any(map(find_spec, packages)):
             raise ImportError(f"{recipe.name} trains with {packages[0]}: pip install {source}")
-
-
-def _check(recipe: Recipe, advance: Callable[[int], None], *sets: Any) -> None:
-    """Raise DataError with a list of all that is wrong with the files; advance hears of records seen."""
-    files, seen = [some for some in sets if isinstance(some, Records)], 0
-
-    def counted(n: int) -> None:
-        nonlocal seen
-        seen += n
-        advance(seen)
-
-    problems = [problem for some in files for problem in check(some, counted)]
-    if not problems and recipe.template == "plain":
-        problems = [problem for some in files for problem in _no_captions(some)]
-    if problems:
-        many = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-        raise DataError(f"{listed(problems)}\n{many} in {' and '.join(str(f.path) for f in files)}")
-
-
-def _no_captions(records: Records) -> Iterator[Problem]:
-    """The records that are no image and its caption."""
-    for one in records:
-        answers = sum(turn.role == "assistant" for turn in one.turns)
-        if answers != 1:
-            what = f"template='plain' wants one caption, not {answers}"
-            yield Problem(one.where, what, "captions")
 
 
 def _trainer(
@@ -221,7 +198,7 @@ def _beginning(model: Any, recipe: Recipe) -> None:
 
 
 def _finish(
-    trainer: VisualTrainer, recipe: Recipe, out: Path, counts: dict[str, int]
+    trainer: VisualTrainer, recipe: Recipe, out: Path, counts: dict[str, Any]
 ) -> dict[str, Any]:
     """Save what was learnt; training.json comes last, so that it stands for all the rest."""
     trainer.model.config.get_text_config().use_cache = True

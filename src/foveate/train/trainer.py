@@ -31,7 +31,7 @@ def arguments(
         gradient_accumulation_steps=recipe.accumulate(world),
         max_steps=steps,
         lr_scheduler_type=recipe.scheduler,
-        warmup_steps=round(recipe.warmup * steps),
+        warmup_steps=warmup(recipe, steps),
         learning_rate=max(recipe.trains.values()),
         weight_decay=recipe.weight_decay,
         max_grad_norm=recipe.clip,
@@ -61,6 +61,11 @@ def arguments(
         use_cpu=not cuda,
         seed=recipe.seed,
     )
+
+
+def warmup(recipe: Recipe, steps: int) -> int:
+    """Steps until the learning rates are whole."""
+    return round(recipe.warmup * steps)
 
 
 def _checkpointing(wanted: bool) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Training data: records from disk, checked, ordered, and made into batches."""
 
-from foveate.train.data.checking import Problem, check, listed
+from foveate.train.data.checking import DataError, Problem, check, listed, refuse
 from foveate.train.data.collate import Collator
 from foveate.train.data.order import Grouped, Shuffled
 from foveate.train.data.questions import by_question
@@ -8,6 +8,7 @@ from foveate.train.data.records import MalformedError, Record, Records, Turn
 
 __all__ = [
     "Collator",
+    "DataError",
     "Grouped",
     "MalformedError",
     "Problem",
@@ -18,4 +19,5 @@ __all__ = [
     "by_question",
     "check",
     "listed",
+    "refuse",
 ]

@@ -7,36 +7,44 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from PIL import Image
 
-from foveate.train.data.pictures import absurd, trouble
-from foveate.train.data.records import Fault, MalformedError, Record
+from foveate.pictures import trouble
+from foveate.train.data.faults import Fault
+from foveate.train.data.records import MalformedError, Record, Records
 
 WINDOW = 512  # records looked at together
 Seen = dict[int, Fault | None]  # by the hash of a path: a set may name millions of them
 
 
 class Problem(NamedTuple):
-    """Where a record stands, what is wrong with it, and what kind of problem that is."""
+    """Where a record stands, what is wrong with it, of what kind that is, and which record, from 0."""
 
     where: str
     what: str
     kind: str
+    record: int = 0
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+class DataError(ValueError):
+    """What is wrong with the data: a line for each problem, and a last one that counts them."""
 
 
 def check(
     records: Sequence[Record],
     advance: Callable[[int], None] | None = None,
     workers: int | None = None,
+    also: Callable[[Record], Fault | None] | None = None,
 ) -> list[Problem]:
     """Read every record and decode every picture, each file once; list what is wrong, in order.
 
-    advance is called with the number of records just looked at; workers are threads.
+    advance is called with the number of records just looked at; workers are threads; also is asked for
+    one more fault of every record that can be read.
     """
     problems: list[Problem] = []
     seen: Seen = {}
@@ -47,7 +55,8 @@ def check(
             named = {hash(s): s for found in looked for s in paths(found)}
             new = {key: s for key, s in named.items() if key not in seen}
             seen.update(zip(new, pool.map(trouble, new.values()), strict=True))
-            problems += [problem for found in looked for problem in judged(found, seen)]
+            for i, found in zip(window, looked, strict=True):
+                problems += judged(i, found, seen, also)
             if advance is not None:
                 advance(len(window))
     return problems
@@ -67,14 +76,20 @@ def paths(found: Record | MalformedError) -> list[Path]:
     return [source for source in images if isinstance(source, Path)]
 
 
-def judged(found: Record | MalformedError, seen: Seen) -> Iterator[Problem]:
+def judged(
+    i: int,
+    found: Record | MalformedError,
+    seen: Seen,
+    also: Callable[[Record], Fault | None] | None,
+) -> Iterator[Problem]:
     """The problems of one record; a picture it names twice is one problem."""
     if isinstance(found, MalformedError):
         faults: Iterable[Fault | None] = found.faults
     else:
-        held = [absurd(source) for source in found.images if isinstance(source, Image.Image)]
-        faults = [*held, *(seen[key] for key in dict.fromkeys(map(hash, paths(found))))]
-    return (Problem(found.where, fault[1], fault[0]) for fault in faults if fault)
+        held = [trouble(source) for source in found.images if isinstance(source, Image.Image)]
+        files = (seen[key] for key in dict.fromkeys(map(hash, paths(found))))
+        faults = [*held, *files, also and also(found)]
+    return (Problem(found.where, fault[1], fault[0], i) for fault in faults if fault)
 
 
 def listed(problems: Sequence[Problem], most: int = 20) -> str:
@@ -84,3 +99,11 @@ def listed(problems: Sequence[Problem], most: int = 20) -> str:
         kinds = ", ".join(f"{kind} {n:,}" for kind, n in rest.most_common())
         lines.append(f"… and {rest.total():,} more: {kinds}")
     return "\n".join(lines)
+
+
+def refuse(found: Sequence[Sequence[Problem]], sets: Sequence[Records], more: str = "") -> NoReturn:
+    """Raise DataError with what is wrong with these sets."""
+    problems = [problem for some in found for problem in some]
+    many = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+    files = " and ".join(str(some.path) for some in sets)
+    raise DataError(f"{listed(problems)}\n{many} in {files}{f' {more}' if more else ''}")

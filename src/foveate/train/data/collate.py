@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
 from foveate.chat import Chat, Said, columns, image_mark, verify
-from foveate.train.data.pictures import picture
+from foveate.pictures import PictureError, read
 from foveate.train.data.plain import Plain
 from foveate.train.data.questions import several
 from foveate.train.data.records import Record
@@ -84,8 +85,16 @@ class Collator:
         return images | self.padded(rows) | self.beside(said)
 
     def said(self, record: Record) -> Said:
-        """The record as text. Raises ValueError where its text has other marks than its images."""
-        said = self.template(record)
+        """The record as text. Raises ValueError where its text has other marks than its images.
+
+        So it does for a system turn that the chat template does not take, or leaves out.
+        """
+        try:
+            said = self.template(record)
+        except TemplateError as error:
+            raise ValueError(
+                f"{record.where}: the chat template refuses the conversation: {error}"
+            ) from error
         mark = image_mark(self.processor)
         if said.text.count(mark) != len(record.images):
             raise ValueError(
@@ -112,11 +121,11 @@ class Collator:
         return {name: value for name, value in out.items() if name in wanted}
 
     def opened(self, record: Record, source: Any) -> Any:
-        """A picture. Raises OSError with the record's place where it cannot be read any more."""
+        """A picture. Raises OSError with the record's place where it cannot be read, or not any more."""
         try:
-            return picture(source)
-        except OSError as error:
-            raise OSError(f"{record.where}: {source}: {error}") from error
+            return read(source)
+        except PictureError as error:
+            raise OSError(f"{record.where}: {error}") from error
 
     def length(self, record: Record, moves: list[dict], offsets: Tensor) -> int:
         """Columns of a row: up to max_length, without what a tokenizer puts behind the last answer."""

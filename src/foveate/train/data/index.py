@@ -6,6 +6,7 @@ import codecs
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from foveate.chat import MARK
+from foveate.train.data.faults import place, why
+from foveate.train.data.shape import STRANGE, shape, strange
 
 CHUNK = 1 << 20  # bytes read at a time
 LITERAL = 16  # what is broken further from the end of a chunk than this is not just cut off there
 SPACES = re.compile(r"[ \t\r\n]*")
 
-Shape = tuple[bool, int, int]  # whether it names an image, how many questions, which has the first
-Entry = tuple[int, int, int, *Shape]  # first byte, bytes, line from 1
+Entry = tuple[int, int, int, Any]  # first byte, bytes, line from 1, and what stands there
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Index:
     images          whether it has images
     questions       how many questions it asks
     imaged          with which of them, from 0, the first image comes
+    unknown         of each key that nothing reads, how many records have it; "conversations.x" of turns
     """
 
     starts: np.ndarray
@@ -40,28 +42,42 @@ class Index:
     images: np.ndarray
     questions: np.ndarray
     imaged: np.ndarray
+    unknown: dict[str, int]
 
 
 def scan(path: Path) -> Index:
     """Find the records of a JSON list, or of a file with one JSON value per line.
 
     A line that is no JSON gets its entry too, so that it can be named with all other problems. A list
-    that breaks off cannot be read any further: ValueError with the line; the same without a record.
+    that breaks off cannot be read any further: ValueError with record and line; the same without a record.
     """
-    columns = [array(kind) for kind in "qqqbii"]
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"{path} is no file: want a JSON list, or one record per line")
+    columns, unknown = [array(kind) for kind in "qqqbii"], Counter()
     with path.open("rb") as file:
-        for entry in elements(Reader(file, path)) if lead(file) == b"[" else rows(file):
-            for column, number in zip(columns, entry, strict=True):
+        found = elements(Reader(file, path)) if lead(file, path) == b"[" else rows(file)
+        for *place, value in found:
+            for column, number in zip(columns, (*place, *shape(value)), strict=True):
                 column.append(number)
+            for key in strange(value):
+                unknown[key if key in unknown or len(unknown) < STRANGE else "…"] += 1
     if not columns[0]:
         raise ValueError(f"{path}: holds no record")
     starts, sizes, lines, images, questions, imaged = map(np.asarray, columns)
-    return Index(starts, sizes, lines, images.astype(bool), questions, imaged)
+    return Index(starts, sizes, lines, images.astype(bool), questions, imaged, dict(unknown))
 
 
-def lead(file: BinaryIO) -> bytes:
-    """The first character that is no space; the file then stands at its beginning, behind UTF-8's mark."""
-    begin = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+def lead(file: BinaryIO, path: Path) -> bytes:
+    """The first character that is no space; the file then stands at its beginning, behind UTF-8's mark.
+
+    Raises ValueError for UTF-16.
+    """
+    mark = file.read(3)
+    if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise ValueError(f"{path} is UTF-16: want UTF-8")
+    begin = len(mark) if mark == codecs.BOM_UTF8 else 0
     file.seek(begin)
     found = b" "
     while found and found in b" \t\r\n":
@@ -70,26 +86,16 @@ def lead(file: BinaryIO) -> bytes:
     return found
 
 
-def shape(value: Any) -> Shape:
-    """Whether a record as it stands in the file names images, and where; it may be broken."""
-    if not isinstance(value, dict):
-        return False, 1, 0
-    turns = value.get("conversations")
-    turns = turns if isinstance(turns, list) else []
-    marked = (n for n, t in enumerate(turns) if isinstance(t, dict) and MARK in str(t.get("value")))
-    return bool(value.get("image")), max(1, len(turns) // 2), next(marked, 0) // 2
-
-
 def rows(file: BinaryIO) -> Iterator[Entry]:
     """The lines that are not blank."""
     start = file.tell()
     for line, text in enumerate(file, 1):
         if text.strip():
             try:
-                found = shape(json.loads(text))
+                value = json.loads(text)
             except (ValueError, RecursionError):
-                found = shape(None)
-            yield start, len(text), line, *found
+                value = None
+            yield start, len(text), line, value
         start += len(text)
 
 
@@ -98,10 +104,11 @@ def elements(reader: Reader) -> Iterator[Entry]:
     reader.take("[")
     mark = reader.next()
     while mark != "]":
+        reader.record += 1
         reader.next()
         start, line = reader.byte, reader.line
         value = reader.value()
-        yield start, reader.byte - start, line, *shape(value)
+        yield start, reader.byte - start, line, value
         mark = reader.next()
         if mark != "]":
             reader.take(",")
@@ -112,19 +119,19 @@ def elements(reader: Reader) -> Iterator[Entry]:
 
 
 class Reader:
-    """A file read forward as text, a chunk at a time; knows the byte and the line it has come to."""
+    """A file read forward as text, a chunk at a time; knows what byte, line and record it has come to."""
 
     def __init__(self, file: BinaryIO, path: Path):
         self.file, self.path = file, path
         self.decode = codecs.getincrementaldecoder("utf-8")().decode
         self.parse = json.JSONDecoder().raw_decode
         self.text, self.at = "", 0
-        self.byte, self.line = file.tell(), 1
+        self.byte, self.line, self.record = file.tell(), 1, 0
 
-    def fail(self, why: str, at: int | None = None) -> None:
-        """Raise ValueError with the line of a character."""
+    def fail(self, what: str, at: int | None = None) -> None:
+        """Raise ValueError with the record, and the line of a character."""
         line = self.line + (0 if at is None else self.text.count("\n", self.at, at))
-        raise ValueError(f"{self.path.name}, line {line}: broken JSON: {why}")
+        raise ValueError(f"{place(self.path.name, self.record, line)}: broken JSON: {what}")
 
     def more(self) -> bool:
         """Read on, at least as much as is held, and let go of what was passed; False at the end."""
@@ -170,8 +177,8 @@ class Reader:
                 behind = error.pos - self.at
                 if not (cut and self.more()):
                     self.fail(error.msg, self.at + behind)
-            except RecursionError:
-                self.fail("nested too deeply")
+            except (ValueError, RecursionError) as error:
+                self.fail(why(error))
             else:
                 self.move(end)
                 return value

@@ -12,7 +12,7 @@ from foveate.train.data.records import Record
 class Plain:
     """LLaVA's pre-training: the images, the caption, the end. Liu et al. 2023, arXiv:2304.08485.
 
-    What the human says is left out of the text, and told beside it. Differs from the paper: the caption
+    What the human says is left out of the text, and told beside it; a system turn is left out. Differs from the paper: the caption
     ends with the tokenizer's end token instead of a line break, so that the model learns to stop.
     """
 
@@ -28,6 +28,7 @@ class Plain:
             )
         images = self.mark * len(record.images)
         text = images + answers[0].strip() + self.end
-        asked = takewhile(lambda turn: turn.role == "user", record.turns)
+        asked = takewhile(lambda turn: turn.role != "assistant", record.turns)
+        asked = (turn for turn in asked if turn.role == "user")
         words = (piece.strip() for turn in asked for piece in turn.text.split(MARK))
         return Said(text, (), ((len(images), len(text)),), " ".join(filter(None, words)))

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from foveate.chat import MARK, Turn
+from foveate.chat import Turn
+from foveate.train.data.faults import ROLES, Fault, faults, names, place, why
 from foveate.train.data.index import scan
-
-ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-Fault = tuple[str, str]  # its kind, and what it is in this record
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,15 @@ class Records(Sequence[Record]):
     """The records of a JSON list or a JSONL file; image paths start from the folder `images`.
 
     Only the places of the records are held; each is read when it is asked for, with a file handle of
-    its own, so that threads, forks and pickles need no care. `has_images`, `questions` and `imaged` are
-    known from the one pass over the file. A broken record raises MalformedError when it is read.
+    its own, so that threads, forks and pickles need no care. `has_images`, `questions`, `imaged` and
+    `unknown` are known from the one pass over the file. A broken record raises MalformedError when it is
+    read; so does one that names a picture outside of the folder, unless outside says that it may.
     """
 
-    def __init__(self, path: Path | str, images: Path | str = "."):
-        self.path, self.folder = Path(path), Path(images)
+    def __init__(self, path: Path | str, images: Path | str = ".", outside: bool = False):
+        self.path, self.folder, self.outside = Path(path), Path(images), outside
         self.index = scan(self.path)
+        self.left: np.ndarray | None = None  # which of the file's records these are; None: all
 
     @property
     def has_images(self) -> np.ndarray:
@@ -72,24 +74,50 @@ class Records(Sequence[Record]):
         """With which question, from 0, the first image of each record comes. (records,)."""
         return self.index.imaged
 
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Of each key that is not read, how many records of the file have it."""
+        return self.index.unknown
+
+    def without(self, records: Sequence[int]) -> Records:
+        """All but these, which keep their numbers. records: counted from 0, as these are."""
+        stay = np.ones(len(self), dtype=bool)
+        stay[list(records)] = False
+        columns = {k: v[stay] for k, v in vars(self.index).items() if isinstance(v, np.ndarray)}
+        some = copy.copy(self)
+        some.index = replace(self.index, **columns)
+        some.left = np.flatnonzero(stay) if self.left is None else self.left[stay]
+        return some
+
     def __len__(self) -> int:
         return len(self.index.starts)
 
     def __getitem__(self, i: int) -> Record:
         if not -len(self) <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
-        where = f"{self.path.name}, line {self.index.lines[i]}"
-        value = self.read(i, where)
+        number = i % len(self) if self.left is None else int(self.left[i])
+        value = self.read(i, number)
+        name = value.get("id") if isinstance(value, dict) else None
+        where = self.where(i, number, name)
         if wrong := faults(value):
             raise MalformedError(where, wrong)
-        turns = (Turn(ROLES[t["from"]], t["value"]) for t in value["conversations"])
-        paths = (self.folder / name for name in names(value))
-        return Record(str(value.get("id", i)), tuple(paths), tuple(turns), where)
+        paths = [self.folder / path for path in names(value)]
+        if wrong := self.escaped(paths):
+            raise MalformedError(where, wrong)
+        turns = [Turn(ROLES[t["from"]], t["value"]) for t in value["conversations"]]
+        told = turns.pop(0).text if turns[0].role == "system" else ""
+        told = told if told.strip() else value.get("system") or ""
+        system = [Turn("system", told)] if told.strip() else []
+        return Record(str(number if name is None else name), tuple(paths), (*system, *turns), where)
 
     def __iter__(self) -> Iterator[Record]:
         return (self[i] for i in range(len(self)))
 
-    def read(self, i: int, where: str) -> Any:
+    def where(self, i: int, number: int, name: Any = None) -> str:
+        """The place of a record, for errors."""
+        return place(self.path.name, number + 1, int(self.index.lines[i]), name)
+
+    def read(self, i: int, number: int) -> Any:
         """The JSON value of a record."""
         with self.path.open("rb") as file:
             file.seek(int(self.index.starts[i]))
@@ -97,72 +125,27 @@ class Records(Sequence[Record]):
         try:
             return json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise MalformedError(where, [("broken JSON", f"broken JSON: {error}")]) from None
+            wrong = [("broken JSON", f"broken JSON: {why(error)}")]
+            raise MalformedError(self.where(i, number), wrong) from None
+
+    def escaped(self, paths: Sequence[Path]) -> list[Fault]:
+        """The paths that lead out of the images folder, by themselves or by links on their way."""
+        if self.outside or not paths:
+            return []
+        root = real(str(self.folder)).rstrip(os.sep) + os.sep
+        way = "move it there, or let it: --set outside=true"
+        return [
+            ("outside of the images folder", f"{path} lies outside of {self.folder}: {way}")
+            for path in dict.fromkeys(paths)
+            if not where_it_leads(path).startswith(root)
+        ]
 
 
-def names(value: dict[str, Any]) -> list[str]:
-    """The image paths of a record as the file has them."""
-    found = value.get("image") or []
-    return [found] if isinstance(found, str) else found
+real = lru_cache(4096)(os.path.realpath)  # of folders: sets name many files of few
 
 
-def faults(value: Any) -> list[Fault]:
-    """Everything that is wrong with the JSON value of a record, files aside."""
-    if not isinstance(value, dict):
-        return [("no object", f"want an object, found {type(value).__name__}")]
-    found: list[Fault] = []
-    paths = names(value)
-    if not isinstance(paths, list) or not all(isinstance(p, str) and p for p in paths):
-        found.append(("image paths", f'"image" is {paths!r}; want a path or a list of paths'))
-        paths = []
-    if value.get("video"):
-        found.append(("a video", '"video" is not read; give its frames as a list under "image"'))
-    turns = value.get("conversations")
-    if not isinstance(turns, list) or not turns:
-        what = "is empty" if turns == [] else "is missing" if turns is None else "is no list"
-        return [*found, ("conversations", f'"conversations" {what}')]
-    if wrong := [fault for n, turn in enumerate(turns, 1) for fault in misshapen(n, turn)]:
-        return found + wrong
-    return found + order(turns) + marks(turns, len(paths))
-
-
-def misshapen(n: int, turn: Any) -> list[Fault]:
-    """What is wrong with the n-th turn by itself."""
-    if not isinstance(turn, dict):
-        return [("turns", f"turn {n} is no object")]
-    found = [("keys", f'turn {n} has no "{k}"') for k in ("from", "value") if k not in turn]
-    role, text = turn.get("from", "gpt"), turn.get("value", "?")
-    if not isinstance(role, str) or role not in ROLES:
-        found.append(("roles", f"turn {n} is from {role!r}; want human or gpt"))
-    if not isinstance(text, str):
-        found.append(("text", f"the value of turn {n} is no text"))
-    elif not text.strip():
-        what = "answer" if ROLES.get(str(role)) == "assistant" else "question"
-        found.append((f"empty {what}", f"turn {n} is an empty {what}"))
-    return found
-
-
-def order(turns: list[dict[str, str]]) -> list[Fault]:
-    """Human and gpt in turn, from the human's first word to an answer at the end."""
-    roles = [ROLES[turn["from"]] for turn in turns]
-    found = []
-    if roles[0] != "user":
-        found.append(("roles", "the first turn is from gpt; want human"))
-    for n, (before, role) in enumerate(pairwise(roles), 2):
-        if before == role:
-            found.append(("roles", f"turns {n - 1} and {n} are both from {turns[n - 1]['from']}"))
-    if roles[-1] != "assistant":
-        found.append(("roles", "the last turn is from human and has no answer"))
-    return found
-
-
-def marks(turns: list[dict[str, str]], images: int) -> list[Fault]:
-    """One mark for each image, in what the human says."""
-    counts = [turn["value"].count(MARK) for turn in turns]
-    found = []
-    if sum(counts) != images:
-        found.append(("marks and images", f"{sum(counts)} {MARK} marks and {images} images"))
-    for n, (turn, count) in enumerate(zip(turns, counts, strict=True), 1):
-        if count and ROLES[turn["from"]] == "assistant":
-            found.append(("image in an answer", f"turn {n} is an answer with an {MARK} mark"))
-    return found
+def where_it_leads(path: Path) -> str:
+    """A path without links and detours."""
+    if path.name in ("", "..") or path.is_symlink():
+        return os.path.realpath(path)
+    return f"{real(str(path.parent)).rstrip(os.sep)}{os.sep}{path.name}"

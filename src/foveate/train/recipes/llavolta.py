@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from foveate.train.recipe import Recipe
-from foveate.train.recipes.llava import llava_1_5_7b
+from foveate.train.recipes.llava import llava_1_5_7b, llava_1_5_7b_pretrain
 
 
 def llavolta_two_stage_7b() -> Recipe:
@@ -38,20 +38,35 @@ def llavolta_last_stage_7b() -> Recipe:
     return _staged("last_stage")
 
 
+def llavolta_heavy_7b_pretrain() -> Recipe:
+    """The first stage of LLaVolta's heavy compression: the projector learns behind (2,8), 558 k images."""
+    return _compressed(llava_1_5_7b_pretrain(), "heavy", "_pretrain")
+
+
 def llavolta_heavy_7b() -> Recipe:
-    """LLaVolta's heavy compression throughout: (2,8)."""
-    return _staged("heavy")
+    """LLaVolta's heavy compression throughout, pre-training too: (2,8)."""
+    return replace(_staged("heavy"), model="./out/llavolta_heavy_7b_pretrain")
+
+
+def llavolta_light_7b_pretrain() -> Recipe:
+    """The first stage of LLaVolta's light compression: the projector learns behind (16,8), 558 k images."""
+    return _compressed(llava_1_5_7b_pretrain(), "light", "_pretrain")
 
 
 def llavolta_light_7b() -> Recipe:
-    """LLaVolta's light compression throughout: (16,8)."""
-    return _staged("light")
+    """LLaVolta's light compression throughout, pre-training too: (16,8)."""
+    return replace(_staged("light"), model="./out/llavolta_light_7b_pretrain")
 
 
 def _staged(schedule: str) -> Recipe:
+    """The second stage alone is compressed, and begins from an uncompressed first one."""
+    return _compressed(llava_1_5_7b(), schedule)
+
+
+def _compressed(recipe: Recipe, schedule: str, stage: str = "") -> Recipe:
     return replace(
-        llava_1_5_7b(),
-        name=f"llavolta_{schedule}_7b",
+        recipe,
+        name=f"llavolta_{schedule}_7b{stage}",
         method="llavolta",
         arguments={"schedule": schedule},
     )

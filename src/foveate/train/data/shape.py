@@ -1,0 +1,37 @@
+"""What an index knows of a record as it stands in the file; it may be broken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from foveate.chat import MARK
+
+# Keys of a record, and of a turn: those that are read, and those that LLaVA's files have beside them.
+KNOWN = frozenset({"id", "image", "images", "conversations", "system", "video", "videos", "model"})
+SAID = frozenset({"from", "value"})
+STRANGE = 1000  # unknown keys that are told apart; a file may have as many as records
+Shape = tuple[bool, int, int]  # whether it names an image, how many questions, which has the first
+
+
+def shape(value: Any) -> Shape:
+    """Whether a record as it stands in the file names images, and where; it may be broken."""
+    if not isinstance(value, dict):
+        return False, 1, 0
+    turns = value.get("conversations")
+    turns = turns if isinstance(turns, list) else []
+    first = turns[0].get("from") if turns and isinstance(turns[0], dict) else None
+    turns = turns[1:] if first == "system" else turns
+    marked = (n for n, t in enumerate(turns) if isinstance(t, dict) and MARK in str(t.get("value")))
+    has = bool(value.get("image") or value.get("images"))
+    return has, max(1, len(turns) // 2), next(marked, 0) // 2
+
+
+def strange(value: Any) -> set[str]:
+    """The keys of a record that nothing reads."""
+    if not isinstance(value, dict):
+        return set()
+    found, turns = set(value.keys() - KNOWN), value.get("conversations")
+    for turn in turns if isinstance(turns, list) else ():
+        if isinstance(turn, dict) and not turn.keys() <= SAID:
+            found.update(f"conversations.{key}" for key in turn.keys() - SAID)
+    return found

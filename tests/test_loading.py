@@ -1,0 +1,557 @@
+"""What is read from disk: no code of it runs, whole models alone answer, and what is broken is named."""
+
+import io
+import json
+import pickle
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mutations import copied, mutate, put, rewritten
+from safetensors.torch import load_file, save_file
+
+import foveate
+from foveate.cli import run
+from foveate.embedded import MODELS, PATH
+from foveate.hosts import files, reading
+
+STF = MODELS["embedded-llava_stf"]
+SHOP = Path(__file__).parents[1] / "examples" / "shop.png"
+ASK = ["ask", str(SHOP), "what does the sign say ?"]
+ANSWER = "D 2 X"
+WEIGHTS = load_file(PATH / "model.safetensors")
+NAMES = sorted(WEIGHTS)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A copy of the embedded model, to break."""
+    return copied(PATH, tmp_path / "model")
+
+
+def asked(capsys, folder, *more):
+    """Exit code, answer and errors of one question; never a traceback or an unexpected error."""
+    code = run([*ASK, "--model", str(folder), *more])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err and "unexpected" not in err and "<class" not in err
+    assert code == 0 or (out == "" and err.startswith("foveate: ") and err.count("\n") == 1)
+    assert code in (0, 1, 2)
+    return code, out.partition("\n")[0], err
+
+
+def refused(capsys, folder, *words):
+    """The one line with which a model is refused."""
+    code, _, err = asked(capsys, folder)
+    assert code and all(word in err for word in words), err
+    return err
+
+
+def reweighted(folder, change):
+    """The folder with other weights."""
+    put(folder, "model.safetensors", None)
+    weights = dict(WEIGHTS)
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+# No code of a checkpoint runs.
+
+MAP = {
+    "AutoConfig": "evil.Config",
+    **dict.fromkeys(("AutoModel", "AutoModelForCausalLM"), "evil.Model"),
+    **dict.fromkeys(("AutoModelForImageTextToText", "AutoProcessor"), "evil.Model"),
+    "AutoImageProcessor": "evil.Model",
+    "AutoTokenizer": ["evil.Model", "evil.Model"],
+}
+ELSEWHERE = {name: f"owner/name--{code}" for name, code in MAP.items() if isinstance(code, str)}
+
+
+def mapped(said, **more):
+    said.update({"auto_map": MAP} | more)
+
+
+def without(name):
+    return lambda said: (said.pop(name), None)[1]
+
+
+# File and change, one after the other; whether the model answers all the same.
+FOREIGN = {
+    "a kind transformers knows": ([("config.json", mapped)], True),
+    "a kind it does not": ([("config.json", lambda s: mapped(s, model_type="evil"))], False),
+    "another kind of model": ([("config.json", lambda s: mapped(s, model_type="bert"))], False),
+    "code of another repository": (
+        [("config.json", lambda s: mapped(s, model_type="evil", auto_map=ELSEWHERE))],
+        False,
+    ),
+    "a processor": (
+        [("processor_config.json", lambda s: mapped(s, processor_class="Evil"))],
+        False,
+    ),
+    "a tokenizer": ([("tokenizer_config.json", lambda s: mapped(s, tokenizer_class="Evil"))], True),
+    "a tokenizer, of no processor's": (
+        [
+            ("tokenizer_config.json", lambda s: mapped(s, tokenizer_class="Evil")),
+            ("processor_config.json", without("processor_class")),
+        ],
+        True,
+    ),
+    "an image processor": (
+        [
+            (
+                "processor_config.json",
+                lambda s: mapped(s["image_processor"], image_processor_type="Evil"),
+            )
+        ],
+        False,
+    ),
+    "every file": (
+        [
+            (name, mapped)
+            for name in ("config.json", "generation_config.json", *files.PROCESSOR)
+            if name != files.VIDEO
+        ],
+        True,
+    ),
+}
+
+
+class Terminal(io.StringIO):
+    """Somebody who says yes to everything, and counts what was asked."""
+
+    asked = 0
+
+    def isatty(self):
+        return True
+
+    def readline(self, *_):
+        self.asked += 1
+        return "yes\n"
+
+
+@pytest.fixture
+def foreign(saved, monkeypatch):
+    """Makes a model whose code would leave a file; afterwards nothing ran and nobody was asked."""
+    ran, terminal = saved.parent / "ran", Terminal()
+    code = f"open({str(ran)!r}, 'w')\nclass Config: ...\nclass Model: ...\n"
+    monkeypatch.setattr(sys, "stdin", terminal)
+
+    def make(case):
+        put(saved, "evil.py", code)
+        (saved / "custom_generate").mkdir()
+        put(saved / "custom_generate", "generate.py", code)
+        for name, change in FOREIGN[case][0]:
+            rewritten(saved, name, change)
+        return saved
+
+    yield make
+    assert not ran.exists() and not terminal.asked
+    assert not any("evil" in name for name in sys.modules)
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_code_of_a_model_never_runs(foreign, capsys, case):
+    folder = foreign(case)
+    if FOREIGN[case][1]:
+        assert asked(capsys, folder)[:2] == (0, ANSWER)
+    else:
+        refused(capsys, folder, f"{folder} wants to run code of its own (auto_map", "runs none")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval --limit 1 --model {}",
+        "compare --limit 1 --trained '' --out {}/out --model {}",
+        "compare --limit 1 --trained {} --methods stride --keeps 0.5 --scenes 0 --no-timing --out {}/out",
+        "draw tokens {shop} what --model {}",
+        "bench --pairs 1 --model {}",
+        "methods --model {}",
+        "train patchqa_4stage --set model={} --set steps=1 --out {}/out",
+        "convert {}/../connector.bin {}/out --language {}",
+    ],
+)
+def test_code_of_a_model_runs_in_no_command(foreign, capsys, command):
+    folder = foreign("a kind it does not")
+    torch.save({"mm_projector.0.weight": torch.zeros(4, 4)}, folder.parent / "connector.bin")
+    words = command.replace("{shop}", str(SHOP)).replace("''", "").replace("{}", str(folder))
+    assert run(words.split(" ")) in (1, 2)
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1
+    assert "wants to run code of its own (auto_map, config.json)" in err
+
+
+def test_python_reads_as_the_command_line_does(foreign):
+    folder = foreign("a kind it does not")
+    with pytest.raises(ValueError, match="wants to run code of its own"):
+        foveate.from_pretrained(folder)
+    with pytest.raises(OSError, match="wants to run code of its own"):
+        reading.processor(rewritten(folder, "tokenizer_config.json", without("tokenizer_class")))
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        {"trust_remote_code": True},
+        {"use_safetensors": False},
+        {"weights_only": False},
+        {"gguf_file": "model.gguf"},
+        {"ignore_mismatched_sizes": True},
+        {"output_loading_info": True},
+    ],
+    ids=lambda keyword: next(iter(keyword)),
+)
+def test_keywords_that_would_read_more_are_refused(keyword):
+    with pytest.raises(ValueError, match=f"{next(iter(keyword))}=.*foveate.compress"):
+        foveate.from_pretrained(STF, **keyword)
+
+
+class Evil:
+    """Leaves a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_pickles_are_no_weights(saved, capsys, sharded):
+    put(saved, "model.safetensors", None)
+    name = "pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin"
+    torch.save(WEIGHTS, saved / name)
+    if sharded:
+        index = {"weight_map": dict.fromkeys(WEIGHTS, name)}
+        put(saved, "pytorch_model.bin.index.json", json.dumps(index))
+    refused(capsys, saved, f"{saved} holds its weights in {name}", "foveate reads safetensors")
+    with pytest.raises(ValueError, match="reads safetensors and no pickles"):
+        reading.model(saved)
+    if sharded:  # nor under the other index
+        put(saved, "model.safetensors.index.json", json.dumps(index))
+        refused(capsys, saved, f"index.json names {name}: foveate reads safetensors alone")
+
+
+def test_convert_reads_pickles_of_weights_alone(tmp_path, capsys):
+    (tmp_path / "mm_projector.bin").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    words = [str(tmp_path / "mm_projector.bin"), str(tmp_path / "out"), "--language", str(PATH)]
+    assert run(["convert", *words]) == 2
+    assert "mm_projector.bin holds no weights that can be read" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
+
+
+# Only whole models answer.
+
+LACKS = "the weights lack {} of the model's 147 tensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda w: w.pop(NAMES[5]), [LACKS.format(1), "layers.0.post_attention_layernorm.weight"]),
+        (
+            lambda w: [w.pop(n) for n in NAMES if "vision" in n],
+            [LACKS.format(84), "vision_tower", "and 80 more"],
+        ),
+        (
+            lambda w: (w.clear(), w.update(a=torch.zeros(3))),
+            [LACKS.format(147), "embed_tokens.weight", "and 143 more"],
+        ),
+        (
+            lambda w: w.update({NAMES[5]: torch.zeros(3, 4)}),
+            ["1 of the model's 147 tensors have other shapes", "is (3, 4), want (128,)"],
+        ),
+        (
+            lambda w: w.update({NAMES[5]: torch.full((128,), float("nan"))}),
+            ["layers.0.post_attention_layernorm.weight has 128 of 128", "NaN"],
+        ),
+        (
+            lambda w: w.update({n: t * float("nan") for n, t in w.items()}),
+            ["numbers that are NaN or infinite"],
+        ),
+        (
+            lambda w: w.update({NAMES[9]: w[NAMES[9]].index_fill(0, torch.tensor(0), -1e39)}),
+            ["numbers that are NaN or infinite"],
+        ),
+        (
+            lambda w: w.update({NAMES[0]: w[NAMES[0]].int()}),
+            [NAMES[0], "hold whole numbers: want floats"],
+        ),
+    ],
+)
+def test_a_model_that_is_not_whole_does_not_answer(saved, capsys, change, says):
+    refused(capsys, reweighted(saved, change), str(saved), *says)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "eval --limit 1 --model {}",
+        "compare --limit 1 --methods stride --out {}/out --model {}",
+        "train patchqa_4stage --set model={} --set steps=1 --out {}/out",
+    ],
+)
+def test_no_command_takes_a_model_that_is_not_whole(saved, capsys, command):
+    reweighted(saved, lambda weights: weights.pop(NAMES[5]))
+    assert run(command.replace("{}", str(saved)).split()) == 1
+    assert LACKS.format(1) in capsys.readouterr().err
+    with pytest.raises(OSError, match=LACKS.format(1)):
+        foveate.loading.saving.load(str(saved), foveate.Identity())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.update({n: t.bfloat16() for n, t in w.items()}),
+        lambda w: w.update({"lm_head.weight": w["language_model.model.embed_tokens.weight"] + 0}),
+        lambda w: w.update(nobodys=torch.zeros(3)),
+    ],
+    ids=["half", "tied twice", "one more"],
+)
+def test_what_is_whole_answers(saved, capsys, change):
+    assert asked(capsys, reweighted(saved, change)) == (0, ANSWER, "")
+
+
+def test_shards_are_all_there(saved, capsys):
+    shards = {"a.safetensors": NAMES[:70], "b.safetensors": NAMES[70:]}
+    put(saved, "model.safetensors", None)
+    index = {name: file for file, names in shards.items() for name in names}
+    put(saved, "model.safetensors.index.json", json.dumps({"weight_map": index}))
+    for file, names in shards.items():
+        save_file({n: WEIGHTS[n] for n in names}, saved / file, metadata={"format": "pt"})
+    assert asked(capsys, saved)[:2] == (0, ANSWER)
+    save_file({n: WEIGHTS[n] for n in NAMES[71:]}, saved / "b.safetensors", {"format": "pt"})
+    refused(capsys, saved, LACKS.format(1))
+    put(saved, "b.safetensors", None)
+    refused(capsys, saved, "index.json names files that are not there: b.safetensors")
+
+
+def test_the_compressors_own_weights_are_no_news(capfd):
+    model = foveate.from_pretrained(STF)
+    assert foveate.is_compressed(model)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_model_larger_than_its_weights_takes_no_memory(saved, capsys):
+    rewritten(saved, "config.json", lambda s: s["text_config"].update(hidden_size=10**9))
+    refused(capsys, saved, "the weights are not those of config.json: 147 tensors of 2,232,448")
+
+
+# Broken files, by name.
+
+RAW = (PATH / "model.safetensors").read_bytes()
+JSONS = ["config", "processor_config", "tokenizer", "tokenizer_config", "generation_config"]
+BROKEN = [
+    *((f"{name}.json", '{"a": ', f"{name}.json is not JSON") for name in JSONS),
+    *((f"{name}.json", "[1]", f"{name}.json holds a list: want an object") for name in JSONS),
+    *((f"{name}.json", "folder", f"{name}.json is a folder: want a file") for name in JSONS),
+    *((f"{name}.json", b"\xff\xfe{", f"{name}.json is not text in UTF-8") for name in JSONS),
+    ("config.json", "{}", "config.json: model_type is not there"),
+    ("config.json", '{"model_type": 5}', "config.json: model_type is 5"),
+    ("config.json", '{"model_type": "lava"}', "config.json: model_type 'lava' is unknown to trans"),
+    ("config.json", '{"model_type": "bert"}', "a bert is no model of images and text"),
+    ("config.json", None, "has no config.json, so it is no saved model: it holds chat_template"),
+    ("config.json", '{"a":' * 5000 + "1" + "}" * 5000, "config.json is nested too deep"),
+    ("model.safetensors", RAW[:-5000], "model.safetensors is no whole safetensors file (4,477,264"),
+    ("model.safetensors", RAW[:500], "model.safetensors is no whole safetensors file (500 bytes)"),
+    ("model.safetensors", b"", "model.safetensors is no whole safetensors file (0 bytes)"),
+    ("model.safetensors", b"no header" * 99, "model.safetensors is no whole safetensors file"),
+    ("model.safetensors", "folder", "model.safetensors is a folder"),
+    ("model.safetensors", None, "model.safetensors is not there: the weights are missing"),
+    ("tokenizer.json", "{}", "the tokenizer cannot be read"),
+    ("tokenizer.json", None, "the tokenizer cannot be read"),
+    ("tokenizer_config.json", None, "neither eos_token nor pad_token: tokenizer_config.json"),
+    ("processor_config.json", None, "processor_config.json missing; save it beside the model"),
+    ("chat_template.jinja", "{% if %}", "chat template cannot ask a question: Expected an expr"),
+    ("chat_template.jinja", "{{ x.y.z }}", "chat template cannot ask a question: 'x' is undefined"),
+    ("chat_template.jinja", "hello", "chat template cannot ask a question: The total number of"),
+    ("chat_template.jinja", "folder", "chat_template.jinja is a folder"),
+    ("generation_config.json", '{"eos_token_id": "x"}', "eos_token_id is 'x': want the number of"),
+    ("generation_config.json", '{"use_cache": []}', "use_cache is []: want true or false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"), BROKEN, ids=[f"{n} {str(c)[:12]!r}" for n, c, _ in BROKEN]
+)
+def test_what_is_broken_is_named(saved, capsys, name, content, says):
+    refused(capsys, put(saved, name, content), str(saved), says)
+
+
+def inside(*keys, **values):
+    """A change of the settings under these keys."""
+
+    def change(said):
+        for key in keys:
+            said = said[key]
+        said.update(values)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("config", inside("text_config", num_hidden_layers=10**12), "num_hidden_layers is 1000000"),
+        ("config", inside("text_config", num_hidden_layers=-1), "num_hidden_layers is -1: want 0"),
+        ("config", inside("text_config", num_hidden_layers="6"), "expected int, got str"),
+        ("config", inside("text_config", num_hidden_layers=9), "the weights lack 27 of the model"),
+        ("config", inside("text_config", hidden_act="zelu"), "'zelu' is missing or unknown"),
+        ("config", inside(text_config=[]), "'text_config' with value []"),
+        ("config", inside(image_token_index=7), "without the image token, id 7 by config.json"),
+        (
+            "config",
+            inside("vision_config", patch_size=7),
+            "2 of the model's 147 tensors have other",
+        ),
+        ("processor_config", inside(patch_size=0), "cannot ask a question"),
+        ("processor_config", inside(patch_size=7), "169 placeholders for 144 visual tokens"),
+        ("processor_config", inside(processor_class="Nobody"), "want one of images and text"),
+    ],
+)
+def test_settings_that_cannot_be(saved, capsys, name, change, says):
+    refused(capsys, rewritten(saved, f"{name}.json", change), says)
+
+
+@pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json"])
+def test_other_commands_name_what_is_broken(saved, capsys, name):
+    put(saved, name, "{")
+    commands = ["eval --limit 1", "draw tokens {} what", "bench --pairs 1"]
+    commands += ["methods"] if name == "config.json" else []
+    for command in commands:
+        assert run([*command.replace("{}", str(SHOP)).split(), "--model", str(saved)]) == 1
+        assert f"foveate: {saved / name} is not JSON" in capsys.readouterr().err
+
+
+# What a checkpoint says of its compressor.
+
+IDENTITY = {"compressor": "Identity", "arguments": {}}
+DEEP = IDENTITY
+for _ in range(12):
+    DEEP = {"links": [DEEP]}
+
+
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ("x", " is 'x': want an object"),
+        ([], " is []: want an object"),
+        ("", " is '': want an object"),
+        (False, " is False: want an object"),
+        ({}, ".arguments is not there: want an object"),
+        ({"arguments": {}}, ".compressor is not there: want a name"),
+        ({"compressor": 5, "arguments": {}}, ".compressor is 5: want a name"),
+        (
+            {"compressor": "Nope", "arguments": {}},
+            ": the checkpoint's compressor 'Nope' is not one",
+        ),
+        ({"compressor": "FastV", "arguments": [1]}, ".arguments is [1]: want an object"),
+        ({"compressor": "FastV", "arguments": {"keep": "x"}}, ".arguments cannot be: keep='x'"),
+        ({"compressor": "FastV", "arguments": {"kepe": 1}}, ".arguments cannot be: "),
+        ({"compressor": "FastV", "arguments": {"keep": 10**40}}, " keep is huge: want"),
+        ({"links": []}, " cannot be: a chain of nothing"),
+        ({"links": "x"}, ".links is 'x': want a list"),
+        ({"links": [IDENTITY, 5]}, ".links[1] is 5: want an object"),
+        (
+            {"links": [IDENTITY, {"compressor": "No", "arguments": {}}]},
+            ".links[1]: the checkpoint's",
+        ),
+        ({"stages": [IDENTITY], "arguments": {}}, ".arguments.until is not there: want a list"),
+        ({"stages": [IDENTITY], "arguments": {"until": []}}, " has 1 stages and 0 ends of them"),
+        ({"stages": [IDENTITY], "arguments": {"until": [0.5]}}, " cannot be: stages must end at"),
+        (DEEP, " is nested too deep"),
+        (IDENTITY | {"version": 9}, ".version is 9: this foveate reads up to 1"),
+        (IDENTITY | {"version": "1"}, ".version is '1': want a whole number"),
+        (IDENTITY | {"positions": "sideways"}, ".positions is 'sideways': want original or"),
+        (IDENTITY | {"positions": [5]}, ".positions is [5]: want original or renumbered"),
+    ],
+)
+def test_compressors_that_cannot_be(saved, capsys, node, says):
+    rewritten(saved, "config.json", lambda said: said.update(visual_compression=node))
+    where = f"{saved / 'config.json'}:"
+    refused(capsys, saved, where + (says if "huge" in says else " visual_compression"), says)
+
+
+def test_a_compressor_larger_than_its_weights_takes_no_memory(tmp_path, capsys):
+    folder = copied(STF, tmp_path / "model")
+    rewritten(folder, "config.json", inside("visual_compression", "arguments", hidden=10**12))
+    refused(capsys, folder, "has spatial.mlp.0.weight (512, 1024), the compressor wants (10000")
+
+
+# Names of models.
+
+
+def test_names_of_a_folder(saved, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(saved.parent))
+    monkeypatch.chdir(saved.parent)
+    (saved.parent / "link").symlink_to(saved)
+    for name in (f"{saved}/", "~/model", "link", "./model", "link/../model"):
+        assert asked(capsys, name)[:2] == (0, ANSWER)
+
+
+def test_names_of_no_folder(saved, capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(capsys, tmp_path / "empty", "has no config.json, so it is no saved model: it is empty")
+    for name in ("config.json", "model.safetensors"):
+        refused(
+            capsys, saved / name, f"is a file: want the folder of a saved model, such as {saved}"
+        )
+    put(tmp_path / "empty", "a.gguf", b"GGUF")
+    refused(capsys, tmp_path / "empty", "holds a.gguf: foveate reads safetensors, no GGUF")
+    refused(capsys, tmp_path / "empty" / "a.gguf", "is a file: want the folder")
+    put(tmp_path / "empty", "a.gguf", None)
+    adapter = {"base_model_name_or_path": "owner/base"}
+    put(tmp_path / "empty", "adapter_config.json", json.dumps(adapter))
+    refused(capsys, tmp_path / "empty", "holds an adapter", "of owner/base: merge it into that")
+    assert asked(capsys, "owner/name")[0] == 1  # offline
+
+
+def test_a_model_without_its_processor_says_what_is_missing(tmp_path, capsys):
+    model, processor = foveate.embedded.load()
+    model.save_pretrained(tmp_path / "out")
+    capsys.readouterr()
+    says = "holds a model without its processor: processor_config.json and tokenizer.json missing"
+    err = refused(capsys, tmp_path / "out", says)
+    assert f"processor.save_pretrained('{tmp_path / 'out'}')" in err
+    processor.save_pretrained(tmp_path / "out")
+    assert asked(capsys, tmp_path / "out")[:2] == (0, ANSWER)
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(saved, capsys):
+    rewritten(saved, "tokenizer_config.json", without("pad_token"))
+    assert asked(capsys, saved)[:2] == (0, ANSWER)
+
+
+def test_the_embedded_model_says_what_it_knows(capsys):
+    knows = "embedded is a small model that knows PatchQA's scenes and questions alone"
+    assert run([*ASK, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith(knows) and err.count("\n") == 1
+    assert json.loads(out)["answer"] == ANSWER and "PatchQA" not in out
+    assert run(["eval", "--limit", "1"]) == 0  # of PatchQA
+    assert knows not in capsys.readouterr().err
+
+
+# Anything at all.
+
+
+def drawn(capsys, tmp_path, seed):
+    folder = copied([PATH, STF][seed % 2], tmp_path / str(seed))
+    how = mutate(folder, seed)
+    code, answer, err = asked(capsys, folder)
+    assert code or answer, f"{seed}: {how}: {err}"
+    return code
+
+
+def test_broken_files_get_one_line(capsys, tmp_path):
+    codes = [drawn(capsys, tmp_path, seed) for seed in range(24)]
+    assert 0 in codes and 1 in codes
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("block", range(10))
+def test_many_broken_files_get_one_line(capsys, tmp_path, block):
+    for seed in random.Random(block).sample(range(100, 10**9), 200):
+        drawn(capsys, tmp_path, seed)
