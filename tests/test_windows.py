@@ -86,3 +86,14 @@ def test_where_no_mask_can_say_so_it_is_refused():
             cache_implementation="static",
             disable_compile=True,
         )
+
+
+@pytest.mark.parametrize("method", [FastV(1.0), Pool(1, layer=2)], ids=str)
+@torch.no_grad()
+def test_where_nothing_is_dropped_nothing_is_refused(method):
+    family, model = Narrow(), Narrow().model()
+    asked = {"max_new_tokens": 3, "cache_implementation": "static", "disable_compile": True}
+    asked |= family.inputs(PROMPTS)
+    want = model.generate(**asked, do_sample=False)
+    foveate.compress(model, method)
+    assert torch.equal(model.generate(**asked, do_sample=False), want)

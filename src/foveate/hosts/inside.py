@@ -32,7 +32,6 @@ from foveate.tokens import VisualTokens
 
 def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
     """Run the compressors before decoder layer `layer`; what is left of hidden (B, S', D)."""
-    refuse_window(flow.decoder, flow.real.shape[1], kwargs.get("past_key_values"))
     before = flow.stage(layer - 1)
     real = flow.real if before is None else before.real
     came, place = _arriving(flow, layer, hidden)
@@ -43,6 +42,7 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
     row, gone = flow.prompt[:, None], _newlines_leaving(flow, layer, came, tokens)
     if bool((tokens.counts == came.counts).all()) and not (gone is not None and bool(gone.any())):
         return hidden if tokens.x is came.x else _put(hidden, row, place, tokens)
+    refuse_window(flow.decoder, flow.real.shape[1], kwargs.get("past_key_values"))
 
     # A new token stands where the token that carried its first patch stood.
     anchor = tokens.anchor.clamp(max=came.owner.shape[1] - 1)
