@@ -271,3 +271,111 @@ def test_models_that_cannot_serve_say_so():
     assert "linear_attention" in foveate.support(model, FastV(4, layer=1)).why
     with pytest.raises(TypeError, match="no model foveate knows"):
         foveate.support(torch.nn.Linear(1, 1))
+
+
+# What a compressor that keeps all refuses, though the bare model takes it: README lists these, and no other.
+
+
+def prepared_mask(m, x):
+    S = x["input_ids"].shape[1]
+    return m(**{**x, "attention_mask": torch.ones(1, 1, S, S, dtype=torch.bool).tril()})
+
+
+def embedded(m, x):
+    return m(inputs_embeds=m.get_input_embeddings()(x["input_ids"]))
+
+
+def features_of_the_bare_model(m, x):
+    seen = Llava().model().model.get_image_features(x["pixel_values"], return_dict=True)
+    return m(input_ids=x["input_ids"], mm_encoder_outputs={"image": seen})
+
+
+def in_chunks(m, x):
+    return m.generate(**x, max_new_tokens=2, prefill_chunk_size=7)
+
+
+def an_image_later(m, x):
+    cache = m(**x, use_cache=True).past_key_values
+    mask = torch.ones(1, 2 * x["input_ids"].shape[1], dtype=torch.long)
+    return m(**x | {"attention_mask": mask}, past_key_values=cache)
+
+
+def other_rows(m, x):
+    cache = m(**x, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(2)
+    return m(input_ids=torch.tensor([[5], [6]]), past_key_values=cache)
+
+
+def another_length(m, x):
+    return m(**x | {"attention_mask": x["attention_mask"][:, :-1]})
+
+
+def gradients_without_labels(m, x):
+    with torch.enable_grad():
+        return m.train()(**x)
+
+
+def labels_over_the_question(m, x):
+    return m(**x, labels=x["input_ids"])
+
+
+def looked_up(m, x):
+    return m.generate(**x, max_new_tokens=5, do_sample=False, prompt_lookup_num_tokens=3)
+
+
+def another_layer(m, x):
+    return m(**x, vision_feature_layer=-3)
+
+
+EVERY = {
+    prepared_mask: "4-D attention_mask",
+    embedded: "inputs_embeds",
+    features_of_the_bare_model: "did not encode for compression",
+    in_chunks: "chunked prefill",
+    an_image_later: "new images on a cache",
+    other_rows: "2 rows on the cache",
+    another_length: r"attention_mask: want \(1, 25\)",
+}
+READING = {
+    gradients_without_labels: "training without labels",
+    labels_over_the_question: "cover its question",
+    looked_up: "guessed tokens",
+}
+OF_THE_TOWER = {another_layer: "vision_feature_layer=-3 in one call"}
+
+
+@pytest.mark.parametrize("call", [*EVERY, *READING, *OF_THE_TOWER], ids=lambda c: c.__name__)
+@torch.no_grad()
+def test_what_keeping_all_refuses(llava, call):
+    """Each of any method, of those that read the prompt, or of those that read the tower; others take it."""
+    inputs = Llava().inputs((ONE,))
+    inputs["input_ids"][:, -2:] = inputs["input_ids"][:, -6:-4]  # so there is something to look up
+    call(llava.eval(), dict(inputs))  # the bare model takes it
+    for method in (Stride(1.0), FastV(1.0), VisionZip(1.0)):
+        says = EVERY.get(call)
+        says = READING.get(call) if says is None and isinstance(method, FastV) else says
+        says = OF_THE_TOWER.get(call) if says is None and isinstance(method, VisionZip) else says
+        with foveate.compressed(llava.eval(), method):
+            if says is None:
+                call(llava, dict(inputs))
+                continue
+            with pytest.raises((NotImplementedError, ValueError), match=says):
+                call(llava, dict(inputs))
+
+
+@torch.no_grad()
+def test_hidden_states_and_caches_are_as_short_as_the_tokens(llava):
+    """25 columns with 16 patches; the last hidden state and the logits have the length the caller knows."""
+    inputs = Llava().inputs((ONE,))
+    for method, entered, short in (
+        (FastV(4), 25, {2: 13}),
+        (Stride(4), 13, {}),
+        (Chain(Stride(8), FastV(2, layer=3)), 17, {3: 11}),
+    ):
+        foveate.compress(llava, method)
+        out = llava(**inputs, output_hidden_states=True)
+        from_layer = [min([entered, *(n for k, n in short.items() if k <= i)]) for i in range(5)]
+        assert [out.past_key_values.get_seq_length(i) for i in range(5)] == from_layer
+        assert out.logits.shape[1] == 25
+        states = [h.shape[1] for h in out.hidden_states]
+        assert states[1:5] == from_layer[:4] and states[0] == entered, (str(method), states)
