@@ -147,9 +147,7 @@ def test_a_checkpoint_of_the_old_form_is_refused(saved, tmp_path):
     old = {"gate": torch.zeros(1), "conv.weight": torch.ones(64, 1, 4), "conv.bias": torch.ones(64)}
     weights |= {ours + name: value for name, value in old.items()}
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"DepthwiseConv has stride=4, .* takes width, kernel, layer"
-    ):
+    with pytest.raises(ValueError, match=r"DepthwiseConv.*stride"):
         foveate.from_pretrained(tmp_path)
     recipe = Recipe("r", str(tmp_path), "data.json", {"compressor": 1e-3}, method="depthwise")
     with pytest.raises(

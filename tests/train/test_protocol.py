@@ -24,6 +24,7 @@ from foveate import (
     FastV,
     Pool,
     VisionZip,
+    embedded,
     evaluate,
     focusllava,
     llava_stf,
@@ -33,8 +34,9 @@ from foveate import (
 from foveate.cli import run
 from foveate.cli.tables import table
 from foveate.evaluate.results import Job
-from foveate.hosts.protocol import padded, squared
+from foveate.hosts.protocol import CHAT, padded, squared
 from foveate.train import Collator, Record, Turn
+from foveate.train.model import load
 
 # The published text, LLaVA's v1, in full. https://github.com/haotian-liu/LLaVA, conv-mode vicuna_v1.
 ONE = (
@@ -197,6 +199,19 @@ def test_what_stands_before_the_language_model_is_counted_anew():
             assert foveate.as_published(make()) == ANEW, name
         for name, make in INSIDE.items():
             assert foveate.as_published(make()) == {}, name
+
+
+def test_models_saved_with_another_prompt_keep_it(tmp_path):
+    """Those that an earlier foveate assembled, and those that come with foveate."""
+    place = small.model_folder(tmp_path)
+    own, old = AutoProcessor.from_pretrained(place), CHAT.replace("user", "human")
+    own.chat_template = old
+    own.save_pretrained(place)
+    _, asks = load(small.card(place, tmp_path / "no.json", square=True))
+    assert asks.chat_template == old
+    assert foveate.protocol(asks).chat_template == CHAT
+    for path in embedded.carried().values():
+        assert "curious" not in (path / "chat_template.jinja").read_text()
 
 
 # On the command line

@@ -40,7 +40,7 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
         tokens = apply(part, tokens, _known(flow, layer, came, tokens, place), flow)
     flow.penalty = flow.penalty + tokens.penalty
     row, gone = flow.prompt[:, None], _newlines_leaving(flow, layer, came, tokens)
-    if bool((tokens.counts == came.counts).all()) and not (gone is not None and bool(gone.any())):
+    if bool((tokens.counts == came.counts).all()) and gone is None:
         return hidden if tokens.x is came.x else _put(hidden, row, place, tokens)
     refuse_window(flow.decoder, flow.real.shape[1], kwargs.get("past_key_values"))
 
@@ -67,12 +67,12 @@ def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> T
 def _newlines_leaving(
     flow: Flow, layer: int, came: VisualTokens, left: VisualTokens
 ) -> Tensor | None:
-    """(I, Q) which newlines leave here, all at the first layer if none may stay; None without any."""
+    """(I, Q) which newlines leave here, all at the first layer if none may stay; None if none leave."""
     if (newlines := flow.newlines) is None:
         return None
-    if flow.closed:
-        return newlines.alive(came) & ~newlines.alive(left)
-    return newlines.alive(came) & (layer == min(flow.inside))
+    here = ~newlines.alive(left) if flow.closed else layer == min(flow.inside)
+    gone = newlines.alive(came) & here
+    return gone if bool(gone.any()) else None
 
 
 def _arriving(flow: Flow, layer: int, hidden: Tensor) -> tuple[VisualTokens, Tensor]:
