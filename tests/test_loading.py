@@ -167,9 +167,9 @@ def test_code_of_a_model_never_runs(foreign, capsys, case):
         "compare --limit 1 --trained '' --out {}/out --model {}",
         "compare --limit 1 --trained {} --methods stride --keeps 0.5 --scenes 0 --no-timing --out {}/out",
         "draw tokens {shop} what --model {}",
-        "bench --pairs 1 --model {}",
+        "bench --methods stride --model {}",
         "methods --model {}",
-        "train patchqa_4stage --set model={} --set steps=1 --out {}/out",
+        "train patchqa --set model={} --set steps=1 --out {}/out",
         "convert {}/../connector.bin {}/out --language {}",
     ],
 )
@@ -188,7 +188,7 @@ def test_python_reads_as_the_command_line_does(foreign):
     with pytest.raises(ValueError, match="wants to run code of its own"):
         foveate.from_pretrained(folder)
     with pytest.raises(OSError, match="wants to run code of its own"):
-        reading.processor(rewritten(folder, "tokenizer_config.json", without("tokenizer_class")))
+        reading.model(folder)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ LACKS = "the weights lack {} of the model's 147 tensors"
             ["numbers that are NaN or infinite"],
         ),
         (
-            lambda w: w.update({NAMES[9]: w[NAMES[9]].index_fill(0, torch.tensor(0), -1e39)}),
+            lambda w: w.update({NAMES[9]: w[NAMES[9]].index_fill(0, torch.tensor(0), -torch.inf)}),
             ["numbers that are NaN or infinite"],
         ),
         (
@@ -290,7 +290,7 @@ def test_a_model_that_is_not_whole_does_not_answer(saved, capsys, change, says):
     [
         "eval --limit 1 --model {}",
         "compare --limit 1 --methods stride --out {}/out --model {}",
-        "train patchqa_4stage --set model={} --set steps=1 --out {}/out",
+        "train patchqa --set model={} --set steps=1 --out {}/out",
     ],
 )
 def test_no_command_takes_a_model_that_is_not_whole(saved, capsys, command):
@@ -418,7 +418,7 @@ def test_settings_that_cannot_be(saved, capsys, name, change, says):
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json"])
 def test_other_commands_name_what_is_broken(saved, capsys, name):
     put(saved, name, "{")
-    commands = ["eval --limit 1", "draw tokens {} what", "bench --pairs 1"]
+    commands = ["eval --limit 1", "draw tokens {} what", "bench --methods stride"]
     commands += ["methods"] if name == "config.json" else []
     for command in commands:
         assert run([*command.replace("{}", str(SHOP)).split(), "--model", str(saved)]) == 1
@@ -449,7 +449,10 @@ for _ in range(12):
         ),
         ({"compressor": "FastV", "arguments": [1]}, ".arguments is [1]: want an object"),
         ({"compressor": "FastV", "arguments": {"keep": "x"}}, ".arguments cannot be: keep='x'"),
-        ({"compressor": "FastV", "arguments": {"kepe": 1}}, ".arguments cannot be: "),
+        (
+            {"compressor": "FastV", "arguments": {"kepe": 1}},
+            ": FastV has no argument 'kepe': there are keep, layer",
+        ),
         ({"compressor": "FastV", "arguments": {"keep": 10**40}}, " keep is huge: want"),
         ({"links": []}, " cannot be: a chain of nothing"),
         ({"links": "x"}, ".links is 'x': want a list"),
@@ -546,7 +549,7 @@ def drawn(capsys, tmp_path, seed):
 
 
 def test_broken_files_get_one_line(capsys, tmp_path):
-    codes = [drawn(capsys, tmp_path, seed) for seed in range(24)]
+    codes = [drawn(capsys, tmp_path, seed) for seed in range(14)]
     assert 0 in codes and 1 in codes
 
 
