@@ -224,7 +224,7 @@ def test_pickles_are_no_weights(saved, capsys, sharded):
     name = "pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin"
     torch.save(WEIGHTS, saved / name)
     if sharded:
-        index = {"weight_map": dict.fromkeys(WEIGHTS, name)}
+        index = {"metadata": {}, "weight_map": dict.fromkeys(WEIGHTS, name)}
         put(saved, "pytorch_model.bin.index.json", json.dumps(index))
     refused(capsys, saved, f"{saved} holds its weights in {name}", "foveate reads safetensors")
     with pytest.raises(ValueError, match="reads safetensors and no pickles"):
