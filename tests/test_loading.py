@@ -428,6 +428,14 @@ def test_other_commands_name_what_is_broken(saved, capsys, name):
         assert f"foveate: {saved / name} is not JSON" in capsys.readouterr().err
 
 
+def test_a_trained_row_that_cannot_be_asked(saved, capsys):
+    template = (PATH / "chat_template.jinja").read_text()
+    put(saved, "chat_template.jinja", template.replace("<image>", ""))
+    words = ["--limit", "1", "--out", str(saved.parent / "out"), "--trained", str(saved)]
+    assert run(["compare", *words]) == 1
+    assert f"{saved}: its processor and chat template cannot ask" in capsys.readouterr().err
+
+
 # What a checkpoint says of its compressor.
 
 IDENTITY = {"compressor": "Identity", "arguments": {}}

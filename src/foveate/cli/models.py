@@ -48,7 +48,8 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
         target = torch.device(device)
         model, processor = _read(path)
         model = model.to(target).eval()
-    return Loaded(model, processor, name if name in MODELS or path == name else Path(path).name)
+    as_typed = name in MODELS or not Path(path).is_dir()
+    return Loaded(model, processor, name if as_typed else Path(path).name)
 
 
 def skeleton(name: str = EMBEDDED) -> Any:
