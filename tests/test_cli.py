@@ -613,7 +613,6 @@ def test_trained_models_are_told_apart_from_what_they_began_as(tiny, saved):
     [
         (None, "saved without a compressor"),
         (("USER", "Q"), "asks differently than that of"),
-        (("<image>", ""), "0 <image> tokens"),
     ],
 )
 def test_what_is_no_trained_row(capsys, tiny, saved, tmp_path, change, says):

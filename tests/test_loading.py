@@ -167,9 +167,9 @@ def test_code_of_a_model_never_runs(foreign, capsys, case):
         "compare --limit 1 --trained '' --out {}/out --model {}",
         "compare --limit 1 --trained {} --methods stride --keeps 0.5 --scenes 0 --no-timing --out {}/out",
         "draw tokens {shop} what --model {}",
-        "bench --pairs 1 --model {}",
+        "bench --methods stride --model {}",
         "methods --model {}",
-        "train patchqa_4stage --set model={} --set steps=1 --out {}/out",
+        "train patchqa --set model={} --set steps=1 --out {}/out",
         "convert {}/../connector.bin {}/out --language {}",
     ],
 )
@@ -188,7 +188,7 @@ def test_python_reads_as_the_command_line_does(foreign):
     with pytest.raises(ValueError, match="wants to run code of its own"):
         foveate.from_pretrained(folder)
     with pytest.raises(OSError, match="wants to run code of its own"):
-        reading.processor(rewritten(folder, "tokenizer_config.json", without("tokenizer_class")))
+        reading.model(folder)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_pickles_are_no_weights(saved, capsys, sharded):
     name = "pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin"
     torch.save(WEIGHTS, saved / name)
     if sharded:
-        index = {"weight_map": dict.fromkeys(WEIGHTS, name)}
+        index = {"metadata": {}, "weight_map": dict.fromkeys(WEIGHTS, name)}
         put(saved, "pytorch_model.bin.index.json", json.dumps(index))
     refused(capsys, saved, f"{saved} holds its weights in {name}", "foveate reads safetensors")
     with pytest.raises(ValueError, match="reads safetensors and no pickles"):
@@ -253,7 +253,7 @@ LACKS = "the weights lack {} of the model's 147 tensors"
         (lambda w: w.pop(NAMES[5]), [LACKS.format(1), "layers.0.post_attention_layernorm.weight"]),
         (
             lambda w: [w.pop(n) for n in NAMES if "vision" in n],
-            [LACKS.format(84), "vision_tower", "and 80 more"],
+            [LACKS.format(87), "vision_tower", "and 83 more"],
         ),
         (
             lambda w: (w.clear(), w.update(a=torch.zeros(3))),
@@ -272,7 +272,7 @@ LACKS = "the weights lack {} of the model's 147 tensors"
             ["numbers that are NaN or infinite"],
         ),
         (
-            lambda w: w.update({NAMES[9]: w[NAMES[9]].index_fill(0, torch.tensor(0), -1e39)}),
+            lambda w: w.update({NAMES[9]: w[NAMES[9]].index_fill(0, torch.tensor(0), -torch.inf)}),
             ["numbers that are NaN or infinite"],
         ),
         (
@@ -290,7 +290,7 @@ def test_a_model_that_is_not_whole_does_not_answer(saved, capsys, change, says):
     [
         "eval --limit 1 --model {}",
         "compare --limit 1 --methods stride --out {}/out --model {}",
-        "train patchqa_4stage --set model={} --set steps=1 --out {}/out",
+        "train patchqa --set model={} --set steps=1 --out {}/out",
     ],
 )
 def test_no_command_takes_a_model_that_is_not_whole(saved, capsys, command):
@@ -318,7 +318,8 @@ def test_shards_are_all_there(saved, capsys):
     shards = {"a.safetensors": NAMES[:70], "b.safetensors": NAMES[70:]}
     put(saved, "model.safetensors", None)
     index = {name: file for file, names in shards.items() for name in names}
-    put(saved, "model.safetensors.index.json", json.dumps({"weight_map": index}))
+    index = {"metadata": {}, "weight_map": index}
+    put(saved, "model.safetensors.index.json", json.dumps(index))
     for file, names in shards.items():
         save_file({n: WEIGHTS[n] for n in names}, saved / file, metadata={"format": "pt"})
     assert asked(capsys, saved)[:2] == (0, ANSWER)
@@ -326,6 +327,8 @@ def test_shards_are_all_there(saved, capsys):
     refused(capsys, saved, LACKS.format(1))
     put(saved, "b.safetensors", None)
     refused(capsys, saved, "index.json names files that are not there: b.safetensors")
+    put(saved, "model.safetensors.index.json", '{"weight_map": {}}')
+    refused(capsys, saved, "index.json has no metadata: want an object")
 
 
 def test_the_compressors_own_weights_are_no_news(capfd):
@@ -418,11 +421,19 @@ def test_settings_that_cannot_be(saved, capsys, name, change, says):
 @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json"])
 def test_other_commands_name_what_is_broken(saved, capsys, name):
     put(saved, name, "{")
-    commands = ["eval --limit 1", "draw tokens {} what", "bench --pairs 1"]
+    commands = ["eval --limit 1", "draw tokens {} what", "bench --methods stride"]
     commands += ["methods"] if name == "config.json" else []
     for command in commands:
         assert run([*command.replace("{}", str(SHOP)).split(), "--model", str(saved)]) == 1
         assert f"foveate: {saved / name} is not JSON" in capsys.readouterr().err
+
+
+def test_a_trained_row_that_cannot_be_asked(saved, capsys):
+    template = (PATH / "chat_template.jinja").read_text()
+    put(saved, "chat_template.jinja", template.replace("<image>", ""))
+    words = ["--limit", "1", "--out", str(saved.parent / "out"), "--trained", str(saved)]
+    assert run(["compare", *words]) == 1
+    assert f"{saved}: its processor and chat template cannot ask" in capsys.readouterr().err
 
 
 # What a checkpoint says of its compressor.
@@ -449,7 +460,10 @@ for _ in range(12):
         ),
         ({"compressor": "FastV", "arguments": [1]}, ".arguments is [1]: want an object"),
         ({"compressor": "FastV", "arguments": {"keep": "x"}}, ".arguments cannot be: keep='x'"),
-        ({"compressor": "FastV", "arguments": {"kepe": 1}}, ".arguments cannot be: "),
+        (
+            {"compressor": "FastV", "arguments": {"kepe": 1}},
+            ": FastV has no argument 'kepe': there",
+        ),
         ({"compressor": "FastV", "arguments": {"keep": 10**40}}, " keep is huge: want"),
         ({"links": []}, " cannot be: a chain of nothing"),
         ({"links": "x"}, ".links is 'x': want a list"),
@@ -546,7 +560,7 @@ def drawn(capsys, tmp_path, seed):
 
 
 def test_broken_files_get_one_line(capsys, tmp_path):
-    codes = [drawn(capsys, tmp_path, seed) for seed in range(24)]
+    codes = [drawn(capsys, tmp_path, seed) for seed in range(14)]
     assert 0 in codes and 1 in codes
 
 

@@ -54,7 +54,7 @@ def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None
     with _loading(name):
         model, processor = _read(path)
         model = model.to(target).eval()
-    called = name if name in MODELS or path == name else Path(path).name
+    called = name if name in MODELS or not Path(path).is_dir() else Path(path).name
     return Loaded(model, _asking(processor, protocol), called, protocol)
 
 

@@ -65,6 +65,7 @@ def main_process() -> bool:
 
 
 def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
+    from foveate.hosts.files import Unreadable
     from foveate.train import DataError, DivergedError, run
 
     data = tasks.records(card) if card.data in tasks.TASKS else None
@@ -80,6 +81,8 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
         *problems, summary = str(error).splitlines()
         print(*map(said.line, problems), sep="\n", file=sys.stderr)
         raise Wrong(summary) from error
+    except Unreadable as error:
+        raise Failed(str(error)) from error
     except (ValueError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
     except (OSError, ImportError, DivergedError) as error:

@@ -181,6 +181,8 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     if single.is_file():
         return [single]
     if index.is_file():
+        if not isinstance(read_object(index).get("metadata"), dict):  # transformers reads it
+            raise Unreadable(f"{index} has no metadata: want an object, which may be empty")
         if odd := [p.name for p in indexed(index) if p.suffix != ".safetensors"]:
             raise Unreadable(f"{index} names {few(odd)}: foveate reads safetensors alone")
         return indexed(index)

@@ -100,6 +100,11 @@ def want(value: Any, kind: type, where: str) -> Any:
 
 def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
     """A compressor. Raises Unreadable for arguments that it does not take."""
+    there = inspect.signature(make).parameters
+    if wrong := [name for name in given if name not in there]:
+        raise Unreadable(
+            f"{where}: {make.__name__} has no argument {short(wrong[0])}: there are {', '.join(there)}"
+        )
     try:
         return make(*args, **given)
     except (TypeError, ValueError, KeyError, ArithmeticError, RuntimeError) as error:
