@@ -101,7 +101,9 @@ def render(processor: Any, turns: Sequence[dict[str, Any]], answered: bool = Tru
     for turn in turns:
         images = sum(part["type"] == "image" for part in turn["content"])
         words = images * f"{mark}\n" + "".join(p.get("text", "") for p in turn["content"])
-        text += {"user": f"USER: {words} ", "system": f"{words} "}.get(turn["role"], f"ASSISTANT: {words}")
+        text += {"user": f"USER: {words} ", "system": f"{words} "}.get(
+            turn["role"], f"ASSISTANT: {words}"
+        )
     return text if answered else text + "ASSISTANT:"
 
 
