@@ -16,13 +16,15 @@ from foveate import Stride, compress, sized
 from foveate.cli import arguments, models, output, run
 from foveate.cli.ask import written
 from foveate.cli.methods import _support_table, _table, describe
+from foveate.cli.pictures import KINDS, read, save, writable
 from foveate.cli.saved import as_saved, beside, trained
 from foveate.cli.work import TIMED, Work, plan
-from foveate.cli.wrong import Wrong
+from foveate.cli.wrong import Failed, Wrong
 from foveate.embedded import MODELS, PATH, carried
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
 
+ENDINGS = "want a name that ends in .png, .jpg, .jpeg, .webp, .gif, .bmp, .tif, .tiff or .pdf"
 P = AutoConfig.from_pretrained(PATH).image_seq_length  # visual tokens of one image
 
 
@@ -49,7 +51,10 @@ def files(tmp_path_factory):
     Image.new("1", (10_000, 10_000)).save(folder / "bomb.png")
     Image.new("1", (4_000, 4)).save(folder / "thin.png")
     Image.new("RGBA", (30, 40), (0, 0, 0, 0)).save(folder / "clear.png")
-    Image.new("I;16", (30, 40), 30_000).save(folder / "deep.png")
+    Image.new("F", (30, 40), 30_000).save(folder / "deep.tif")
+    for name in ("folder.png", "beside.json"):
+        (folder / name).mkdir()
+    os.mkfifo(folder / "pipe.png")
     return folder
 
 
@@ -98,7 +103,18 @@ def test_bad_images(capsys, files, name, says):
         (["--method", "fastv", "--set", "layer=0"], "want layer >= 1"),
         (["--method", "pool", "--keep", "0.3"], "0.333"),
         (["--keep", "0.5"], "--method"),
-        (["--picture", "kept.docx"], ".png"),
+        (["--picture", "kept.docx"], ENDINGS),
+        (["--picture", "kept.webm"], ENDINGS),
+        (["--picture", "kept.svg"], ENDINGS),
+        (["--picture", "kept.psd"], ENDINGS),  # which Pillow reads
+        (["--picture", "kept"], ENDINGS),
+        (["--picture", "/"], ENDINGS),
+        (["--picture", ".png"], ENDINGS),
+        (["--picture", "FILES/folder.png"], "that is no file"),
+        (["--picture", "FILES/pipe.png"], "that is no file"),
+        (["--picture", "FILES/good.png/kept.png"], "there is no directory"),
+        (["--picture", "/proc/kept.png"], "no picture can be written there ("),
+        (["--picture", f"{'x' * 252}.png"], "no picture can be written there (File name too long)"),
         (["--picture", "/no/such/folder/kept.png"], "no directory"),
         (["--model", "/no/such/model"], f"want {', '.join(map(repr, carried()))}, a directory"),
         (["--model", "embeded"], "nearest: embedded; want"),
@@ -107,7 +123,39 @@ def test_bad_images(capsys, files, name, says):
     ],
 )
 def test_bad_words(capsys, files, words, says):
+    words = [word.replace("FILES", str(files)) for word in words]
     assert says in refused(capsys, "ask", files / "good.png", "what is it ?", *words)
+
+
+def test_a_figure_whose_numbers_have_no_place(capsys, files):
+    says = "its numbers go into"
+    assert says in refused(capsys, "draw", "scales", "--picture", files / "beside.svg")
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path):
+    """What was there before stays, and nothing is left beside it."""
+    path = writable(tmp_path / "a.PNG")
+    assert not [*tmp_path.iterdir()]
+    path.write_text("before")
+
+    def half(part):
+        part.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(Failed, match=r"a\.PNG cannot be written: .*No space left"):
+        save(path, half)
+    assert [*tmp_path.iterdir()] == [path] and path.read_text() == "before"
+    save(path, Image.new("RGB", (9, 9)).save)
+    assert [*tmp_path.iterdir()] == [path] and read(path).size == (9, 9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_ending_that_is_offered_can_be_written(tmp_path, kind):
+    save(writable(tmp_path / f"a{kind}"), Image.new("RGB", (40, 30)).save)
+    if kind == ".pdf":
+        assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    else:
+        assert read(tmp_path / f"a{kind}").getpixel((9, 9)) == (0, 0, 0)
 
 
 def test_an_argument_may_be_a_list():
@@ -160,7 +208,9 @@ def test_what_only_the_model_can_tell(capsys, files, tiny):
     assert "leave it out" in refused(capsys, "ask", image, "<image> what ?", "--model", tiny)
     long = "what is the sign " * 600
     assert "the model takes 2048" in refused(capsys, "ask", image, long, "--model", tiny)
-    assert "8 bits" in refused(capsys, "ask", files / "deep.png", "what ?", "--model", tiny)
+    assert "mode F, 32 bits: want 8 or 16 bits" in refused(
+        capsys, "ask", files / "deep.tif", "what ?"
+    )
 
 
 def test_nothing_to_compare(capsys, tmp_path):

@@ -57,7 +57,7 @@ def said(capsys, *command):
         (["layers", "PICTURE", ASKED, "--layers", ","], "--layers ,: want decoder layers"),
         (["layers", "PICTURE", ASKED, "--layers", "1,6"], "--layers 6: embedded has decoder layers 1 to 5"),
         (["layers", "PICTURE", ASKED, "--layers", "0"], "--layers 0"),
-        (["layers", "PICTURE", ASKED, "--picture", "a.svg"], "want a name that ends in .png, .jpg or .webp"),
+        (["layers", "PICTURE", ASKED, "--picture", "a.svg"], "name that ends in .png, .jpg, .jpeg"),
         (["tokens", "none.png", ASKED], "no such image"),
         (["scales", "--picture", "a.jpg"], "--picture a.jpg: want a name that ends in .svg, .png or .pdf"),
         (["scales", "--picture", "no/such/a.svg"], "no directory no/such"),

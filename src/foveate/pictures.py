@@ -72,10 +72,10 @@ def read(source: Path | str | Image.Image, coarse: bool = False) -> Image.Image:
         raise PictureError(f"{name} is no image that can be read: {wanted}") from error
     except TOO_MANY as error:
         raise _sized(f"{name} has too many pixels: {_most()}") from error
-    except OSError as error:
-        raise PictureError(f"{name} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # broken files make Pillow's decoders raise nearly anything
-        why = f"{type(error).__name__}: {error}"
+        if why := getattr(error, "strerror", None):
+            raise PictureError(f"{name} cannot be read: {why}") from error
+        why = " ".join(f"{error}".split()) or type(error).__name__
         raise PictureError(f"{name} is broken and cannot be read: {why}") from error
 
 

@@ -17,8 +17,8 @@ from processors import ENDS, MAKERS, image, processor
 
 from foveate import embedded
 from foveate.hosts.assemble import pad_to_square
-from foveate.train.data import Collator, Record, Turn
 from foveate.pictures import read as picture
+from foveate.train.data import Collator, Record, Turn
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
 

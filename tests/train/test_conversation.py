@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from processors import ENDS, MAKERS, image, llava, processor
 
 from foveate.chat import Chat, spoken
 from foveate.evaluate import prompts
-from foveate.train.data import Record, Turn
+from foveate.train.data import Collator, Record, Turn
 from foveate.train.data.plain import Plain
 
 
@@ -99,6 +101,58 @@ def test_plain_is_images_and_caption():
     assert said.questions == () and cut(said, said.answers) == ["A cat.</s>"]
     with pytest.raises(ValueError, match=r"line 7: template='plain' wants one caption, not 2"):
         Plain(processor("llava"))(record("<image>", "A cat.", "Sure?", "Yes."))
+
+
+SYSTEM = {
+    "llava": "Be brief. USER: ",
+    "onevision": "<|im_start|>system \nBe brief.<|im_end|><|im_start|>user ",
+    "llava_next": "SYSTEM: Be brief. USER: ",
+    "qwen2_5_vl": "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n",
+    "idefics3": "<|im_start|>System: Be brief.<end_of_utterance>\nUser:",
+    "gemma3": "<bos><start_of_turn>system\nBe brief.<end_of_turn>\n<start_of_turn>user\n",
+}
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_a_system_turn_is_read_and_neither_asked_nor_learnt(name):
+    made, talk = processor(name), record("<image>\nWhat is it?", "A cat.")
+    told = replace(talk, turns=(Turn("system", "Be brief."), *talk.turns))
+    said = Chat(made)(told)
+    assert said.text.startswith(SYSTEM[name])
+    assert cut(said, said.questions) == ["What is it?"]
+    assert [words.strip() for words in cut(said, said.answers)] == ["A cat." + ENDS[name]]
+    batch, bare = Collator(made)([told]), Collator(made)([talk])
+    for column, empty in (("labels", -100), ("instruction_mask", False)):
+        ours, theirs = (
+            one["input_ids"][0][one[column][0] != empty].tolist() for one in (batch, bare)
+        )
+        assert ours == theirs
+    assert Plain(made)(told) == Plain(made)(talk)
+
+
+REFUSING = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system here') }}"
+    "{% else %}{{ m['content'][-1]['text'] }}</s>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (
+            lambda: processor("embedded"),
+            "knows no system turn and writes it as an answer: leave it out",
+        ),
+        (lambda: llava(REFUSING), "refuses the conversation: no system here"),
+        (lambda: llava(REFUSING.replace("raise_exception", "'' and ")), "leaves out or repeats"),
+    ],
+    ids=["as an answer", "refuses", "leaves out"],
+)
+def test_a_template_without_a_system_turn_says_so(made, says):
+    turns = (Turn("system", "Be brief."), Turn("user", "What?"), Turn("assistant", "A cat."))
+    with pytest.raises(ValueError, match=says) as caught:
+        Collator(made())([Record("a", (), turns, "set.json, line 7")])
+    assert str(caught.value).startswith("set.json, line 7: the chat template ")
 
 
 UNFAITHFUL = {

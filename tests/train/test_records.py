@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from foveate.train.data import MalformedError, Record, Records, Turn, index
+from foveate.train.data import MalformedError, Record, Records, Turn, by_question, check, index
 
 
 def entry(n: int, images: int | None = None, **more) -> dict:
@@ -174,6 +175,51 @@ WRONG = [
     ({"image": ["a", None], "conversations": TURNS}, ["\"image\" is ['a', None]"]),
     ({"image": {"a": 1}, "conversations": TURNS}, ["\"image\" is {'a': 1}"]),
     ({"video": "a.mp4", "conversations": TURNS}, ['"video" is not read']),
+    ({"videos": ["a.mp4"], "conversations": TURNS}, ['"videos" is not read']),
+    ({"image": float("nan"), "conversations": TURNS}, ['"image" is nan; want a path']),
+    (
+        {"images": "a.png", "image": ["b.png"], "conversations": TURNS},
+        ['"image" and "images" name dif'],
+    ),
+    ({"images": [3], "conversations": TURNS}, ['"images" is [3]; want a path']),
+    ({"image": "\ud800.png", "conversations": TURNS}, ["'\\ud800.png' can be no file's path"]),
+    ({"image": "a\0.png", "conversations": TURNS}, ["'a\\x00.png' can be no file's path"]),
+    ({"image": ["x" * 99, 3], "conversations": TURNS}, [f'"image" is [\'{"x" * 78}…; want']),
+    (
+        {"conversations": [said("human", "a \udfff"), TURNS[1]]},
+        ["turn 1 holds '\\udfff', half a char"],
+    ),
+    ({"conversations": [TURNS[0], said("gpt", "\ud800")]}, ["turn 2 holds '\\ud800', half a char"]),
+    ({"system": "\ud800", "conversations": TURNS}, ["\"system\" holds '\\ud800', half"]),
+    ({"system": 3, "conversations": TURNS}, ['"system" is 3; want text']),
+    ({"system": "<image>", "conversations": TURNS}, ['"system" has an <image> mark']),
+    (
+        {"system": "Be kind.", "conversations": [said("system", "Be brief."), *TURNS]},
+        ['"system" and turn 1 say different things'],
+    ),
+    (
+        {"conversations": [said("system", "Be brief.")]},
+        ["turn 1 is from system and no other follows"],
+    ),
+    (
+        {"conversations": [*TURNS, said("system", "x"), *TURNS]},
+        ["turn 3 is from system; want that in"],
+    ),
+    (
+        {"image": "a", "conversations": [said("system", "<image>"), *TURNS]},
+        ["turn 1 is a system prompt with an <image> mark"],
+    ),
+    (
+        {"messages": []},
+        ['"conversations" is missing; "messages" is not read, want turns of "from"'],
+    ),
+    (
+        {"conversations": [{"role": "user", "content": "?"}]},
+        [
+            'turn 1 has no "from"; "role" is not read',
+            'turn 1 has no "value"; "content" is not read',
+        ],
+    ),
     ([1], ["want an object, found list"]),
 ]
 
@@ -191,6 +237,178 @@ def test_what_is_wrong_with_a_record(value, faults, tmp_path):
     assert all(what.startswith(start) for what, start in zip(found, faults, strict=True))
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value) and again.faults == caught.value.faults
+
+
+def test_images_are_read_as_image_is(form, tmp_path):
+    values = [
+        {"images": ["a.png"], "conversations": [said("human", "<image>?"), TURNS[1]]},
+        {
+            "images": "a.png",
+            "image": ["a.png"],
+            "conversations": [said("human", "<image>?"), TURNS[1]],
+        },
+        {
+            "images": ["a.png"],
+            "image": None,
+            "conversations": [said("human", "<image>?"), TURNS[1]],
+        },
+        {"images": [], "image": None, "conversations": TURNS},
+    ]
+    records = Records(written(tmp_path, form(values)), tmp_path)
+    assert [record.images for record in records] == [(tmp_path / "a.png",)] * 3 + [()]
+    assert records.has_images.tolist() == [True, True, True, False]
+
+
+def test_a_system_prompt_becomes_a_turn(form, tmp_path):
+    """Whether it is the first turn or beside the turns; an empty one is none."""
+    late = [*TURNS, said("human", "<image>?"), TURNS[1]]
+    told = [Turn("system", "Be brief."), Turn("user", "?"), Turn("assistant", "!")]
+    values = [
+        {"conversations": [said("system", "Be brief."), *TURNS]},
+        {"system": "Be brief.", "conversations": TURNS},
+        {"system": "Be brief.", "conversations": [said("system", "Be brief."), *TURNS]},
+        {"system": " ", "conversations": [said("system", ""), *TURNS]},
+        {"image": "a.png", "conversations": [said("system", "Be brief."), *late]},
+    ]
+    records = Records(written(tmp_path, form(values)))
+    assert [[*record.turns] for record in list(records)[:4]] == [told, told, told, told[1:]]
+    assert records.questions.tolist() == [1, 1, 1, 1, 2]
+    assert records.imaged.tolist() == [0, 0, 0, 0, 1]
+    counts = by_question([*records])
+    assert counts.questions.tolist() == records.questions.tolist()
+    rows = by_question(records)
+    assert [row.turns[0].role for row in rows][-2:] == ["system", "system"]
+    assert [len(row.images) for row in rows][-2:] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("coco-17", '("coco-17", line 1)'),
+        ("a\nb", '("a\\\\nb", line 1)'),
+        ("\ud800", '("\\\\ud800", line 1)'),
+        ("é", '("é", line 1)'),
+        ("x" * 70, f'("{"x" * 60}…", line 1)'),
+        (0, "(0, line 1)"),
+        (1.5, "(1.5, line 1)"),
+        (None, "(line 1)"),
+        ("", "(line 1)"),
+        (True, "(line 1)"),
+        (["a"], "(line 1)"),
+    ],
+)
+def test_a_record_is_named_by_number_and_id(tmp_path, name, shown):
+    """All records of a list may stand in one line."""
+    records = Records(written(tmp_path, json.dumps([entry(0), entry(1) | {"id": name}])))
+    shown = shown.replace("\\\\", "\\")
+    assert records[1].where == f"train.json: record 2 {shown}"
+    records[1].where.encode()
+    if name is None:
+        assert records[1].id == "1"
+
+
+def test_keys_that_nothing_reads_are_counted(form, tmp_path):
+    strange = {"from": "gpt", "value": "!", "weight": 0}
+    values = [
+        entry(0, 1, model="x", width=3, height=4),
+        entry(1, width=3, source=None),
+        {"conversations": [*TURNS, TURNS[0], strange, TURNS[0], strange]},
+    ]
+    found = Records(written(tmp_path, form(values))).unknown
+    assert found == {"width": 2, "height": 1, "source": 1, "conversations.weight": 1}
+    many = [entry(n, **{f"key {n}": 0}) for n in range(1200)]
+    found = Records(written(tmp_path, form(many))).unknown
+    assert len(found) == 1001 and found["…"] == 200
+
+
+def test_records_without_some_keep_their_numbers(form, tmp_path):
+    records = Records(written(tmp_path, form(ENTRIES)), tmp_path)
+    some = records.without([0, 3])
+    assert [record.id for record in some] == ["r1", "r2", "r4"]
+    assert [record.where for record in some] == [records[n].where for n in (1, 2, 4)]
+    assert some.has_images.tolist() == [False, True, True] and some[-1] == records[4]
+    again = pickle.loads(pickle.dumps(some.without([1])))
+    assert [record.where for record in again] == [records[n].where for n in (1, 4)]
+    assert len(records) == 5
+
+
+@pytest.fixture
+def escapes(tmp_path):
+    """A folder of pictures, a link in it that leads out, and a record for each way out or in."""
+    inside, other = tmp_path / "in", tmp_path / "in and out"
+    for folder in (inside, other):
+        folder.mkdir()
+        (folder / "a.png").touch()
+    (inside / "link").symlink_to(other)
+    (inside / "link.png").symlink_to(other / "a.png")
+    (inside / "back.png").symlink_to(inside / "a.png")
+    out = ["../in and out/a.png", str(other / "a.png"), "link/a.png", "link.png", "..", "x/../../a"]
+    fine = ["a.png", "./a.png", "../in/a.png", str(inside / "a.png"), "back.png", "gone.png", "..a"]
+    values = [entry(n, 1, image=name) for n, name in enumerate(out + fine)]
+    return written(tmp_path, json.dumps(values)), inside, out, fine
+
+
+def test_pictures_outside_of_the_folder_are_refused(escapes):
+    file, folder, out, fine = escapes
+    records = Records(file, folder)
+    for n, name in enumerate(out):
+        with pytest.raises(MalformedError, match="--set outside=true") as caught:
+            records[n]
+        told = f'train.json: record {n + 1} ("r{n}", line 1): {folder / name} lies outside of {folder}: '
+        assert str(caught.value).startswith(told)
+    assert [records[n].images for n in range(len(out), len(records))] == [
+        (folder / f,) for f in fine
+    ]
+    assert len([*Records(file, folder, outside=True)]) == len(records)
+    linked = folder.parent / "linked"
+    linked.symlink_to(folder)
+    assert Records(file, linked)[len(out)].images == (linked / "a.png",)
+    found = check(records)
+    assert [p.kind for p in found[: len(out)]] == ["outside of the images folder"] * len(out)
+    assert all("lies outside" not in p.what for p in found[len(out) :])
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            f'[{{"a": 1}}, {{"a": {"9" * 5000}}}]',
+            "record 2 (line 1): broken JSON: a number of too many",
+        ),
+        (f'[{{"a": {"[" * 100_000}', "record 1 (line 1): broken JSON: nested too deeply"),
+        ("[{}]".encode("utf-16"), "is UTF-16: want UTF-8"),
+    ],
+)
+def test_a_list_that_cannot_be_read(tmp_path, text, says):
+    with pytest.raises(ValueError, match=r"train\.json") as caught:
+        Records(written(tmp_path, text))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ('{"a": ' + "9" * 5000 + "}", "broken JSON: a number of too many digits"),
+        ('{"a": ' + "[" * 100_000, "broken JSON: nested too deeply"),
+        (b'{"a": "\xff"}', "broken JSON: no UTF-8: invalid start byte at byte 8"),
+        ("{oh}", "broken JSON: Expecting property name enclosed in double quotes at character 2"),
+    ],
+)
+def test_a_line_that_cannot_be_read(tmp_path, line, says):
+    line = line if isinstance(line, bytes) else line.encode()
+    records = Records(written(tmp_path, FORMS["lines"]([entry(0)]).encode() + line))
+    with pytest.raises(MalformedError) as caught:
+        records[1]
+    assert str(caught.value) == f"train.json: record 2 (line 2): {says}"
+
+
+def test_what_is_no_file_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # which would be waited for
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match=f"{path.name} is no file: want a JSON list"):
+            Records(path)
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*gone"):
+        Records(tmp_path / "gone")
 
 
 def test_a_broken_line_is_named_when_it_is_read(tmp_path):

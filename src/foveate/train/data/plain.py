@@ -12,8 +12,9 @@ from foveate.train.data.records import Record
 class Plain:
     """LLaVA's pre-training: the images, the caption, the end. Liu et al. 2023, arXiv:2304.08485.
 
-    What the human says is left out of the text, and told beside it; a system turn is left out. Differs from the paper: the caption
-    ends with the tokenizer's end token instead of a line break, so that the model learns to stop.
+    What the human says is left out of the text, and told beside it; a system turn is left out. Differs
+    from the paper: the caption ends with the tokenizer's end token instead of a line break, so that the
+    model learns to stop.
     """
 
     def __init__(self, processor: Any):
