@@ -176,6 +176,7 @@ CHEAP = {  # options that every call of a command has, so that what is not refus
 class Call:
     """A command line, and what was done to it."""
 
+    command: str
     words: list[str]
     mistakes: list[str]
 
@@ -217,7 +218,7 @@ class Draw:
 
     def __init__(self, dice: random.Random, there: dict[str, Any], files: list[str], name: str):
         self.dice, self.there, self.files, self.name = dice, there, files, name
-        self.command, self.mistakes = there[name], []
+        self.called, self.command, self.mistakes = name, there[name], []
         self.good = {**GOOD, **FIGURES.get(name.split()[-1], {})}
         self.given: dict[str, list[str]] = {}
         self.last: list[str] = []
@@ -239,7 +240,7 @@ class Draw:
         if self.dice.random() < 0.3 and any(p.name == "json" for p in self.command.params):
             self.given.setdefault("json", ["--json"])
         words = [word for words in self.given.values() for word in words]
-        return Call([*self.name.split(), *words, *self.last], self.mistakes)
+        return Call(self.called, [*self.name.split(), *words, *self.last], self.mistakes)
 
     def wrong(self, param: Any) -> None:
         """One mistake more."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate.cli import paths, said
 from foveate.cli.wrong import Failed, Wrong, nearest, unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -36,7 +37,7 @@ def load(name: str = EMBEDDED, device: str = "auto") -> Loaded:
     except (OSError, ValueError, ImportError, RuntimeError, AssertionError) as error:
         raise Failed(f"cannot load {name}: {_first_line(error)}") from error
     as_typed = name in MODELS or not Path(name).is_dir()
-    return Loaded(model, processor, name if as_typed else Path(name).resolve().name)
+    return Loaded(model, processor, name if as_typed else said.visible(Path(name).resolve().name))
 
 
 def place_to_run(name: str) -> Any:
@@ -86,7 +87,7 @@ def place(name: str) -> str:
     if path.is_dir():
         if not (path / "config.json").exists():
             raise Wrong(f"model {name}: this directory has no config.json, so it is no saved model")
-        return str(path)
+        return str(paths.plain(path))
     if path.exists() or not HUB_ID.fullmatch(name) or name.startswith((".", "/", "~")):
         names = ", ".join(map(repr, there))
         raise Wrong(

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, recipes, said, tasks, values
+from foveate.cli import models, output, paths, recipes, said, tasks, values
 from foveate.cli.ask import AsJson, Device
+from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
@@ -70,6 +71,8 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     if data is None and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
     models.place_to_run(device)
+    if not said.utf8(str(out)):
+        out = paths.plain(folder(out))
     place = models.place(card.model) if card.vision is None else None
     try:
         with _progress(card) as advance:
