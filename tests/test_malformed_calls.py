@@ -87,12 +87,13 @@ def test_a_hundred_and_fifty_wrong_calls(files, place, capfd):
 
 
 @pytest.mark.full
-def test_two_thousand_wrong_calls(files, place, capfd):
-    codes, bad, slow = all_tried(2, 2_000, files, place, capfd)
+@pytest.mark.parametrize("seed", range(100, 110))
+def test_two_thousand_wrong_calls(files, place, capfd, seed):
+    codes, bad, slow = all_tried(seed, 200, files, place, capfd)
     with capfd.disabled():
         print(codes, *slow, sep="\n")
     assert not bad, f"{len(bad)} faults, {codes}:\n" + "\n".join(bad)
-    assert codes[2] > 1_300
+    assert codes[2] > 130
 
 
 def test_every_command_and_every_option_is_drawn():
