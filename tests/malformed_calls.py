@@ -6,6 +6,8 @@ moment it exists. Small files, whole and broken, stand in a folder; every call h
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import os
 import random
@@ -26,107 +28,29 @@ from foveate.patchqa import PatchQA
 from foveate.train import RECIPES
 
 LONG = 10_000
+# fmt: off
 NUMBERS = [
-    *("1e400", "-1", "0", "-0.0", "nan", "inf", "-inf", "0x10", "1_0", "٣", "½", "²", "1.5", "1e9"),
-    *("", " ", "True", "None", "--", "1,2", "+1", "1e-400", "2147483648", "18446744073709551616"),
-    *("1" + 30 * "0", "-1" + 30 * "0", "9" * 5000, "10000000000", "1" + 400 * "0"),
+    "1e400", "-1", "0", "-0.0", "nan", "inf", "-inf", "0x10", "1_0", "٣", "½", "²", "1.5", "1e9", "", " ",
+    "True", "None", "--", "1,2", "+1", "1e-400", "2147483648", "18446744073709551616", "10000000000",
+    "1" + 30 * "0", "-1" + 30 * "0", "1" + 400 * "0", "9" * 5000,
 ]
 TEXTS = [
-    *(
-        "",
-        " ",
-        "\0",
-        "a\0b",
-        "\x1b[31mred\x1b[0m",
-        "two\nlines",
-        "\r",
-        "\udcff",
-        "½",
-        "'",
-        '"',
-        "💥",
-    ),
-    *(
-        "[red]",
-        "[/red]",
-        "{}",
-        "%s",
-        "..",
-        "/",
-        "-",
-        "--",
-        "\u202e",
-        "\u2028",
-        ",",
-        ",,",
-        "()",
-        "=",
-        "==",
-    ),
-    *("x" * LONG, "word " * (LONG // 5), "/" * LONG, "~", "a/b", "a/b/c", "None", "identity"),
+    "", " ", "\0", "a\0b", "\x1b[31mred\x1b[0m", "two\nlines", "\r", "\udcff", "½", "'", '"', "💥", "[red]",
+    "[/red]", "{}", "%s", "..", "/", "-", "--", "\u202e", "\u2028", ",", ",,", "()", "=", "==", "~", "a/b",
+    "a/b/c", "None", "identity", "x" * LONG, "word " * (LONG // 5), "/" * LONG,
 ]
 LITERALS = [
-    *(
-        "[" * 5000,
-        "(" * 300 + ")" * 300,
-        "-" * 5000 + "1",
-        "~" * 99_999 + "1",
-        "{1: 2}",
-        "{1}",
-        "b'x'",
-    ),
-    *(
-        "1j",
-        "[1, 2",
-        "[nan]",
-        "[1e400]",
-        "9" * 5000,
-        "None",
-        "...",
-        r"'\d'",
-        "[[[1]]]",
-        "1if 1else 2",
-    ),
-    *("f'{1}'", "[True]", "['a']", "[]", "()", "(1,)", "[1, 'a', None]", "[" + "1, " * 5000 + "]"),
-    *(
-        "1 + 1j",
-        "1+" * 3000 + "1",
-        "true",
-        "'\udcff'",
-        "1e400",
-        "-1e400",
-        "[-1]",
-        "[0]",
-        "[1" + 30 * "0]",
-    ),
+    "[" * 5000, "(" * 300 + ")" * 300, "-" * 5000 + "1", "~" * 99_999 + "1", "1+" * 3000 + "1", "9" * 5000,
+    "[" + "1, " * 5000 + "]", "{1: 2}", "{1}", "b'x'", "1j", "1 + 1j", "[1, 2", "[nan]", "[1e400]", "1e400",
+    "-1e400", "None", "...", r"'\d'", "[[[1]]]", "1if 1else 2", "f'{1}'", "[True]", "['a']", "[]", "()",
+    "(1,)", "[1, 'a', None]", "true", "'\udcff'", "[-1]", "[0]", "[1" + 30 * "0" + "]",
 ]
 SPECS = [
-    *(
-        "fastv(",
-        "fastv)",
-        "fastv()()",
-        "fastv(keep)",
-        "fastv(keep=)",
-        "fastv(=1)",
-        "fastv(,)",
-        "(",
-        "()",
-    ),
-    *(
-        "pool(stride=2, stride=4)",
-        "fastv(keep=1,keep=2)",
-        "fastv,,",
-        "fastv(layer=(1))",
-        "Fastv",
-        "fast v",
-    ),
-    *(
-        "random(seed=-1)",
-        "random(seed=1e400)",
-        "pool(stride=" + "[" * 5000 + ")",
-        "stride(keep=nan)",
-    ),
+    "fastv(", "fastv)", "fastv()()", "fastv(keep)", "fastv(keep=)", "fastv(=1)", "fastv(,)", "(", "()",
+    "pool(stride=2, stride=4)", "fastv(keep=1,keep=2)", "fastv,,", "fastv(layer=(1))", "Fastv", "fast v",
+    "random(seed=-1)", "random(seed=1e400)", "pool(stride=" + "[" * 5000 + ")", "stride(keep=nan)",
 ]
+# fmt: on
 # What makes a call of each command right and cheap; the mistakes are made in these.
 GOOD = {
     "image": "good.png",
@@ -176,6 +100,7 @@ CHEAP = {  # options that every call of a command has, so that what is not refus
 class Call:
     """A command line, and what was done to it."""
 
+    command: str
     words: list[str]
     mistakes: list[str]
 
@@ -217,7 +142,7 @@ class Draw:
 
     def __init__(self, dice: random.Random, there: dict[str, Any], files: list[str], name: str):
         self.dice, self.there, self.files, self.name = dice, there, files, name
-        self.command, self.mistakes = there[name], []
+        self.called, self.command, self.mistakes = name, there[name], []
         self.good = {**GOOD, **FIGURES.get(name.split()[-1], {})}
         self.given: dict[str, list[str]] = {}
         self.last: list[str] = []
@@ -239,7 +164,7 @@ class Draw:
         if self.dice.random() < 0.3 and any(p.name == "json" for p in self.command.params):
             self.given.setdefault("json", ["--json"])
         words = [word for words in self.given.values() for word in words]
-        return Call([*self.name.split(), *words, *self.last], self.mistakes)
+        return Call(self.called, [*self.name.split(), *words, *self.last], self.mistakes)
 
     def wrong(self, param: Any) -> None:
         """One mistake more."""
@@ -286,9 +211,6 @@ class Draw:
 
     def pair(self) -> str:
         """An argument of a method or a field of a recipe, and a value that does not fit."""
-        import dataclasses
-        import inspect
-
         if self.name == "train":
             recipe = RECIPES[self.good["recipe"]]()
             names = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from foveate.draw import draw  # eager and light: else the module would hide the function
+from foveate.draw import draw  # eager, and imports nothing: else the module would hide the function
 
 if TYPE_CHECKING:
     from foveate.compressor import Chain, Compressor, Context, Site, Stages, Tower

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from foveate.ops import real
 from foveate.sizes import SIZES, sized
 
@@ -48,6 +50,14 @@ class Spec:
         given = {**self.arguments} if keep is None else {**self.arguments, "keep": keep}
         return self.make(**given) if model is None else sized(self.make, model, **given)
 
+    def tried(self, keep: Keep | None = None) -> Compressor:
+        """As `build` makes it without a model, on no memory. Raises ValueError also for impossible sizes."""
+        with torch.device("meta"):
+            try:
+                return self.build(keep)
+            except RuntimeError as error:
+                raise ValueError(f"sizes that no tensor has ({error})") from error
+
     def budgets(self, asked: Iterable[Keep]) -> list[Keep | None]:
         """The budgets to build it at: its own; [None] where its arguments say it; else those asked for."""
         if self.keep is not None or self.settled:
@@ -65,7 +75,7 @@ class Spec:
 
     def _takes(self, keep: Keep) -> bool:
         try:
-            self.build(keep)
+            self.tried(keep)
         except ValueError:
             return False
         return True
@@ -103,7 +113,7 @@ def crossed(specs: Iterable[Spec], keeps: Sequence[Keep]) -> tuple[list[Choice],
     for spec in specs:
         for keep in spec.budgets(keeps):
             try:
-                spec.build(keep)
+                spec.tried(keep)
             except ValueError as error:
                 skipped.append({"method": str(spec), "keep": keep, "why": str(error)})
             else:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from foveate.cli import output, values
+from foveate.cli import output, paths, said, values
 from foveate.cli.ask import AsJson
 from foveate.cli.wrong import Failed, Wrong
 
@@ -17,7 +17,7 @@ Source = Annotated[
         help="A LLaVA-STF as LLaVA's code saves it: a folder, or the first stage's mm_projector.bin."
     ),
 ]
-Out = Annotated[Path, typer.Argument(**values.PATH, help="The new folder.")]
+Out = Annotated[Path, typer.Argument(parser=values.path, help="The new folder.")]
 Tower = Annotated[
     str | None,
     typer.Option(help="The vision tower: a folder or Hub id. Default: the one config.json names."),
@@ -69,17 +69,19 @@ def _converted(
     import foveate
     from foveate.hosts import reading
 
+    if not said.utf8(str(out)):
+        raise Wrong(f"{out}: want a name in UTF-8, safetensors writes to no other")
     try:
-        place = foveate.convert_llava_stf(source, out, vision, language, layers)
+        place = foveate.convert_llava_stf(paths.plain(source), out, vision, language, layers)
     except (ValueError, NotImplementedError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
     except (OSError, ImportError) as error:
         raise Failed(str(error)) from error
     made = reading.config(place).visual_compression
-    said = ", ".join(f"{name}={value}" for name, value in made["arguments"].items())
+    given = ", ".join(f"{name}={value}" for name, value in made["arguments"].items())
     return {
         "out": str(place),
-        "compressor": f"{made['compressor']}({said})",
+        "compressor": f"{made['compressor']}({given})",
         "arguments": made["arguments"],
         "positions": made["positions"],
     }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foveate.cli import paths, said
 from foveate.cli.wrong import Failed, Wrong, nearest, unknown
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -54,7 +55,7 @@ def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None
     with _loading(name):
         model, processor = _read(path)
         model = model.to(target).eval()
-    called = name if name in MODELS or not Path(path).is_dir() else Path(path).name
+    called = name if name in MODELS or not Path(path).is_dir() else said.visible(Path(path).name)
     return Loaded(model, _asking(processor, protocol), called, protocol)
 
 
@@ -124,7 +125,7 @@ def place(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         _check_model(path)
-        return str(path.resolve())
+        return str(paths.plain(path.resolve()))
     if path.is_file() and path.suffix in FILES:
         raise Wrong(
             f"model {name} is a file: want the folder of a saved model, such as {path.parent}"

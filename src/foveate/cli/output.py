@@ -20,10 +20,18 @@ from foveate.cli import said
 WIDTH = 140
 
 
+class Screen(Console):
+    """A console whose reader may have enough: who runs the command hears of it, as of any other error."""
+
+    def on_broken_pipe(self) -> None:
+        """Nothing but the error itself."""
+        raise
+
+
 def screen() -> Console:
     """Where answers are printed; never so narrow that a table would cut its numbers short."""
     width = max(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
-    return Console(width=width, highlight=False, soft_wrap=False)
+    return Screen(width=width, highlight=False, soft_wrap=False)
 
 
 def say(text: str, style: str | None = None) -> None:

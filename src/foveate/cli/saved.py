@@ -21,7 +21,7 @@ def saved_or(loaded: models.Loaded, spec: Spec | None) -> Plan:
     import foveate
 
     if spec is not None and spec.slug != BARE:
-        keep = getattr(spec.build(), "keep", None) if spec.keep is None else spec.keep
+        keep = getattr(spec.tried(), "keep", None) if spec.keep is None else spec.keep
         return Plan(str(spec), keep, spec)
     if spec is None and foveate.is_compressed(loaded.model):
         saved = as_saved(loaded)

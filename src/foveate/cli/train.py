@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, pictures, recipes, said, tasks, values
+from foveate.cli import models, output, paths, pictures, recipes, said, tasks, values
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
@@ -72,6 +72,8 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     if data is None and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
     models.place_to_run(device)
+    if not said.utf8(str(out)):
+        out = paths.plain(folder(out))
     place = models.place(card.model) if card.vision is None else None
     pictures.writable(folder(out) / "loss.png", option="--out")
     try:

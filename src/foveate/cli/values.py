@@ -20,11 +20,11 @@ MOST_PROMPTS = 10_000  # in a batch, and questions of a run: pictures of more wo
 MOST_NEW = 100_000  # tokens of an answer
 MOST_ROUNDS = 100_000
 MOST_SCENES = 1_000  # each is drawn in the report, with every method
-WHOLE = re.compile(r"[+-]?[0-9]{1,20}")
+WHOLE = re.compile(r"[+-]?[0-9]+")
 REAL = re.compile(
     r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,9})?|[+-]?(inf|nan)", re.IGNORECASE
 )
-LONGEST = 10_000  # letters of a literal
+DIGITS, LONGEST = 1_000, 10_000  # letters of a number, and of a literal
 
 
 def path(text: str | Path) -> Path:
@@ -40,9 +40,11 @@ PATH = {"parser": path, "metavar": "PATH"}  # how an option says that it takes o
 def number(text: str) -> int | float | None:
     """The number that is written in plain digits, 3 or 0.25 or 1e-4; None for any other text."""
     text = text.strip()
+    if len(text) > DIGITS:
+        return None
     if WHOLE.fullmatch(text):
         return int(text)
-    return float(text) if len(text) < LONGEST and REAL.fullmatch(text) else None
+    return float(text) if REAL.fullmatch(text) else None
 
 
 def wholes(
