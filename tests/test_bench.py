@@ -43,7 +43,7 @@ from foveate.cli import arguments, run
 from foveate.compressor import Compressor
 from foveate.hosts import cost, traits
 from foveate.methods import METHODS
-from foveate.provenance import dumps, record, write, sealed
+from foveate.provenance import dumps, record, sealed, write
 from foveate.spec import Spec, crossed
 
 LLAVA = FAMILIES["llava"]

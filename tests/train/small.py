@@ -139,6 +139,28 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(Path(out) / "model.safetensors")
 
 
+def known(document: dict) -> list[dict]:
+    """The history without what time it took."""
+    timed = ("seconds", "cpu_seconds", "train_runtime", "total_flos")
+    return [
+        {
+            k: v
+            for k, v in entry.items()
+            if k not in timed and "per_second" not in k and "runtime" not in k
+        }
+        for entry in document["history"]
+        if "loss" in entry or "eval_loss" in entry
+    ]
+
+
+def same(out: Path, document: dict, other: Path, unbroken: dict) -> None:
+    """The same losses and the same weights, bit for bit."""
+    assert known(document) == known(unbroken)
+    mine, theirs = weights(out), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
 def words(recipe: Recipe) -> list[str]:
     """What makes this recipe of the recipe `patchqa` on the command line."""
     from dataclasses import fields

@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from foveate.provenance import SEAL, dumps, sealed, unsealed, write
+from foveate.provenance import SEAL, content, dumps, sealed, unsealed, write
 from foveate.train import manifest
 
 STATE, CARD, RESULT = "trainer_state.json", "recipe.json", "training.json"
@@ -87,7 +87,8 @@ def open_folder(card: dict[str, Any], out: Path) -> Path | None:
             drop(path)
     if (out / RESULT).exists():
         warnings.warn(f"{out} was finished, but {_unfinished(out)}: going on from {so}")
-        (out / RESULT).unlink()
+        content(out / RESULT)  # not even an empty folder stays in its place
+        (out / RESULT).unlink(missing_ok=True)
     return begun
 
 
@@ -184,7 +185,7 @@ def _card(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not ALWAYS <= found.keys():
+    if not isinstance(found, dict) or not found.keys() >= ALWAYS:
         raise ValueError(
             f"{path} is no recipe, and says no more what this run was begun with: remove it to go on with "
             "this one, or write to another folder"

@@ -109,6 +109,11 @@ class VisualTrainer(Trainer):
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not self.whole:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of a step; none behind the last one, whose checkpoint a resume begins from too."""
+        over = self.state.global_step >= self.state.max_steps
+        return ([], None) if over else super().get_batch_samples(*args, **kwargs)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """A checkpoint with its manifest, once every process wrote its own; then the oldest gives way."""
         out, main = Path(self.args.output_dir), self.is_world_process_zero()
