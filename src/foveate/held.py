@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO
 
 
 class HeldError(RuntimeError):
@@ -38,12 +38,12 @@ def held(path: Path | None) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
-def _taken(lock: Path, path: Path) -> IO[str]:
+def _taken(lock: Path, path: Path) -> BinaryIO:
     """The lock's file, open and locked; where the drive has no locks, only open."""
     import fcntl
 
     while True:
-        file = lock.open("a+", encoding="utf-8")
+        file = lock.open("a+b", buffering=0)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -56,20 +56,21 @@ def _taken(lock: Path, path: Path) -> IO[str]:
         file.close()  # the one who held it has just ended, and this file with it
     for left in path.parent.glob(f"{glob.escape(path.name)}*.tmp"):
         left.unlink(missing_ok=True)
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
-    file.flush()
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    with contextlib.suppress(OSError):  # on a full disk nobody is told who
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {platform.node()} since {now}".encode())
     return file
 
 
-def _told(file: IO[str], path: Path) -> str:
+def _told(file: BinaryIO, path: Path) -> str:
     file.seek(0)
-    who = " ".join(file.read(200).split())
+    who = file.read(200).decode(errors="replace")
     process = f"process {who}" if who else "another process"
     return f"{path} is being made by {process}: wait for it to end, or write elsewhere"
 
 
-def _is_there(file: IO[str], lock: Path) -> bool:
+def _is_there(file: BinaryIO, lock: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), lock.stat())
     except FileNotFoundError:

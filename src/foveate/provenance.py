@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -80,6 +84,30 @@ def write(path: Path, content: str | bytes) -> Path:
 def named(error: OSError, path: Path) -> OSError:
     """The same error, saying of which file: those of a full disk do not."""
     return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Save into a folder, which goes if that fails. Raises OSError that names it where the disk is full."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno:
+            raise named(error, folder) from error
+        if (number := _refused(str(error))) is not None:
+            raise OSError(number, os.strerror(number), str(folder)) from error
+        raise
+
+
+def _refused(text: str) -> int | None:
+    """The system's number for a write that failed, from what safetensors and torch say of it."""
+    if told := re.search(r"Error while serializing.*(?:os error|code:) (\d+)", text):
+        return int(told[1])
+    broken = "PytorchStreamWriter" in text or "inline_container" in text
+    return (
+        errno.ENOSPC if broken else None
+    )  # torch does not say why; it is hardly ever another reason
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from foveate import cli
 from foveate.train import Recipe
 
 LAYERS, WIDTH = 4, 32
@@ -190,6 +194,26 @@ def command(*arguments: object, ranks: int = 1) -> list[str]:
 def quiet() -> dict[str, str]:
     """The environment of a process of its own, on one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def begun(
+    line: list[str], log: Path, first: Callable[[], None] = lambda: None
+) -> multiprocessing.Process:
+    """The command line in a process of its own that has everything imported, what it says in a file."""
+
+    def work() -> None:
+        with log.open("a", buffering=1) as said:
+            sys.stdout = sys.stderr = said
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            first()
+            os._exit(cli.run(line))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # no other thread is at work
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+    return process
 
 
 def foveate(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +14,6 @@ from typing import NamedTuple
 import pytest
 import small
 
-from foveate import cli
 from foveate.train import Lora
 
 # SIGKILL most of all: nothing can be tidied up after it.
@@ -25,24 +22,9 @@ TIMED = ("seconds", "prefill", "circumstances", "seal")
 SHORT = ("--limit", "6", "--batch-size", "1", "--max-new-tokens", "2", "--no-timing")
 
 
-def begun(line: list[str], log: Path) -> multiprocessing.Process:
-    """A command of foveate in a process of its own that has everything imported."""
-
-    def work() -> None:
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
-        os.dup2(1, 2)
-        os._exit(cli.run(line))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # no other thread is at work
-        process = multiprocessing.get_context("fork").Process(target=work)
-        process.start()
-    return process
-
-
 def finished(line: list[str], log: Path) -> float:
     """Run a command to its end; the seconds that took."""
-    start, process = time.perf_counter(), begun(line, log)
+    start, process = time.perf_counter(), small.begun(line, log)
     process.join()
     assert process.exitcode == 0, log.read_text()
     return time.perf_counter() - start
@@ -64,7 +46,7 @@ def kills(line: Callable, same: Callable, folder: Path, lasts: float, wanted: in
     draw, stopped, at_work, ends, log = random.Random(wanted), 0, 0, 0, folder / "log"
     while stopped < wanted or ends == 0:
         out = folder / str(ends)
-        process = begun(line(out), log)
+        process = small.begun(line(out), log)
         if stopped < wanted:
             process.join(draw.uniform(0.02, lasts))
             held = any(out.rglob("*.lock"))

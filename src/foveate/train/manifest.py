@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from foveate.provenance import dumps, sealed, unsealed, write
 
@@ -70,28 +65,6 @@ def changed(folder: Path, files: Mapping[str, list[int]]) -> str | None:
                 return f"{name} has changed"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"
-    return None
-
-
-@contextlib.contextmanager
-def filling(folder: Path) -> Iterator[None]:
-    """Save into a folder, which goes if that fails. Raises OSError that names it where the disk is full."""
-    try:
-        yield
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if (refused := _refused(error)) is not None:
-            raise OSError(*refused, str(folder)) from error
-        raise
-
-
-def _refused(error: BaseException) -> tuple[int, str] | None:
-    """The system's number and words for a write that failed, as Python, torch and safetensors tell it."""
-    text = " ".join(str(error).split())
-    if isinstance(error, OSError):
-        return error.errno or errno.EIO, error.strerror or text
-    if isinstance(error, SafetensorError) or "PytorchStreamWriter" in text:
-        return errno.ENOSPC, f"no space left, or no more may be written ({text[:120]})"
     return None
 
 

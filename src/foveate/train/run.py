@@ -16,8 +16,8 @@ from foveate.compressor import Compressor
 from foveate.held import held
 from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
-from foveate.provenance import record
-from foveate.train import checkpoints, manifest
+from foveate.provenance import filling, record
+from foveate.train import checkpoints
 from foveate.train.curve import curve
 from foveate.train.data import Collator, Problem, Records, by_question, check, listed
 from foveate.train.data.questions import several
@@ -239,7 +239,7 @@ def _finish(
     """Save what was learnt; training.json comes last, so that it stands for all the rest."""
     trainer.model.config.get_text_config().use_cache = True
     made, main = out / "model.tmp", trainer.is_world_process_zero()
-    with manifest.filling(made):
+    with filling(made):
         if recipe.lora is not None:
             if main:
                 trainer.model.save_pretrained(made / "adapter")

@@ -13,6 +13,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from foveate.hosts import traits
+from foveate.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
 from foveate.train.parts import blocks_of, groups
@@ -120,7 +121,7 @@ class VisualTrainer(Trainer):
         folder = out / f"checkpoint-{self.state.global_step}"
         if main:
             manifest.begin(folder)
-        with manifest.filling(folder):
+        with filling(folder):
             super()._save_checkpoint(*args, **kwargs)
         self.accelerator.wait_for_everyone()
         if main:
