@@ -263,13 +263,20 @@ def test_children_do_not_inherit_a_lock(tmp_path):
         pass
 
 
-@pytest.mark.parametrize("command", ["compare", "bench"])
+HELD = {"compare": "compare", "train": "training", "bench": "b.json"}
+
+
+@pytest.mark.parametrize("command", HELD)
 def test_a_command_says_who_is_at_it(holder, tmp_path, capsys, command):
-    path = tmp_path / ("compare" if command == "compare" else "b.json")
+    path = tmp_path / HELD[command]
     one = holder(path)
-    out = tmp_path if command == "compare" else path
-    short = {"compare": ["--limit", "1"], "bench": ["--count-only"]}[command]
-    assert cli.run([command, "--methods", "stride", *short, "--out", str(out)]) == 1
+    out = path if command == "bench" else tmp_path
+    line = {
+        "compare": ["compare", "--methods", "stride", "--limit", "1"],
+        "train": ["train", "patchqa", "--set", "steps=1"],
+        "bench": ["bench", "--methods", "stride", "--count-only"],
+    }[command]
+    assert cli.run([*line, "--out", str(out)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"foveate: {path} is being made by process {one.pid} on " in said

@@ -104,10 +104,9 @@ def _refused(text: str) -> int | None:
     """The system's number for a write that failed, from what safetensors and torch say of it."""
     if told := re.search(r"Error while serializing.*(?:os error|code:) (\d+)", text):
         return int(told[1])
-    broken = "PytorchStreamWriter" in text or "inline_container" in text
-    return (
-        errno.ENOSPC if broken else None
-    )  # torch does not say why; it is hardly ever another reason
+    # torch does not say why, and it is hardly ever for another reason.
+    broken = any(word in text for word in ("PytorchStreamWriter", "inline_container", "iostream"))
+    return errno.ENOSPC if broken else None
 
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,14 @@ def size(path: Path) -> int:
     return path.stat().st_size
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "adapter_model.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optimizer.pt",
+        pytest.param("model.safetensors", marks=pytest.mark.full),
+        pytest.param("adapter_model.safetensors", marks=pytest.mark.full),
+    ],
+)
 def test_a_checkpoint(card, unbroken, tmp_path, name):
     """Neither half a checkpoint stays nor the room it takes."""
     changes = LORA if "adapter" in name else RECIPE
@@ -56,6 +63,7 @@ def test_a_checkpoint(card, unbroken, tmp_path, name):
     small.same(out, run(card(**changes, name="patchqa"), out, resume=True), done, document)
 
 
+@pytest.mark.full
 def test_the_model_at_the_end(card, unbroken, tmp_path):
     """Adapters' checkpoints have room where the whole model has none."""
     done, document = unbroken(**LORA)
