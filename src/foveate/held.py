@@ -38,6 +38,13 @@ def held(path: Path | None) -> Iterator[None]:
             lock.unlink(missing_ok=True)
 
 
+def sweep(folder: Path, names: str = "*") -> None:
+    """Remove what killed processes left half-written, where no other is at work."""
+    for left in folder.glob(f"{names}.tmp"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def _taken(lock: Path, path: Path) -> BinaryIO:
     """The lock's file, open and locked; where the drive has no locks, only open."""
     import fcntl
@@ -54,8 +61,7 @@ def _taken(lock: Path, path: Path) -> BinaryIO:
         if _is_there(file, lock):
             break
         file.close()  # the one who held it has just ended, and this file with it
-    for left in path.parent.glob(f"{glob.escape(path.name)}*.tmp"):
-        left.unlink(missing_ok=True)
+    sweep(path.parent, f"{glob.escape(path.name)}*")
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     with contextlib.suppress(OSError):  # on a full disk nobody is told who
         file.truncate(0)

@@ -87,7 +87,8 @@ class Partial:
     def add(self, start: int, batch: list[dict[str, Any]]) -> None:
         """One batch more, with the system before the next begins: a killed process loses none.
 
-        Raises OSError that names the file, where it cannot be written whole.
+        A power cut may cost the last ones, which are asked again: nothing waits for the disk. Raises
+        OSError that names the file, where it cannot be written whole.
         """
         self.batches[start] = batch
         if self.path is not None:

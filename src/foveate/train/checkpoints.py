@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from foveate.held import sweep
 from foveate.provenance import SEAL, content, dumps, sealed, unsealed, write
 from foveate.train import manifest
 
@@ -78,6 +79,7 @@ def open_folder(card: dict[str, Any], out: Path) -> Path | None:
 
     The checkpoint to go on from; None begins anew.
     """
+    sweep(out)
     write(out / CARD, dumps(card))
     begun = last_whole(out)
     step, so = (0, "the beginning") if begun is None else (_step(begun), begun.name)
@@ -130,17 +132,16 @@ def result(out: Path, card: dict[str, Any]) -> dict[str, Any] | None:
 
 def finish(document: dict[str, Any], made: Path, out: Path) -> dict[str, Any]:
     """Move what was made into its folder, the config last, and write the document that stands for it."""
-    files = sorted(made.rglob("*"), key=lambda path: (path.name == "config.json", path))
-    moved = [_moved(path, out / path.relative_to(made)) for path in files if path.is_file()]
+    moved = []
+    for path in sorted(made.rglob("*"), key=lambda path: (path.name == "config.json", path)):
+        if path.is_file():
+            to = out / path.relative_to(made)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            moved.append(path.replace(to))
     shutil.rmtree(made)
     document = {**document, "files": manifest.contents(out, moved)}
     write(out / RESULT, dumps(sealed(document)))
     return document
-
-
-def _moved(path: Path, to: Path) -> Path:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    return path.replace(to)
 
 
 def _document(out: Path) -> dict[str, Any] | None:
