@@ -28,6 +28,7 @@ FLOORS = {
             "scan",
             "statespace",
             "routes",
+            "held",
             "provenance",
             "stopping",
             "chat",

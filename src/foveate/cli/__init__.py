@@ -18,7 +18,8 @@ from foveate.cli.convert import convert
 from foveate.cli.draw import draw
 from foveate.cli.methods import methods
 from foveate.cli.train import train
-from foveate.cli.wrong import Failed, Wrong, unknown
+from foveate.cli.wrong import Failed, Wrong, outside, unknown
+from foveate.held import HeldError
 
 app = typer.Typer(
     help="Fewer visual tokens for large multimodal models.",
@@ -63,7 +64,7 @@ def _ended(arguments: list[str]) -> tuple[str, int]:
         return "", code
     except (Wrong, UsageError) as error:
         return str(error) if isinstance(error, Wrong) else error.format_message(), 2
-    except Failed as error:
+    except (Failed, HeldError) as error:
         return str(error), 1
     except KeyboardInterrupt:
         return stopping.STOPPED, 1
@@ -72,7 +73,7 @@ def _ended(arguments: list[str]) -> tuple[str, int]:
         return "", 1
     except OSError as error:  # such as a full disk, or no right to write
         streams.drop(sys.stdout)
-        return _why(error), 1
+        return outside(error), 1
     except MemoryError as error:
         return f"out of memory: want fewer or smaller things at once ({error})", 1
     except Exception as error:
@@ -92,9 +93,3 @@ def _run(arguments: list[str]) -> int:
             return command.invoke(context) or 0
     except typer.Exit as done:
         return done.exit_code
-
-
-def _why(error: OSError) -> str:
-    """What the system says, and of which file."""
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return f"{where}{error.strerror or error}"

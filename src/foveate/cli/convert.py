@@ -9,7 +9,7 @@ import typer
 
 from foveate.cli import output, paths, said, values
 from foveate.cli.ask import AsJson
-from foveate.cli.wrong import Failed, Wrong
+from foveate.cli.wrong import Failed, Wrong, outside
 
 Source = Annotated[
     Path,
@@ -75,7 +75,9 @@ def _converted(
         place = foveate.convert_llava_stf(paths.plain(source), out, vision, language, layers)
     except (ValueError, NotImplementedError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
-    except (OSError, ImportError) as error:
+    except OSError as error:
+        raise Failed(outside(error)) from error
+    except ImportError as error:
         raise Failed(str(error)) from error
     made = reading.config(place).visual_compression
     given = ", ".join(f"{name}={value}" for name, value in made["arguments"].items())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from foveate import pictures
-from foveate.cli.wrong import Failed, Wrong
+from foveate.cli.wrong import Wrong
+from foveate.provenance import write
 
 if TYPE_CHECKING:
     from foveate.hosts.trace import Step
@@ -42,35 +44,26 @@ def writable(path: Path, kinds: Collection[str] = KINDS, option: str = "--pictur
             raise Wrong(f"{option} {path}: that is no file, and no picture can take its place")
         if path.exists() and not os.access(path, os.W_OK):
             raise Wrong(f"{option} {path}: that file may not be written")
-        _part(path).touch()
-        _part(path).unlink()
+        part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        part.touch()
+        part.unlink()
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise Wrong(f"{option} {path}: no picture can be written there ({why})") from error
     return path
 
 
-def save(path: Path, write: Callable[[Path], Any]) -> None:
-    """Have a picture written, whole or not at all. Raises Failed where that does not go."""
-    part = _part(path)
-    try:
-        write(part)
-        part.replace(path)
-    except (OSError, ValueError) as error:
-        raise Failed(f"{path} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all. Raises OSError that names it where the disk is full."""
+    drawn = io.BytesIO()
+    image.save(drawn, Image.registered_extensions()[path.suffix.lower()])
+    write(path, drawn.getvalue())
 
 
 def _known(kind: str) -> bool:
     """Whether this Pillow writes files of this ending; what it knows nothing of, others write."""
     Image.init()
     return Image.EXTENSION.get(kind) in {None, *Image.SAVE}
-
-
-def _part(path: Path) -> Path:
-    """Where a picture is put together, with its ending, which says its format."""
-    return path.with_name(f".{os.getpid()}.{path.name}")
 
 
 def canvas(processor: Any, image: Image.Image, question: str, step: Step) -> Any:

@@ -14,9 +14,10 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from foveate.compressor import Compressor
+from foveate.held import held
 from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
-from foveate.provenance import dumps, record, write
+from foveate.provenance import filling, record
 from foveate.train import checkpoints, left_out, sets
 from foveate.train.curve import curve
 from foveate.train.data import Collator, by_question
@@ -51,22 +52,33 @@ def run(
 
     Raises ValueError for a folder that holds another run and for whatever the recipe asks that the model
     does not have, DataError with line numbers for data that is not in order, DivergedError if the loss
-    becomes no number, and ImportError for packages that are not installed.
+    becomes no number, HeldError if another process trains in this folder, and ImportError for packages
+    that are not installed.
     """
     out = Path(out)
     _want_packages(recipe)
-    if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
-        return done
-    begun = checkpoints.begin(recipe.as_dict(), out, resume)
-    whole = sets.opened(recipe, data, validation)
+    with held(out / "training" if os.environ.get("RANK", "0") == "0" else None):
+        if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
+            return done
+        checkpoints.refuse(recipe.as_dict(), out, resume)
+        whole = sets.opened(recipe, data, validation)
+        return _trained(recipe, out, whole, device, model, advance)
+
+
+def _trained(
+    recipe: Recipe, out: Path, whole: sets.Sets, device: str, model: str | None, advance: Advance
+) -> dict[str, Any]:
+    """Train in a folder that was found to be this run's or new."""
     data, validation = map(by_question, whole) if recipe.split else whole
     steps = steps_of(recipe, data)
     settings = _settings(recipe, out, device, validation is not None, steps)
     gone: left_out.Problems = []
     with settings.main_process_first(local=False):
         if settings.process_index == 0:
-            checkpoints.open_folder(recipe.as_dict(), out, begun)
+            begun = checkpoints.open_folder(recipe.as_dict(), out)
             gone = sets.checked(recipe, out, begun is None, whole, partial(advance, 0, steps))
+        else:
+            begun = checkpoints.newest(out)
     if recipe.skip:
         whole, gone = _without(whole, gone)
         data, validation = map(by_question, whole) if recipe.split else whole
@@ -202,11 +214,14 @@ def _finish(
 ) -> dict[str, Any]:
     """Save what was learnt; training.json comes last, so that it stands for all the rest."""
     trainer.model.config.get_text_config().use_cache = True
-    if recipe.lora is not None:
-        if trainer.is_world_process_zero():
-            trainer.model.save_pretrained(out / "adapter")
-        trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model(str(out))
+    made, main = out / "model.tmp", trainer.is_world_process_zero()
+    with filling(made):
+        if recipe.lora is not None:
+            if main:
+                trainer.model.save_pretrained(made / "adapter")
+            trainer.model = trainer.model.merge_and_unload()
+        trainer.save_model(str(made))
+    trainer.accelerator.wait_for_everyone()
     history = trainer.state.log_history
     losses = [entry for entry in history if "loss" in entry]
     document = {
@@ -219,9 +234,9 @@ def _finish(
         "circumstances": record(recipe.seed, trainer.args.device),
         "history": history,
     }
-    if trainer.is_world_process_zero():
+    if main:
         curve(history, out / "loss.png", recipe.name)
-        write(out / checkpoints.RESULT, dumps(document))
+        document = checkpoints.finish(document, made, out)
     return document
 
 
