@@ -115,9 +115,12 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
     """The model saved under a path or Hub id, with the compressor it was saved with.
 
     method: your own compressor, where the checkpoint's is not one of foveate's. Other keywords go to
-    AutoModelForImageTextToText.from_pretrained. Nothing but safetensors and JSON is read.
+    AutoModelForImageTextToText.from_pretrained, but for those that would read more than safetensors and
+    JSON, run a checkpoint's code (trust_remote_code), or make up weights: load such a model with
+    transformers and compress it.
 
-    Raises ValueError if the checkpoint names no compressor, an unknown one, or lacks its weights.
+    Raises ValueError for these keywords, if the checkpoint names no compressor, an unknown one, or lacks
+    its weights, and for files that are broken, which is an OSError too.
     """
     known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
     return attach.compress(*saving.from_pretrained(path, known, method, **kwargs))
