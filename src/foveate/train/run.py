@@ -62,13 +62,8 @@ def run(
     data, validation = map(by_question, whole) if recipe.split else whole
     steps = steps_of(recipe, data)
     settings = _settings(recipe, out, device, validation is not None, steps)
-    gone: left_out.Problems = []
-    with settings.main_process_first(local=False):
-        if settings.process_index == 0:
-            checkpoints.open_folder(recipe.as_dict(), out, begun)
-            gone = sets.checked(recipe, out, begun is None, whole, partial(advance, 0, steps))
+    whole, gone = _sound(recipe, settings, out, begun, whole, partial(advance, 0, steps))
     if recipe.skip:
-        whole, gone = _without(whole, gone)
         data, validation = map(by_question, whole) if recipe.split else whole
         settings.max_steps = steps = steps_of(recipe, data)
         settings.warmup_steps = warmup(recipe, steps)
@@ -81,10 +76,24 @@ def run(
     return _finish(trainer, recipe, out, _counts(whole[0], data) | skipped)
 
 
-def _without(whole: sets.Sets, gone: left_out.Problems) -> tuple[sets.Sets, left_out.Problems]:
-    """The sets without what the main process found, which alone has looked; and what that is."""
+def _sound(
+    recipe: Recipe,
+    settings: Any,
+    out: Path,
+    begun: Path | None,
+    whole: sets.Sets,
+    advance: Callable[[str], None],
+) -> tuple[sets.Sets, left_out.Problems]:
+    """The sets as they are trained on, and what is left out of them: the main process looks, all obey."""
     from accelerate.utils import broadcast_object_list
 
+    gone: left_out.Problems = []
+    with settings.main_process_first(local=False):
+        if settings.process_index == 0:
+            checkpoints.open_folder(recipe.as_dict(), out, begun)
+            gone = sets.checked(recipe, out, begun is None, whole, advance)
+    if not recipe.skip:
+        return whole, gone
     (gone,) = broadcast_object_list([gone])
     return sets.without(whole, gone), gone
 
