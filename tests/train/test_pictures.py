@@ -247,6 +247,30 @@ def test_a_file_cut_anywhere_is_judged_alike(tmp_path, kind):
     assert broken > 10
 
 
+@pytest.mark.parametrize("draws", [15, pytest.param(400, marks=pytest.mark.full)])
+def test_a_damaged_file_is_judged_alike(tmp_path, draws):
+    draw, found, path = np.random.default_rng(0), set(), tmp_path / "damaged"
+    for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "TGA", "PPM", "ICO"):
+        file = io.BytesIO()
+        image(5, 64, 48).save(file, kind)
+        for _ in range(draws):
+            damaged = np.frombuffer(file.getvalue(), np.uint8).copy()
+            damaged[draw.integers(0, min(len(damaged), 10 ** draw.integers(2, 6)), 4)] = (
+                draw.integers(256)
+            )
+            path.write_bytes(damaged.tobytes())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                verdict = trouble(path)
+                try:
+                    read(path)
+                    assert verdict is None, kind
+                except PictureError as error:
+                    assert verdict == (error.kind, str(error)), kind
+            found.add(verdict is None)
+    assert found == {True, False}
+
+
 @pytest.mark.parametrize(
     ("size", "says"),
     [

@@ -176,7 +176,7 @@ def test_outside_and_skip_on_the_command_line(model, bad, tmp_path, capsys):
     assert "3 records left out" in out and "3 of 12 records are left out" in err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_every_process_leaves_out_the_same(model, bad, tmp_path):
     words = small.words(small.card(model, bad, skip=True, batch=4, micro_batch=2, steps=3))
     done = small.foveate("train", *words, "--out", tmp_path / "two", ranks=2)

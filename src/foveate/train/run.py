@@ -72,15 +72,8 @@ def _trained(
     data, validation = map(by_question, whole) if recipe.split else whole
     steps = steps_of(recipe, data)
     settings = _settings(recipe, out, device, validation is not None, steps)
-    gone: left_out.Problems = []
-    with settings.main_process_first(local=False):
-        if settings.process_index == 0:
-            begun = checkpoints.open_folder(recipe.as_dict(), out)
-            gone = sets.checked(recipe, out, begun is None, whole, partial(advance, 0, steps))
-        else:
-            begun = checkpoints.newest(out)
+    begun, whole, gone = _begun(recipe, settings, out, whole, partial(advance, 0, steps))
     if recipe.skip:
-        whole, gone = _without(whole, gone)
         data, validation = map(by_question, whole) if recipe.split else whole
         settings.max_steps = steps = steps_of(recipe, data)
         settings.warmup_steps = warmup(recipe, steps)
@@ -93,12 +86,26 @@ def _trained(
     return _finish(trainer, recipe, out, _counts(whole[0], data) | skipped)
 
 
-def _without(whole: sets.Sets, gone: left_out.Problems) -> tuple[sets.Sets, left_out.Problems]:
-    """The sets without what the main process found, which alone has looked; and what that is."""
+def _begun(
+    recipe: Recipe, settings: Any, out: Path, whole: sets.Sets, advance: Callable[[str], None]
+) -> tuple[Path | None, sets.Sets, left_out.Problems]:
+    """The checkpoint to go on from, the sets as they are trained on, and what is left out of them.
+
+    The main process opens the folder and looks through the data; all obey.
+    """
     from accelerate.utils import broadcast_object_list
 
-    (gone,) = broadcast_object_list([gone])
-    return sets.without(whole, gone), gone
+    gone: left_out.Problems = []
+    with settings.main_process_first(local=False):
+        if settings.process_index == 0:
+            begun = checkpoints.open_folder(recipe.as_dict(), out)
+            gone = sets.checked(recipe, out, begun is None, whole, advance)
+        else:
+            begun = checkpoints.newest(out)
+    if recipe.skip:
+        (gone,) = broadcast_object_list([gone])
+        whole = sets.without(whole, gone)
+    return begun, whole, gone
 
 
 def _counts(whole: Any, data: Any) -> dict[str, int]:

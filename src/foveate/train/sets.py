@@ -11,6 +11,7 @@ from foveate.train import left_out
 from foveate.train.data import Record, Records, check, refuse
 from foveate.train.recipe import Recipe
 
+KEYS = 12  # unknown keys that are named
 Sets = tuple[Any, Any]  # to train on, and to evaluate on or None
 
 
@@ -49,22 +50,36 @@ def checked(
         advance(f"checked {seen:,} records")
 
     for one in some:
-        if one.unknown:
-            known = (f"{key!r} in {n:,}" for key, n in one.unknown.items())
-            warnings.warn(
-                f"{one.path}: keys that are not read, and in how many records: {', '.join(known)}"
-            )
-    if not recipe.check:
-        if recipe.skip and begins:
-            raise ValueError("skip=True with check=False: the check finds what to leave out")
-        return left_out.noted(out, some, None) if recipe.skip else []
+        _name_unknown(one)
+    if recipe.skip and begins and not recipe.check:
+        raise ValueError("skip=True with check=False: the check finds what to leave out")
     also = caption if recipe.template == "plain" else None
-    found = [check(one, counted, also=also) for one in some]
+    found = [check(one, counted, also=also) for one in some] if recipe.check else None
     if recipe.skip:
-        return (left_out.note if begins else left_out.noted)(out, some, found)
-    if any(found):
+        return _told(some, (left_out.note if begins else left_out.noted)(out, some, found))
+    if found and any(found):
         refuse(found, some)
     return []
+
+
+def _name_unknown(records: Records) -> None:
+    """Tell a person, once, which keys of a file nothing reads: those of most records first."""
+    found = sorted(records.unknown.items(), key=lambda one: -one[1])
+    if found:
+        known = [f"{key!r} in {n:,}" for key, n in found[:KEYS]]
+        more = [f"{len(found) - KEYS:,} more"] if len(found) > KEYS else []
+        warnings.warn(
+            f"{records.path}: keys that are not read, and in how many records: {', '.join(known + more)}"
+        )
+
+
+def _told(some: Sequence[Records], gone: left_out.Problems) -> left_out.Problems:
+    """What is left out, of which a person is told."""
+    for one, wrong in zip(some, gone, strict=True):
+        if wrong:
+            many = f"{len({problem.record for problem in wrong}):,} of {len(one):,}"
+            warnings.warn(f"{one.path}: {many} records are left out, the first: {wrong[0]}")
+    return gone
 
 
 def caption(record: Record) -> tuple[str, str] | None:
@@ -76,15 +91,10 @@ def caption(record: Record) -> tuple[str, str] | None:
 
 
 def without(sets: Sets, gone: left_out.Problems) -> Sets:
-    """The sets without the records that cannot be trained on; the number of those is told.
-
-    Raises DataError if none is left to train on.
-    """
+    """The sets without the records that cannot be trained on. Raises DataError if a set has no others."""
     left = []
     for some, wrong in zip(files(sets), gone, strict=True):
-        if records := {problem.record for problem in wrong}:
-            many = f"{len(records):,} of {len(some):,} records are left out"
-            warnings.warn(f"{some.path}: {many}, the first: {wrong[0]}")
+        records = {problem.record for problem in wrong}
         if len(records) == len(some):
             refuse([wrong], [some], "and no record without one")
         left.append(some.without(sorted(records)))
