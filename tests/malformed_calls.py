@@ -96,6 +96,9 @@ CHEAP = {  # options that every call of a command has, so that what is not refus
 }
 
 
+RICH = ("set_", "methods", "method", "model")  # parameters with many ways to be wrong: drawn thrice
+
+
 @dataclass(frozen=True)
 class Call:
     """A command line, and what was done to it."""
@@ -131,7 +134,12 @@ def draws(seed: int, n: int, files: list[str]) -> Iterator[Call]:
     turns: list[tuple[str, Any]] = []
     for _ in range(n):
         if not turns:
-            turns = [(name, param) for name, one in there.items() for param in (*one.params, None)]
+            turns = [
+                (name, param)
+                for name, one in there.items()
+                for param in (*one.params, None)
+                for _ in range(3 if getattr(param, "name", "") in RICH else 1)
+            ]
             dice.shuffle(turns)
         name, param = turns.pop()
         yield Draw(dice, there, files, name).call(param)

@@ -224,7 +224,7 @@ def test_signals_that_the_process_ignores_stay_so():
 def test_ctrl_c_twice_in_a_bar_leaves_the_terminal_sane(tmp_path):
     """A real process on a terminal of its own, stopped when its bar has hidden the cursor."""
     ours, theirs = pty.openpty()
-    words = ["eval", "--limit", "9999", "--out", str(tmp_path / "out"), "--batch-size", "4"]
+    words = ["eval", "--limit", "300", "--out", str(tmp_path / "out"), "--batch-size", "1"]
     with subprocess.Popen(
         [sys.executable, "-m", "foveate", *words],
         stdout=subprocess.PIPE,
@@ -287,6 +287,16 @@ def test_a_reader_who_has_enough_is_no_error(capsys, monkeypatch):
     assert run(["methods"]) == 1
     sys.stdout.close()
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_the_system_leaves_stdout_alone(capfd, monkeypatch):
+    module = sys.modules["foveate.cli.methods"]
+    monkeypatch.setattr(module, "describe", lambda *_: open("/no/such/file"))  # noqa: PTH123, SIM115
+    assert run(["methods"]) == 1
+    assert capfd.readouterr() == ("", "foveate: /no/such/file: No such file or directory\n")
+    monkeypatch.undo()
+    assert run(["methods"]) == 0
+    assert "fastv" in capfd.readouterr().out
 
 
 def test_nobody_hears_of_the_error(monkeypatch):

@@ -69,10 +69,10 @@ def _ended(arguments: list[str]) -> tuple[str, int]:
     except KeyboardInterrupt:
         return stopping.STOPPED, 1
     except BrokenPipeError:  # whoever read the answer has enough
-        streams.drop(sys.stdout)
+        streams.settle(sys.stdout)
         return "", 1
     except OSError as error:  # such as a full disk, or no right to write
-        streams.drop(sys.stdout)
+        streams.settle(sys.stdout)
         return outside(error), 1
     except MemoryError as error:
         return f"out of memory: want fewer or smaller things at once ({error})", 1

@@ -61,12 +61,15 @@ def say(text: str) -> None:
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
-        drop(sys.stderr)
+        settle(sys.stderr)
 
 
-def drop(stream: TextIO) -> None:
-    """Let what a stream still holds go nowhere: Python would try again to write it, at the very end."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+def settle(stream: TextIO) -> None:
+    """Write what a stream still holds; where that fails, into nothing: Python would try again at the end."""
+    try:
+        stream.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
