@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 import foveate.methods
@@ -145,20 +146,27 @@ def support(
 
 def _supported(model: nn.Module, make: Callable[..., Compressor], **arguments: Any) -> Support:
     try:
-        found = hosts_support.support(model, sized(make, model, **arguments))
+        found = hosts_support.support(model, _outline(make, model, **arguments))
     except ValueError as error:  # the model does not say a size, or no such method fits it
         return Support((), works=False, why=str(error))
     for name, value in BEHIND.items() if not found.works else ():
         if name in arguments or name not in inspect.signature(make).parameters:
             continue
         try:
-            behind = hosts_support.support(model, sized(make, model, **arguments, **{name: value}))
+            shifted = _outline(make, model, **arguments, **{name: value})
+            behind = hosts_support.support(model, shifted)
         except ValueError:  # a method may know the argument and not the value
             continue
         if behind.works:
             note = f"with {name}={value!r}: behind the projector"
             return replace(behind, notes=(note, *behind.notes))
     return found
+
+
+def _outline(make: Callable[..., Compressor], model: nn.Module, **arguments: Any) -> Compressor:
+    """A compressor made for a model, without memory for its weights: at 7B those are gigabytes."""
+    with torch.device("meta"):
+        return sized(make, model, **arguments)
 
 
 def _is_compressor(value: Any) -> bool:
