@@ -37,12 +37,13 @@ from foveate.bench.clock import Spread, Timing
 from foveate.bench.configs import SMALL, TEXT, build
 from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill
+from foveate.bench.journal import KIND
 from foveate.bench.limits import ideal, short_prefill
 from foveate.cli import arguments, run
 from foveate.compressor import Compressor
 from foveate.hosts import cost, traits
 from foveate.methods import METHODS
-from foveate.provenance import dumps, record, write
+from foveate.provenance import dumps, record, sealed, write
 from foveate.spec import Spec, crossed
 
 LLAVA = FAMILIES["llava"]
@@ -196,11 +197,25 @@ def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
 
 def test_cells_of_another_run_are_neither_taken_over_nor_lost(tmp_path):
     partial = tmp_path / "r.json.partial"
-    text = dumps({"key": {"seed": 7}, "cells": {"stride 4 × 1": {"stale": True}}})
+    cells = {"stride 4 × 1": {"stale": True}}
+    text = dumps(sealed({"kind": KIND, "key": {"seed": 7}, "cells": cells}))
     write(partial, text)
     with pytest.raises(FileExistsError, match=r"1 finished cells .* seed"):
         bench(subject(), [Cell("stride", 4, 1)], None, tmp_path / "r.json")
     assert partial.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "null", '{"key": {}, "cells": {}}', '{"key"', b"\xff", None]
+)
+def test_cells_that_are_not_as_written_are_measured_again(tmp_path, text):
+    """Above all those of a half-written file, or of one that was changed."""
+    partial, out = tmp_path / "r.json.partial", tmp_path / "r.json"
+    write(partial, text) if text is not None else partial.mkdir()
+    with pytest.warns(UserWarning, match=r"r\.json\.partial is not what was written there"):
+        found = bench(subject(), [Cell("stride", 4, 1)], None, out)
+    assert found["resumed"] == 0 and len(found["cells"]) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
 
 def test_a_cell_the_model_cannot_carry_out_is_left_out_and_says_why():

@@ -27,6 +27,7 @@ FLOORS = {
             "scan",
             "statespace",
             "routes",
+            "held",
             "provenance",
             "chat",
         ),

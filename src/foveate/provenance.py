@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import json
 import os
 import platform
+import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ from typing import Any
 import torch
 
 PACKAGES = ("foveate", "torch", "transformers", "numpy")
+SEAL = "seal"
 
 
 def record(seed: int | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -56,17 +63,103 @@ def dumps(document: Mapping[str, Any]) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def write(path: Path, text: str) -> Path:
-    """Put a file there at once: readers see the old one or the whole new one."""
+def write(path: Path, content: str | bytes) -> Path:
+    """Put a file there at once: readers see the old one or the whole new one.
+
+    A killed process leaves the old one. So does a full disk: OSError, which names the file.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
+    except OSError as error:
+        raise named(error, path) from error
     finally:
         part.unlink(missing_ok=True)
     return path
+
+
+def named(error: OSError, path: Path) -> OSError:
+    """The same error, saying of which file: those of a full disk do not."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+@contextlib.contextmanager
+def filling(folder: Path) -> Iterator[None]:
+    """Save into a folder, which goes if that fails. Raises OSError that names it where the disk is full."""
+    try:
+        yield
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno:
+            raise named(error, folder) from error
+        if (number := _refused(str(error))) is not None:
+            raise OSError(number, os.strerror(number), str(folder)) from error
+        raise
+
+
+def _refused(text: str) -> int | None:
+    """The system's number for a write that failed, from what safetensors and torch say of it."""
+    if told := re.search(r"Error while serializing.*(?:os error|code:) (\d+)", text):
+        return int(told[1])
+    # torch does not say why, and it is hardly ever for another reason.
+    broken = any(word in text for word in ("PytorchStreamWriter", "inline_container", "iostream"))
+    return errno.ENOSPC if broken else None
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document and a checksum of all it says: whoever reads it sees whether it was changed."""
+    return {**document, SEAL: _seal(document)}
+
+
+def unsealed(text: str | bytes) -> dict[str, Any] | None:
+    """The document that was sealed; None for anything else: cut, changed, no JSON, or never sealed."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    seal = found.pop(SEAL, None)
+    return found if seal == _seal(found) else None
+
+
+def made(path: Path, **wanted: Any) -> dict[str, Any] | None:
+    """The sealed document in a file that only saves work; None where the work is to be done.
+
+    One that is not as it was written, or says other than `wanted`, is made again, with a warning. Raises
+    OSError as `content` does.
+    """
+    text = content(path)
+    if text is None:
+        return None
+    found = unsealed(text)
+    if found is not None and all(found.get(name) == value for name, value in wanted.items()):
+        return found
+    warnings.warn(f"{path} is not what was written there: made again", stacklevel=2)
+    return None
+
+
+def content(path: Path) -> bytes | None:
+    """What is in a file; None without one, nothing for an empty folder in its place, which goes.
+
+    Raises OSError for a folder with something in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path.read_bytes() if path.exists() else None
+    try:
+        path.rmdir()
+    except OSError as error:
+        what = "a folder with something in it stands where a file goes"
+        raise OSError(error.errno, what, str(path)) from error
+    return b""
+
+
+def _seal(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:16]
 
 
 def _version(package: str) -> str | None:

@@ -7,22 +7,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from foveate.provenance import dumps, write
+from foveate.provenance import dumps, made, sealed, write
+
+KIND = "cells of a benchmark"
 
 
 class Journal:
     """What is finished of a benchmark that writes `out`: a killed one goes on where it stopped.
 
     key: everything that makes two runs the same. `out` itself is written once, whole, at the end.
-    Without `out` nothing is kept. Raises FileExistsError rather than overwrite another run's cells.
+    Without `out` nothing is kept. Cells that are not as they were written are measured again, with a warning.
+    Raises FileExistsError rather than overwrite another run's cells.
     """
 
     def __init__(self, out: Path | None, key: Mapping[str, Any]):
         self.out = Path(out) if out is not None else None
         self.key = json.loads(dumps(key))
         self.cells: dict[str, dict[str, Any]] = {}
-        if self.out is not None and self.partial.exists():
-            found = json.loads(self.partial.read_text(encoding="utf-8"))
+        if self.out is not None and (found := made(self.partial, kind=KIND)) is not None:
             self._check(found)
             self.cells = found["cells"]
         self.resumed = len(self.cells)
@@ -48,7 +50,7 @@ class Journal:
         made = make()
         if self.out is not None and "why" not in made:
             self.cells[name] = made
-            write(self.partial, dumps({"key": self.key, "cells": self.cells}))
+            write(self.partial, dumps(sealed({"kind": KIND, "key": self.key, "cells": self.cells})))
         return made
 
     def finish(self, document: Mapping[str, Any]) -> None:

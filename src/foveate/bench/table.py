@@ -15,6 +15,7 @@ from foveate.bench.journal import Journal
 from foveate.bench.limits import bare, judged
 from foveate.bench.measure import Effort, measure
 from foveate.compressor import Compressor, language
+from foveate.held import held
 from foveate.methods import METHODS
 from foveate.ops import Keep
 from foveate.provenance import record
@@ -115,28 +116,30 @@ def bench(
 
     effort None: count only. skipped: what the plan left out already; a cell that this model cannot carry
     out comes to it, with the reason.
-    `advance(1, what)` is called `ticks(cells, effort)` times.
+    `advance(1, what)` is called `ticks(cells, effort)` times. Raises HeldError if another process writes to
+    `out`.
     """
     model = subject.model
     circumstances = record(seed, "cpu" if model is None else model.device)
     about = subject.about()
     asked = {"cells": [str(c) for c in cells], "effort": effort and asdict(effort), "seed": seed}
     where = {k: circumstances[k] for k in ("commit", "versions", "device", "threads")}
-    journal = Journal(out, {**about, **asked, **where})
     rows, skipped = [], list(skipped)
-    for cell in cells:
-        row = journal.cell(str(cell), lambda cell=cell: _row(subject, cell, effort, advance))
-        (skipped if "why" in row else rows).append(row)
-    document = {
-        **about,
-        "effort": effort and asdict(effort),
-        "cells": rows,
-        "limits": judged(rows),
-        "left_out": skipped,
-        "resumed": journal.resumed,
-        "run": circumstances,
-    }
-    journal.finish(document)
+    with held(out):
+        journal = Journal(out, {**about, **asked, **where})
+        for cell in cells:
+            row = journal.cell(str(cell), lambda cell=cell: _row(subject, cell, effort, advance))
+            (skipped if "why" in row else rows).append(row)
+        document = {
+            **about,
+            "effort": effort and asdict(effort),
+            "cells": rows,
+            "limits": judged(rows),
+            "left_out": skipped,
+            "resumed": journal.resumed,
+            "run": circumstances,
+        }
+        journal.finish(document)
     return document
 
 

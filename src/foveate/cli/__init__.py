@@ -15,7 +15,8 @@ from foveate.cli.convert import convert
 from foveate.cli.draw import draw
 from foveate.cli.methods import methods
 from foveate.cli.train import train
-from foveate.cli.wrong import Failed, Wrong, unknown
+from foveate.cli.wrong import Failed, Wrong, outside, unknown
+from foveate.held import HeldError
 
 # typer keeps click to itself; its public errors say which classes those are.
 UsageError = typer.BadParameter.__bases__[0]
@@ -55,7 +56,7 @@ def run(arguments: list[str]) -> int:
         return _say(str(error), 2)
     except UsageError as error:
         return _say(error.format_message(), 2)
-    except (Failed, typer.Abort) as error:
+    except (Failed, HeldError, typer.Abort) as error:
         return _say(str(error) or "stopped", 1)
     except KeyboardInterrupt:
         return _say("stopped; what was finished is kept", 1)
@@ -65,6 +66,8 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if os.environ.get("FOVEATE_TRACEBACK"):
             raise
+        if isinstance(error, OSError) and error.filename:
+            return _say(outside(error), 1)
         hint = "FOVEATE_TRACEBACK=1 shows where"
         return _say(f"unexpected {type(error).__name__}: {error} ({hint})", 1)
 

@@ -16,6 +16,7 @@ from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import shares, table
 from foveate.cli.work import Plan, Work, described, fitting, folder, plan
 from foveate.cli.wrong import Wrong
+from foveate.held import held, sweep
 
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
@@ -56,8 +57,8 @@ def compare(
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
     tasks.check(task)
     asked = plan(methods, keeps)
-    folder(out)
-    with output.answering() as emit:
+    with held(folder(out) / "compare"), output.answering() as emit:
+        sweep(out)
         output.hush()
         loaded = models.load(model, device)
         work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)

@@ -82,13 +82,13 @@ def progress(total: int | None, what: str) -> Iterator[Callable[..., None]]:
 def hush() -> None:
     """Keep the libraries below from chatting: their warnings and bars are no answer to a command.
 
-    What training and evaluation themselves warn of is a remark for the person at the terminal.
+    What training, evaluation and benchmarks themselves warn of is a remark for the person at the terminal.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-        own = r"foveate\.(train|evaluate)\."
+        own = r"foveate\.(train|evaluate|bench)\."
         warnings.filterwarnings("default", category=UserWarning, module=own)
         warnings.showwarning = lambda message, *_: note(str(message))
     from transformers.utils import logging

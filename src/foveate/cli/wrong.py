@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -12,6 +13,15 @@ class Wrong(Exception):  # noqa: N818
 
 class Failed(Exception):  # noqa: N818
     """Something outside went wrong, such as a download; ends the command line with exit code 1."""
+
+
+def outside(error: OSError) -> str:
+    """The line for what the system says no to: a full disk, a folder where a file goes."""
+    if error.filename is None or error.strerror is None:
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    kept = "; what was finished is kept" if full else ""
+    return f"{error.strerror}: {error.filename}{kept}"
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> Wrong:

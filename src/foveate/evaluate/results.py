@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from foveate.provenance import write
+from foveate.provenance import content, dumps, made, named, sealed, unsealed, write
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -49,48 +51,79 @@ class Job:
 
 
 def finished(folder: Path, job: Job) -> dict[str, Any] | None:
-    """The document of a run that was finished before; None if there is none, or it is not readable."""
-    try:
-        document = json.loads((folder / f"{job.name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    same = document.get("format") == FORMAT and document.get("job") == asdict(job)
-    return document if same else None
+    """The document of a run that was finished before; None if there is none, or not as it was written."""
+    found = made(_file(folder, job), format=FORMAT, job=asdict(job))
+    if found is not None:
+        _part(folder, job).unlink(missing_ok=True)  # the run was killed before it did
+    return found
+
+
+def finish(folder: Path, job: Job, document: dict[str, Any]) -> None:
+    """Write a run's document; its answers are no longer needed apart."""
+    write(_file(folder, job), dumps(sealed(document)))
+    _part(folder, job).unlink(missing_ok=True)
 
 
 class Partial:
-    """The answers so far of a run that is not finished: one line of JSON per batch."""
+    """The answers so far of a run that is not finished: a sealed line for each batch, by where it starts.
 
-    def __init__(self, folder: Path | None, job: Job):
-        self.path = None if folder is None else folder / f"{job.name}.part.jsonl"
-        self.batches: list[list[dict[str, Any]]] = []
-        if self.path is not None and self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    batch = json.loads(line)
-                except ValueError:
-                    break  # the run was killed while it wrote this line
-                if any("columns" not in answer for answer in batch):
-                    break  # of an earlier foveate, which did not note what a prompt had in each layer
-                self.batches.append(batch)
-            self._rewrite()
+    keys are those of all examples, in order. A line counts if it is as it was written, for this job, with
+    the very keys of the batch it says it is; whatever else a file holds is asked again, with a warning.
+    """
 
-    def add(self, batch: list[dict[str, Any]]) -> None:
-        """One batch more, on disk before the next begins."""
-        self.batches.append(batch)
+    def __init__(self, folder: Path | None, job: Job, keys: Sequence[str]):
+        size = job.batch_size
+        self.keys = {n: list(keys[n : n + size]) for n in range(0, len(keys), size)}
+        self.path, self.job = None if folder is None else _part(folder, job), asdict(job)
+        self.batches: dict[int, list[dict[str, Any]]] = {}
+        if self.path is not None and (text := content(self.path)) is not None:
+            self._read(text)
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """All answers so far, in the order of the examples."""
+        return [answer for start in sorted(self.batches) for answer in self.batches[start]]
+
+    def add(self, start: int, batch: list[dict[str, Any]]) -> None:
+        """One batch more, with the system before the next begins: a killed process loses none.
+
+        A power cut may cost the last ones, which are asked again: nothing waits for the disk. Raises
+        OSError that names the file, where it cannot be written whole.
+        """
+        self.batches[start] = batch
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(batch, ensure_ascii=False) + "\n")
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(self._line(start))
+            except OSError as error:
+                raise named(error, self.path) from error
 
-    def drop(self) -> None:
-        """The run is finished: its own file holds the answers."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+    def _line(self, start: int) -> str:
+        told = {"job": self.job, "start": start, "answers": self.batches[start]}
+        return json.dumps(sealed(told)) + "\n"
 
-    def _rewrite(self) -> None:
-        lines = [json.dumps(batch, ensure_ascii=False) + "\n" for batch in self.batches]
-        write(self.path, "".join(lines))
+    def _read(self, text: bytes) -> None:
+        lines = text.splitlines() or [b""]
+        for line in lines:
+            found = unsealed(line) or {}
+            keys = self.keys.get(found.get("start")) if found.get("job") == self.job else None
+            if keys is not None and [answer["key"] for answer in found["answers"]] == keys:
+                self.batches.setdefault(found["start"], found["answers"])
+        if strange := len(lines) - len(self.batches):
+            warnings.warn(
+                f"{self.path}: {strange} of {len(lines)} lines are not as this run wrote them, or there "
+                "twice; what is not answered is asked again"
+            )
+        write(self.path, "".join(map(self._line, sorted(self.batches))))
+
+
+def _file(folder: Path, job: Job) -> Path:
+    return folder / f"{job.name}.json"
+
+
+def _part(folder: Path, job: Job) -> Path:
+    return folder / f"{job.name}.part.jsonl"
 
 
 def fingerprint(model: torch.nn.Module, compressor: torch.nn.Module | None = None) -> str:

@@ -20,8 +20,9 @@ from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
 from foveate.evaluate.shares import means
+from foveate.held import held
 from foveate.hosts import attach
-from foveate.provenance import dumps, record, write
+from foveate.provenance import record
 
 WATCHED = 8  # prompts whose way through tower, connector and compressors is counted
 UNSAID = ("key", "columns", "words")  # of an answer, in a result file
@@ -66,30 +67,45 @@ def run(
 
     method None is the bare model. folder is where the result file goes and where a finished or a killed
     run is found again. measure adds what the caller times, advance hears of every answer. Raises
-    ValueError if the model is compressed already.
+    ValueError if the model is compressed already, and HeldError if another process makes this very run.
     """
     if attach.is_compressed(model):
         raise ValueError("run() compresses the model itself: foveate.restore(model) first")
-    if folder is not None and (found := results.finished(folder, job)) is not None:
-        advance(len(examples))
-        return found
-    partial, started = Partial(folder, job), time.perf_counter()
-    timing = measure() if measure is not None else {}
-    context = (
-        contextlib.nullcontext()
-        if method is None
-        else attach.compressed(model, method, job.positions)
-    )
-    with context:
-        watched = probes(model, processor, [(e.images, e.question) for e in examples[:WATCHED]])
-        _answer(model, processor, examples, job, partial, advance)
-        answers = [answer for batch in partial.batches for answer in batch]
-        spent = {**means(answers, method), "cost": costs(model, watched, answers)}
-    document = _document(job, answers, spent, timing, time.perf_counter() - started, model.device)
-    if folder is not None:
-        write(folder / f"{job.name}.json", dumps(document))
-    partial.drop()
-    return document
+    with held(folder and folder / job.name):
+        if folder is not None and (found := results.finished(folder, job)) is not None:
+            advance(len(examples))
+            return found
+        started = time.perf_counter()
+        partial = Partial(folder, job, [e.key for e in examples])
+        timing = measure() if measure is not None else {}
+        context = (
+            contextlib.nullcontext()
+            if method is None
+            else attach.compressed(model, method, job.positions)
+        )
+        with context:
+            spent = _spent(model, processor, examples, job, method, partial, advance)
+        seconds = time.perf_counter() - started
+        document = _document(job, partial.answers, spent, timing, seconds, model.device)
+        if folder is not None:
+            results.finish(folder, job, document)
+        return document
+
+
+def _spent(
+    model: Any,
+    processor: Any,
+    examples: Sequence[Example],
+    job: Job,
+    method: Compressor | None,
+    partial: Partial,
+    advance: Callable[[int], None],
+) -> dict[str, Any]:
+    """Answer all, and what of each image was left and what that cost."""
+    watched = probes(model, processor, [(e.images, e.question) for e in examples[:WATCHED]])
+    _answer(model, processor, examples, job, partial, advance)
+    answers = partial.answers
+    return {**means(answers, method), "cost": costs(model, watched, answers)}
 
 
 def _answer(
@@ -101,12 +117,12 @@ def _answer(
     advance: Callable[[int], None],
 ) -> None:
     """Answer what is not answered yet, batch by batch."""
-    advance(sum(map(len, partial.batches)))
-    for start in range(len(partial.batches) * job.batch_size, len(examples), job.batch_size):
+    advance(len(partial.answers))
+    for start in sorted(partial.keys.keys() - partial.batches.keys()):
         batch = examples[start : start + job.batch_size]
         asks = [(e.images, e.question) for e in batch]
         found = replies(model, processor, asks, job.max_new_tokens)
-        partial.add([_record(e, reply) for e, reply in zip(batch, found, strict=True)])
+        partial.add(start, [_record(e, reply) for e, reply in zip(batch, found, strict=True)])
         advance(len(batch))
 
 

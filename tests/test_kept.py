@@ -1,0 +1,282 @@
+"""What a run wrote is counted if it is what it claims to be; all else is made again, and said."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+
+from foveate import cli, evaluate
+from foveate.embedded import PATH
+from foveate.evaluate import results
+from foveate.evaluate import runs as room
+from foveate.evaluate.results import Partial
+from foveate.held import HeldError, held
+from foveate.methods import Stride
+from foveate.patchqa import PatchQA
+from foveate.provenance import made, sealed, unsealed, write
+
+JOB = evaluate.Job("tiny", "f", "patchqa", "e", 10, 0, "stride", 0.25, "Stride()", "original", 4, 2)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """A model of random weights, its processor and ten questions, the cost of one of them counted."""
+    model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(PATH)).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(room, "WATCHED", 1)
+        yield model, AutoProcessor.from_pretrained(PATH), PatchQA("test").examples(10)
+
+
+@pytest.fixture(scope="module")
+def whole(asked, tmp_path_factory):
+    """The run that nothing stopped: its document, and the lines of its part file before it went."""
+    folder = tmp_path_factory.mktemp("whole")
+    document = evaluate.run(*asked, JOB, Stride(0.25), folder)
+    (folder / f"{JOB.name}.json").unlink()
+    lines = killed(asked, folder, after=10)
+    return document, lines
+
+
+def killed(asked, folder, after, job=JOB):
+    """Stop a run when so many questions are answered; the lines it left."""
+    left = after
+
+    def die(done):
+        nonlocal left
+        left -= done
+        if left <= 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.run(*asked, job, Stride(0.25), folder, advance=die)
+    return (folder / f"{job.name}.part.jsonl").read_bytes().splitlines(keepends=True)
+
+
+def changed(line: bytes, seal: bool = False, **values) -> bytes:
+    """A line that says other things, sealed again or not."""
+    told = {**json.loads(line), **values}
+    if seal:
+        del told["seal"]
+        told = sealed(told)
+    return json.dumps(told).encode() + b"\n"
+
+
+def swapped(line: bytes) -> bytes:
+    """The same answers in another order, sealed."""
+    return changed(line, True, answers=json.loads(line)["answers"][::-1])
+
+
+def other(line: bytes) -> bytes:
+    """The answers of another job, sealed."""
+    return changed(line, True, job={**json.loads(line)["job"], "seed": 1})
+
+
+# A part file made of the lines of a finished run → how many questions are asked again.
+STRANGE = {
+    "twice": (lambda a, b, c: a + a + b + b, 2),
+    "from behind": (lambda a, b, c: c + b + a, 0),
+    "a hole": (lambda a, b, c: a + c, 4),
+    "cut": (lambda a, b, c: a + b[:-40], 6),
+    "cut before its end": (lambda a, b, c: a + b[:-1], 2),
+    "cut in the middle": (lambda a, b, c: a[:99] + b + c, 8),
+    "joined": (lambda a, b, c: a[:-1] + b + c, 8),
+    "a bit flipped": (lambda a, b, c: a.replace(b'"right": false', b'"right": true') + b + c, 4),
+    "another place": (lambda a, b, c: changed(a, True, start=4) + b + c, 4),
+    "no place": (lambda a, b, c: changed(a, True, start=3) + b + c, 4),
+    "another order": (lambda a, b, c: swapped(a) + b + c, 4),
+    "another job": (lambda a, b, c: other(a) + other(b) + c, 8),
+    "no seal": (lambda a, b, c: json.dumps(json.loads(a)["answers"]).encode() + b"\n" + b + c, 4),
+    "lists, null and numbers": (lambda a, b, c: b'[]\nnull\n3\n"a"\n{}\n[{}]\n' + c, 8),
+    "no number": (lambda a, b, c: changed(a, share=float("nan")) + b + c, 4),
+    "no JSON": (lambda a, b, c: b"what is this\n" + b + c, 4),
+    "too deep": (lambda a, b, c: b"[" * 100_000 + b"\n" + b + c, 4),
+    "no UTF-8": (lambda a, b, c: a + b"\xff\xfe\x00\n" + c, 4),
+    "empty": (lambda a, b, c: b"", 10),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_line_counts_if_it_is_what_it_claims(whole, tmp_path, name):
+    (document, lines), (make, again) = whole, STRANGE[name]
+    keys, path = list(document["answers"]), tmp_path / f"{JOB.name}.part.jsonl"
+    path.write_bytes(make(*lines))
+    if name in ("from behind", "a hole", "cut before its end"):  # all lines are good ones
+        read = Partial(tmp_path, JOB, keys)
+    else:
+        with pytest.warns(UserWarning, match=r"\d+ of \d+ lines are not as this run wrote them"):
+            read = Partial(tmp_path, JOB, keys)
+    told = [answer["key"] for answer in read.answers]
+    assert told == [key for key in keys if key in told] and len(told) == 10 - again
+    left = {answer["key"]: answer["prediction"] for answer in read.answers}
+    assert left == {key: document["answers"][key]["prediction"] for key in told}
+    for start in sorted(read.keys.keys() - read.batches.keys()):
+        read.add(start, json.loads(lines[start // 4])["answers"])
+    assert sorted(path.read_bytes().splitlines(keepends=True)) == sorted(lines)
+
+
+def test_what_two_runs_wrote_at_once_is_no_answer_twice(asked, whole, tmp_path, monkeypatch):
+    """On a drive without locks: both begin, both write, both are killed; one goes on."""
+    document, (first, second, _) = whole
+    (tmp_path / f"{JOB.name}.part.jsonl").write_bytes(first + second + first + second[:-90])
+    counted, real = [], room.replies
+    monkeypatch.setattr(
+        room, "replies", lambda m, p, asks, n: counted.append(len(asks)) or real(m, p, asks, n)
+    )
+    with pytest.warns(UserWarning, match="2 of 4 lines"):
+        resumed = evaluate.run(*asked, JOB, Stride(0.25), tmp_path)
+    assert counted == [2]
+    assert list(resumed["answers"].items()) == list(document["answers"].items())
+    assert all(resumed[k] == document[k] for k in ("n", "accuracy", "kinds", "tokens", "cost"))
+    assert [p.name for p in tmp_path.iterdir()] == [f"{JOB.name}.json"]
+
+
+# What may stand where a result was: text, bytes, or what becomes of the document.
+NO_RESULT = {
+    "null": "null",
+    "a list": "[]",
+    "no document": "{}",
+    "cut": '{"format": 2, "job"',
+    "empty": "",
+    "no UTF-8": b"\xff\xfe{}",
+    "too deep": "[" * 100_000,
+    "another format": lambda d: sealed({**d, "format": 99}),
+    "another job": lambda d: sealed({**d, "job": {**d["job"], "seed": 5}}),
+    "a key missing": lambda d: {k: v for k, v in d.items() if k != "accuracy"},
+    "a wrong type": lambda d: {**d, "answers": []},
+    "no number": lambda d: {**d, "tokens": float("nan")},
+    "an answer missing": lambda d: {**d, "answers": dict(list(d["answers"].items())[1:])},
+    "never sealed": lambda d: {k: v for k, v in d.items() if k != "seal"},
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("name", NO_RESULT)
+def test_what_is_no_result_is_made_again(whole, tmp_path, name):
+    document, strange = json.loads(json.dumps(whole[0])), NO_RESULT[name]
+    path = tmp_path / f"{JOB.name}.json"
+    if strange is None:
+        path.mkdir()
+    elif isinstance(strange, (str, bytes)):
+        write(path, strange)
+    else:
+        write(path, json.dumps(strange(sealed(document))))
+    with pytest.warns(UserWarning, match=r"\.json is not what was written there: made again"):
+        assert results.finished(tmp_path, JOB) is None
+    results.finish(tmp_path, JOB, document)
+    assert results.finished(tmp_path, JOB) == document
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path):
+    (tmp_path / "a.json" / "b").mkdir(parents=True)
+    with pytest.raises(OSError, match="a folder with something in it stands where a file goes"):
+        made(tmp_path / "a.json")
+    assert (tmp_path / "a.json" / "b").is_dir()
+
+
+def test_a_run_killed_between_its_result_and_its_parts_leaves_no_parts(whole, tmp_path):
+    document, lines = whole
+    results.finish(tmp_path, JOB, document)
+    part = tmp_path / f"{JOB.name}.part.jsonl"
+    part.write_bytes(b"".join(lines))
+    assert results.finished(tmp_path, JOB)["answers"] == document["answers"]
+    assert not part.exists()
+
+
+def test_a_seal_tells_every_change():
+    document = {"a": [1, 2.5, None], "b": {"c": "\udce4 ä"}}
+    text = json.dumps(sealed(document))
+    assert unsealed(text) == document
+    for k in range(len(text)):
+        for letter in '0"x':
+            assert unsealed(text[:k] + letter + text[k + 1 :]) in (None, document)
+        assert unsealed(text[:k]) is None
+
+
+# Another process that holds a path, says so, and waits to be ended.
+HOLDS = """
+import sys
+from pathlib import Path
+from foveate.held import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder():
+    """Starts processes that hold a path."""
+    started = []
+
+    def start(path):
+        line = [sys.executable, "-c", HOLDS, str(path)]
+        one = subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        started.append(one)
+        assert one.stdout.readline() == "held\n"
+        return one
+
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
+        one.stdin.close()
+        one.stdout.close()
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate", "close"])
+def test_the_second_is_told_and_a_lock_dies_with_its_process(
+    holder, asked, whole, tmp_path, capsys, end
+):
+    path = tmp_path / JOB.name
+    one = holder(path)
+    with pytest.raises(HeldError) as told:
+        evaluate.run(*asked, JOB, Stride(0.25), tmp_path)
+    assert f"{path} is being made by process {one.pid} on " in str(told.value)
+    assert str(told.value).endswith(": wait for it to end, or write elsewhere")
+    with held(tmp_path / replace(JOB, seed=1).name):  # others share the folder
+        assert (tmp_path / f"{JOB.name}.lock").exists()
+    half = tmp_path / f"{JOB.name}.json.123.tmp"
+    half.write_text("{")
+    one.stdin.close() if end == "close" else getattr(one, end)()
+    one.wait()
+    assert evaluate.run(*asked, JOB, Stride(0.25), tmp_path)["answers"] == whole[0]["answers"]
+    assert [p.name for p in tmp_path.iterdir()] == [f"{JOB.name}.json"]
+
+
+def test_children_do_not_inherit_a_lock(tmp_path):
+    """A killed run's workers may live a while longer."""
+    path = tmp_path / "run"
+    with held(path):
+        pid = os.fork()
+        if pid == 0:
+            os.close(os.open(path.with_name("run.lock"), os.O_RDONLY))
+            os._exit(0)
+        os.waitpid(pid, 0)
+        line = [sys.executable, "-c", HOLDS, str(path)]
+        refused = subprocess.run(line, capture_output=True, text=True, input="")
+        assert "is being made by process" in refused.stderr
+    with held(path):
+        pass
+
+
+HELD = {"compare": "compare", "train": "training", "bench": "b.json"}
+
+
+@pytest.mark.parametrize("command", HELD)
+def test_a_command_says_who_is_at_it(holder, tmp_path, capsys, command):
+    path = tmp_path / HELD[command]
+    one = holder(path)
+    out = path if command == "bench" else tmp_path
+    line = {
+        "compare": ["compare", "--methods", "stride", "--limit", "1"],
+        "train": ["train", "patchqa", "--set", "steps=1"],
+        "bench": ["bench", "--methods", "stride", "--count-only"],
+    }[command]
+    assert cli.run([*line, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"foveate: {path} is being made by process {one.pid} on " in said
