@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import small
+
+from foveate.train import run
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +26,18 @@ def data(tmp_path_factory):
 def card(model, data):
     """A recipe of six steps, with changes."""
     return lambda **changes: small.card(model, data, **changes)
+
+
+@pytest.fixture(scope="session")
+def unbroken(model, data, tmp_path_factory):
+    """The folder of a run that nothing stopped, and its document; each recipe is run once."""
+    done = {}
+
+    def find(**changes):
+        key = json.dumps(changes, default=str)
+        if key not in done:
+            out = tmp_path_factory.mktemp("unbroken")
+            done[key] = out, run(small.card(model, data, **changes), out)
+        return done[key]
+
+    return find

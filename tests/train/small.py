@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,6 +21,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from foveate import cli
 from foveate.train import Recipe
 
 LAYERS, WIDTH = 4, 32
@@ -139,6 +143,28 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
     return load_file(Path(out) / "model.safetensors")
 
 
+def known(document: dict) -> list[dict]:
+    """The history without what time it took."""
+    timed = ("seconds", "cpu_seconds", "train_runtime", "total_flos")
+    return [
+        {
+            k: v
+            for k, v in entry.items()
+            if k not in timed and "per_second" not in k and "runtime" not in k
+        }
+        for entry in document["history"]
+        if "loss" in entry or "eval_loss" in entry
+    ]
+
+
+def same(out: Path, document: dict, other: Path, unbroken: dict) -> None:
+    """The same losses and the same weights, bit for bit."""
+    assert known(document) == known(unbroken)
+    mine, theirs = weights(out), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
 def words(recipe: Recipe) -> list[str]:
     """What makes this recipe of the recipe `patchqa` on the command line."""
     from dataclasses import fields
@@ -168,6 +194,26 @@ def command(*arguments: object, ranks: int = 1) -> list[str]:
 def quiet() -> dict[str, str]:
     """The environment of a process of its own, on one thread."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
+
+
+def begun(
+    line: list[str], log: Path, first: Callable[[], None] = lambda: None
+) -> multiprocessing.Process:
+    """The command line in a process of its own that has everything imported, what it says in a file."""
+
+    def work() -> None:
+        with log.open("a", buffering=1) as said:
+            sys.stdout = sys.stderr = said
+            os.dup2(said.fileno(), 1)
+            os.dup2(said.fileno(), 2)
+            first()
+            os._exit(cli.run(line))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # no other thread is at work
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+    return process
 
 
 def foveate(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess:

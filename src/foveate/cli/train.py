@@ -14,7 +14,7 @@ import typer
 
 from foveate.cli import models, output, recipes, tasks
 from foveate.cli.ask import AsJson, Device
-from foveate.cli.wrong import Failed, Wrong, unknown
+from foveate.cli.wrong import Failed, Wrong, outside, unknown
 
 QUIET = 60  # seconds between two lines of progress where there is no terminal
 
@@ -77,7 +77,9 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
         raise Wrong(summary) from error
     except (ValueError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
-    except (OSError, ImportError, DivergedError) as error:
+    except OSError as error:
+        raise Failed(outside(error)) from error
+    except (ImportError, DivergedError) as error:
         raise Failed(str(error)) from error
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from foveate.provenance import write
 
 INK, FAINT, STEP = "#0072B2", "#9ecae1", "#D55E00"
 
@@ -35,8 +38,8 @@ def curve(history: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
             _dress(one, "penalty")
         axes.set_title(title, loc="left", fontsize=11)
         [axes, *below][-1].set_xlabel("optimizer step")
-        figure.savefig(path, dpi=120)
-    return path
+        figure.savefig(drawn := io.BytesIO(), format=path.suffix[1:], dpi=120)
+    return write(path, drawn.getvalue())
 
 
 def _of(history: Sequence[dict[str, Any]], name: str) -> dict[int, float]:

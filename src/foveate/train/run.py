@@ -13,9 +13,10 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from foveate.compressor import Compressor
+from foveate.held import held
 from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
-from foveate.provenance import dumps, record, write
+from foveate.provenance import filling, record
 from foveate.train import checkpoints
 from foveate.train.curve import curve
 from foveate.train.data import Collator, Problem, Records, by_question, check, listed
@@ -27,6 +28,7 @@ from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered
 
 READS = frozenset({"text", "prompt_attention"})  # needs that the user's words answer
+Sets = tuple[Any, Any]  # what to train on, and what to evaluate on or None
 Advance = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
 
 
@@ -54,31 +56,42 @@ def run(
 
     Raises ValueError for a folder that holds another run and for whatever the recipe asks that the model
     does not have, DataError with line numbers for data that is not in order, DivergedError if the loss
-    becomes no number, and ImportError for packages that are not installed.
+    becomes no number, HeldError if another process trains in this folder, and ImportError for packages
+    that are not installed.
     """
     out = Path(out)
     _want_packages(recipe)
-    if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
-        return done
-    begun = checkpoints.begin(recipe.as_dict(), out, resume)
-    whole = _sets(recipe, data, validation)
+    with held(out / "training" if os.environ.get("RANK", "0") == "0" else None):
+        if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
+            return done
+        checkpoints.refuse(recipe.as_dict(), out, resume)
+        whole = _sets(recipe, data, validation)
+        return _trained(recipe, out, whole, device, model, advance)
+
+
+def _trained(
+    recipe: Recipe, out: Path, whole: Sets, device: str, model: str | None, advance: Advance
+) -> dict[str, Any]:
+    """Train in a folder that was found to be this run's or new."""
     data, validation = map(by_question, whole) if recipe.split else whole
     steps = steps_of(recipe, data)
     settings = _settings(recipe, out, device, validation is not None, steps)
     with settings.main_process_first(local=False):
         if settings.process_index == 0:
-            checkpoints.open_folder(recipe.as_dict(), out, begun)
+            begun = checkpoints.open_folder(recipe.as_dict(), out)
             if recipe.check:
                 _check(recipe, lambda n: advance(0, steps, f"checked {n:,} records"), *whole)
             if counts := _counts(whole[0], data):
                 advance(0, steps, "{records:,} records, {rows:,} rows".format(**counts))
+        else:
+            begun = checkpoints.newest(out)
     trainer = _trainer(recipe, settings, data, validation, begun, model)
     trainer.add_callback(Watch(advance))
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     return _finish(trainer, recipe, out, _counts(whole[0], data))
 
 
-def _sets(recipe: Recipe, data: Any, validation: Any) -> tuple[Any, Any]:
+def _sets(recipe: Recipe, data: Any, validation: Any) -> Sets:
     """What to train on and what to evaluate on, conversation by conversation: the recipe's, unless given."""
     data = Records(recipe.data, recipe.images) if data is None else data
     if validation is None and recipe.validation is not None:
@@ -225,11 +238,14 @@ def _finish(
 ) -> dict[str, Any]:
     """Save what was learnt; training.json comes last, so that it stands for all the rest."""
     trainer.model.config.get_text_config().use_cache = True
-    if recipe.lora is not None:
-        if trainer.is_world_process_zero():
-            trainer.model.save_pretrained(out / "adapter")
-        trainer.model = trainer.model.merge_and_unload()
-    trainer.save_model(str(out))
+    made, main = out / "model.tmp", trainer.is_world_process_zero()
+    with filling(made):
+        if recipe.lora is not None:
+            if main:
+                trainer.model.save_pretrained(made / "adapter")
+            trainer.model = trainer.model.merge_and_unload()
+        trainer.save_model(str(made))
+    trainer.accelerator.wait_for_everyone()
     history = trainer.state.log_history
     losses = [entry for entry in history if "loss" in entry]
     document = {
@@ -242,9 +258,9 @@ def _finish(
         "circumstances": record(recipe.seed, trainer.args.device),
         "history": history,
     }
-    if trainer.is_world_process_zero():
+    if main:
         curve(history, out / "loss.png", recipe.name)
-        write(out / checkpoints.RESULT, dumps(document))
+        document = checkpoints.finish(document, made, out)
     return document
 
 

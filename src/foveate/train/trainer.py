@@ -13,6 +13,8 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from foveate.hosts import traits
+from foveate.provenance import filling
+from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
 from foveate.train.parts import blocks_of, groups
 from foveate.train.penalty import Apart
@@ -40,7 +42,6 @@ def arguments(
         **_checkpointing(recipe.checkpointing),
         save_strategy="steps",
         save_steps=recipe.save_every,
-        save_total_limit=recipe.keep_checkpoints,
         logging_steps=recipe.log_every,
         logging_nan_inf_filter=False,  # a loss that is no number is to be seen
         eval_strategy="steps" if evaluates else "no",
@@ -108,6 +109,24 @@ class VisualTrainer(Trainer):
         """Adapters and shards only: a whole model was loaded from the checkpoint, under its own names."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or not self.whole:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The batches of a step; none behind the last one, whose checkpoint a resume begins from too."""
+        over = self.state.global_step >= self.state.max_steps
+        return ([], None) if over else super().get_batch_samples(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """A checkpoint with its manifest, once every process wrote its own; then the oldest gives way."""
+        out, main = Path(self.args.output_dir), self.is_world_process_zero()
+        folder = out / f"checkpoint-{self.state.global_step}"
+        if main:
+            manifest.begin(folder)
+        with filling(folder):
+            super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()
+        if main:
+            manifest.finish(folder)
+            checkpoints.rotate(out, self.recipe.keep_checkpoints)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         data = self.train_dataset if train_dataset is None else train_dataset

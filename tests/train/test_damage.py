@@ -1,0 +1,217 @@
+"""What is cut, empty, missing or changed in a run's folder is noticed, said, and never gone on from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import small
+from safetensors.torch import load_file, save_file
+
+from foveate.provenance import sealed
+from foveate.train import Lora, checkpoints, manifest, run
+
+WHOLE = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 5}
+LORA = {
+    **WHOLE,
+    "lora": Lora(rank=4, alpha=8, dropout=0.05),
+    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
+}
+KINDS = {"whole": WHOLE, "adapters": LORA}
+FILES = {
+    "whole": {"model.safetensors", "config.json", "tokenizer.json"},
+    "adapters": {"adapter_model.safetensors", "adapter_config.json", "tokenizer.json"},
+}
+STATES = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"}
+
+
+def flipped(path):
+    """One bit, in the middle."""
+    found = bytearray(path.read_bytes())
+    found[len(found) // 2] ^= 1
+    path.write_bytes(found)
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "flipped": flipped,
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.fixture
+def copied(unbroken, tmp_path):
+    """A folder of a run that was killed just before its end, behind its last checkpoint; to be damaged."""
+
+    def copy(kind, finished=False):
+        shutil.copytree(unbroken(**KINDS[kind])[0], tmp_path, dirs_exist_ok=True)
+        if not finished:
+            (tmp_path / "training.json").unlink()
+        return tmp_path
+
+    return copy
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_damage_to_any_file_of_a_checkpoint_is_noticed(copied, kind):
+    out = copied(kind)
+    last = out / "checkpoint-5"
+    files = [path for path in sorted(last.rglob("*")) if path.is_file()]
+    assert {path.name for path in files} >= FILES[kind] | STATES | {"manifest.json"}
+    for path in files:
+        kept = path.read_bytes()
+        for how, spoil in DAMAGE.items():
+            spoil(path)
+            harmless = path.name == "manifest.json" and how == "missing"  # as in an earlier foveate
+            want = last if harmless else out / "checkpoint-4"
+            assert checkpoints.last_whole(out) == want, (path.name, how)
+            assert harmless or path.name in checkpoints.damage(last)
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            path.write_bytes(kept)
+    assert checkpoints.last_whole(out) == last
+
+
+CASES = [
+    ("whole", "optimizer.pt", "cut"),
+    ("adapters", "adapter_model.safetensors", "flipped"),
+    *[
+        pytest.param(kind, name, how, marks=pytest.mark.full)
+        for kind in KINDS
+        for name in sorted(FILES[kind] | STATES | {"manifest.json"})
+        for how in ("missing", "empty", "cut", "flipped")
+    ],
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "how"), CASES)
+@pytest.mark.filterwarnings("ignore:.*is left out")
+def test_a_run_that_goes_on_behind_damage_is_the_run_without_it(
+    card, copied, unbroken, kind, name, how
+):
+    out = copied(kind)
+    DAMAGE[how](out / "checkpoint-5" / name)
+    small.same(out, run(card(**KINDS[kind]), out, resume=True), *unbroken(**KINDS[kind]))
+    assert checkpoints.last_whole(out) == out / "checkpoint-5"  # written again
+
+
+def test_the_damage_is_said(card, copied):
+    out = copied("whole")
+    path = out / "checkpoint-5" / "optimizer.pt"
+    size = path.stat().st_size
+    path.write_bytes(path.read_bytes()[:100])
+    said = (
+        rf"checkpoint-5 is left out, optimizer\.pt has 100 bytes of {size:,}: going on from checkp"
+    )
+    with pytest.warns(UserWarning, match=said):
+        assert checkpoints.open_folder(card(**WHOLE).as_dict(), out) == out / "checkpoint-4"
+    assert not (out / "checkpoint-5").exists()
+    shutil.rmtree(out / "checkpoint-2")
+    (out / "checkpoint-4" / "rng_state.pth").unlink()
+    with pytest.warns(UserWarning, match=r"rng_state\.pth is missing: going on from the beginning"):
+        assert checkpoints.open_folder(card(**WHOLE).as_dict(), out) is None
+
+
+def test_an_earlier_foveate_left_no_manifests(card, copied, unbroken):
+    """Its checkpoints and its result count as they did then."""
+    out = copied("whole", finished=True)
+    for step in (2, 4, 5):
+        (out / f"checkpoint-{step}" / "manifest.json").unlink()
+    assert checkpoints.last_whole(out) == out / "checkpoint-5"
+    told = json.loads((out / "training.json").read_text())
+    old = {k: v for k, v in told.items() if k not in ("seal", "files")}
+    (out / "training.json").write_text(json.dumps(old))
+    assert run(card(**WHOLE), out, resume=True) == old
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "training.json"])
+@pytest.mark.filterwarnings("ignore:.*was finished, but")
+def test_a_finished_model_that_is_damaged_is_finished_again(card, copied, unbroken, name):
+    out = copied("whole", finished=True)
+    DAMAGE["cut"](out / name)
+    small.same(out, run(card(**WHOLE), out, resume=True), *unbroken(**WHOLE))
+    assert not (
+        out / "checkpoint-6"
+    ).exists()  # the fifth step is the last, though no epoch ends there
+    assert checkpoints.result(out, card(**WHOLE).as_dict()) is not None
+
+
+NO_RESULT = {
+    "a list": "[]",
+    "null": "null",
+    "no document": "{}",
+    "cut": '{"recipe": {',
+    "no UTF-8": b"\xff",
+    "changed": lambda d: {**d, "steps": 50},
+    "no history": lambda d: {k: v for k, v in d.items() if k != "history"},
+    "no number": lambda d: {**d, "seconds": float("nan")},
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("name", NO_RESULT)
+def test_a_result_that_is_none_is_noticed_and_said(card, copied, name):
+    out, strange, recipe = copied("whole", finished=True), NO_RESULT[name], card(**WHOLE).as_dict()
+    path = out / "training.json"
+    if strange is None:
+        path.unlink()
+        path.mkdir()
+    elif callable(strange):
+        path.write_text(json.dumps(strange(json.loads(path.read_text()))))
+    else:
+        path.write_bytes(strange if isinstance(strange, bytes) else strange.encode())
+    assert checkpoints.result(out, recipe) is None
+    with pytest.warns(
+        UserWarning, match=r"was finished, but training\.json .*: going on from checkp"
+    ):
+        assert checkpoints.open_folder(recipe, out) == out / "checkpoint-5"
+    assert not path.exists()
+
+
+def test_a_finished_model_without_checkpoints_is_not_trained_over(card, copied):
+    out = copied("whole", finished=True)
+    for step in (2, 4, 5):
+        shutil.rmtree(out / f"checkpoint-{step}")
+    weights = load_file(out / "model.safetensors")
+    save_file({n: w + 1 for n, w in weights.items()}, out / "model.safetensors")
+    with pytest.raises(ValueError, match=r"model\.safetensors has .*, and there is no checkpoint"):
+        run(card(**WHOLE), out, resume=True)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"name": "a"', b"\xff", "3", None])
+def test_a_recipe_that_is_none_is_an_error_of_one_line(card, copied, text):
+    out = copied("whole")
+    path = out / "recipe.json"
+    path.unlink()
+    if text is None:
+        path.mkdir()
+    else:
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=r"recipe\.json is no recipe") as caught:
+        run(card(**WHOLE), out, resume=True)
+    assert "\n" not in str(caught.value)
+    assert checkpoints.last_whole(out) == out / "checkpoint-5"  # nothing was touched
+
+
+def test_a_manifest_speaks_for_folders_inside_too(tmp_path):
+    """Shards of FSDP lie so."""
+    shard = tmp_path / "optimizer_0" / "__1_0.distcp"
+    manifest.begin(tmp_path)
+    assert manifest.damage(tmp_path) == "it was not written to its end"
+    shard.parent.mkdir()
+    shard.write_bytes(b"abc")
+    manifest.finish(tmp_path)
+    assert manifest.damage(tmp_path) is None
+    shard.write_bytes(b"abd")
+    assert manifest.damage(tmp_path) == "optimizer_0/__1_0.distcp has changed"
+    (tmp_path / "manifest.json").write_text(json.dumps(sealed({"files": {"gone": [1, 2]}})))
+    assert manifest.damage(tmp_path) == "gone is missing"
+
+
+def test_the_oldest_checkpoint_goes_when_the_newest_is_whole(tmp_path):
+    for step in (2, 4, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    checkpoints.rotate(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-4"]
