@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import subprocess
 import sys
 import warnings
@@ -18,6 +17,7 @@ import transformers
 
 import foveate
 from foveate import Chain, FastV, Pool, Stride, VisionZip
+from foveate.provenance import dumps, write
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -95,7 +95,7 @@ def main() -> None:
         "transformers": transformers.__version__,
         "families": {name: measure(FAMILIES[name]) for name in given.families.split(",")},
     }
-    given.out.write_text(json.dumps(result, indent=1) + "\n")
+    write(given.out, dumps(result))
 
 
 if __name__ == "__main__":

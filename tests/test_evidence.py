@@ -51,6 +51,7 @@ from foveate.embedded import PATH, load  # noqa: E402
 from foveate.evaluate import encode  # noqa: E402
 from foveate.ops import budget  # noqa: E402
 from foveate.patchqa import PatchQA, patches_of  # noqa: E402
+from foveate.provenance import write  # noqa: E402
 from foveate.train import RECIPES  # noqa: E402
 from foveate.train.model import build  # noqa: E402
 
@@ -218,6 +219,15 @@ def test_a_run_is_made_and_found(tmp_path, monkeypatch):
     assert result["before"]["steps"] == 1 and result["training"]["steps"] == 2
     assert result["before"]["cost"] == result["training"]["cost"]
     assert found.missing(replace(page, runs=(replace(run, before=None),))) == [run.name]
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"asked": ', b"\xff", '{"asked": {}}'])
+def test_what_is_no_result_is_still_to_be_made(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(found, "ROOT", tmp_path)
+    page = replace(llavolta.PAGE, runs=llavolta.PAGE.runs[:1], lender=None)
+    write(found.file(page.name, page.runs[0].name), text)
+    with pytest.warns(UserWarning, match=r"\.json is no result: its run is to be made again"):
+        assert found.missing(page) == [page.runs[0].name]
 
 
 def test_llava_stf_page_is_what_the_results_make_of_it():

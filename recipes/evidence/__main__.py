@@ -27,6 +27,8 @@ import making
 import meteor
 import meteor_page
 
+from foveate.held import HeldError
+
 HERE = Path(__file__).parent
 PAGES = {
     "llavolta": (llavolta.PAGE, llavolta_page.write),
@@ -57,7 +59,10 @@ def main() -> None:
     page, write_page = PAGES[given.page]
     runs, missing = {run.name: run for run in page.runs}, found.missing(page)
     if given.run:
-        making.make(page, runs[given.run])
+        try:
+            making.make(page, runs[given.run])
+        except HeldError as error:
+            sys.exit(str(error))
     elif given.list:
         for name in runs:
             print("     " if name in missing else "done ", name)

@@ -14,6 +14,8 @@ from intervals import Estimate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from foveate import provenance
+
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 MARKERS = ("o", "s", "^", "D", "v")
@@ -83,7 +85,7 @@ def drawn(path: Path) -> Iterator[Axes]:
         axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    path.write_text(file.getvalue(), encoding="utf-8")
+    provenance.write(path, file.getvalue())
 
 
 def _look(i: int) -> dict[str, Any]:

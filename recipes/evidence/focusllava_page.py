@@ -39,6 +39,7 @@ from intervals import estimate
 from protocol import QUESTIONS, ROOT
 from tables import distance_table, group_table
 
+from foveate import provenance
 from foveate.patchqa.truth import LEAST
 
 DOCS = ROOT / "docs"
@@ -60,7 +61,7 @@ def write() -> str:
     if (out / "model.safetensors").exists():
         pictures.questions(out, DOCS / PICTURE)
     path = DOCS / "focusllava.md"
-    path.write_text(page(baseline), encoding="utf-8")
+    provenance.write(path, page(baseline))
     return str(path.relative_to(ROOT))
 
 

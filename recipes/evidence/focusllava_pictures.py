@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from protocol import TEST_SEED
 
-from foveate import draw
+from foveate import draw, provenance
 from foveate.patchqa import PatchQA
 
 CURVES = (FOCUS, "text", "text_untrained", "fastv_untrained")
@@ -110,8 +110,10 @@ def questions(out: Path, path: Path) -> Path:
     model, processor = opened(out, own_method(out), "original")
     steps = looked(model, processor, [((two.image,), question) for question in two.questions])
     drawn = draw([two.image, two.image], steps, side=192)
-    drawn.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
-    return path
+    file = io.BytesIO()
+    few = drawn.convert("P", palette=Image.Palette.ADAPTIVE, colors=128)
+    few.save(file, path.suffix[1:], optimize=True)
+    return provenance.write(path, file.getvalue())
 
 
 def chosen() -> Two:
@@ -136,4 +138,4 @@ def sheet(path: Path, n: int, sharey: bool = False) -> Iterator[Sequence[Axes]]:
             figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
-    path.write_text(file.getvalue(), encoding="utf-8")
+    provenance.write(path, file.getvalue())

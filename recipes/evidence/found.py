@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -32,7 +33,16 @@ def read(page: Page, run_: Run) -> dict[str, Any] | None:
 
 
 def _document(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if isinstance(found, dict) and {"asked", "answers"} <= found.keys():
+        return found
+    warnings.warn(f"{path} is no result: its run is to be made again")
+    return None
 
 
 def _covers(there: dict[str, Any], wanted: dict[str, Any]) -> bool:

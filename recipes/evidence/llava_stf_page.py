@@ -26,6 +26,8 @@ from llava_stf_words import NAMES, PAPER, POINTS, in_short
 from protocol import QUESTIONS, ROOT
 from tables import cost, distance_table, group_table, tokens
 
+from foveate import provenance
+
 FIGURE = "llava_stf-budgets.svg"
 
 
@@ -36,7 +38,7 @@ def write() -> str:
         raise SystemExit("no baseline yet: run `python recipes/evidence llava_stf`")
     figures.budgets(lines(), estimate(right(baseline)), ROOT / "docs" / FIGURE)
     path = ROOT / "docs" / "llava_stf.md"
-    path.write_text(page(baseline), encoding="utf-8")
+    provenance.write(path, page(baseline))
     return str(path.relative_to(ROOT))
 
 

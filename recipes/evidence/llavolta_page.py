@@ -13,6 +13,7 @@ from llavolta import LAYERS, PAGE, SMALL, STRIDES
 from llavolta_words import in_short
 from protocol import QUESTIONS, ROOT
 
+from foveate import provenance
 from foveate.methods.llavolta import SCHEDULES
 
 # Chen et al. 2024, arXiv:2406.20092, as METHODS quotes it: the mean of 13 benchmarks.
@@ -40,7 +41,7 @@ def write() -> str:
         raise SystemExit("no results yet: run `python recipes/evidence llavolta`")
     figures.curve(bare["answers"], ROOT / "docs" / "llavolta-curve.svg")
     path = ROOT / "docs" / "llavolta.md"
-    path.write_text(page(bare, baseline), encoding="utf-8")
+    provenance.write(path, page(bare, baseline))
     return str(path.relative_to(ROOT))
 
 

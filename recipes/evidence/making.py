@@ -17,6 +17,7 @@ from foveate.cli.tasks import examples, records
 from foveate.embedded import MODELS, PATH
 from foveate.evaluate import Job, digest, fingerprint
 from foveate.evaluate import run as answer
+from foveate.held import held
 from foveate.provenance import dumps, record, write
 from foveate.train import Recipe, run
 
@@ -27,6 +28,11 @@ ELSEWHERE = 1000  # added to the seed of a first stage's scenes: they are others
 def make(page: Page, run_: Run) -> None:
     """Train and ask; the result is written at the end, a killed run goes on from its last checkpoint."""
     out = ROOT / "out" / "evidence" / page.name / run_.name
+    with held(out / "made"):
+        _make(page, run_, out)
+
+
+def _make(page: Page, run_: Run, out: Path) -> None:
     stages = [_spent(card, done) for card, done in train(run_, out)]
     *before, last = stages or [None]
     told = answers(run_, out)

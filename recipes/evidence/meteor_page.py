@@ -30,6 +30,7 @@ from protocol import QUESTIONS, ROOT
 from tables import distance_table
 from tables import group_table as accuracy_table
 
+from foveate import provenance
 from foveate.patchqa.truth import LEAST
 
 FIGURE = "meteor-budgets.svg"
@@ -43,7 +44,7 @@ def write() -> str:
     level = estimate(right(baseline))
     figures.budgets(lines(), level, ROOT / "docs" / FIGURE, says="{} %")
     path = ROOT / "docs" / "meteor.md"
-    path.write_text(page(baseline), encoding="utf-8")
+    provenance.write(path, page(baseline))
     return str(path.relative_to(ROOT))
 
 

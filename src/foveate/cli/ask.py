@@ -66,7 +66,7 @@ def ask(
             output.note(remark)
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
-            draw(canvas, seen).save(picture)
+            pictures.save(draw(canvas, seen), picture)
             document["picture"] = str(picture)
         if json:
             emit(document)

@@ -9,7 +9,7 @@ import typer
 
 from foveate.cli import arguments, output
 from foveate.cli.ask import AsJson
-from foveate.cli.wrong import Failed, Wrong
+from foveate.cli.wrong import Failed, Wrong, outside
 
 Source = Annotated[
     Path,
@@ -72,7 +72,9 @@ def _converted(
         place = foveate.convert_llava_stf(source, out, vision, language, layers)
     except (ValueError, NotImplementedError, FileNotFoundError) as error:
         raise Wrong(str(error)) from error
-    except (OSError, ImportError) as error:
+    except OSError as error:
+        raise Failed(outside(error)) from error
+    except ImportError as error:
         raise Failed(str(error)) from error
     made = AutoConfig.from_pretrained(place).visual_compression
     said = ", ".join(f"{name}={value}" for name, value in made["arguments"].items())

@@ -93,7 +93,7 @@ def heatmaps(
         looks.look(loaded, spec, numbers)
         document, seen = answer(loaded, None, shown, question, max_new_tokens)
         told = looks.seen_by(seen.steps, numbers)
-        looks.picture(loaded, shown, question, seen.steps, told).save(into)
+        pictures.save(looks.picture(loaded, shown, question, seen.steps, told), into)
         document = {**document, "method": str(spec), "layers": told, "picture": str(into)}
         if json:
             emit(document)

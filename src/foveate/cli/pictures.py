@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from foveate.cli.wrong import Wrong
+from foveate.provenance import write
 
 if TYPE_CHECKING:
     from foveate.hosts.trace import Step
@@ -59,6 +61,13 @@ def writable(path: Path, kinds: Collection[str] | None = None) -> Path:
     if not path.parent.is_dir():
         raise Wrong(f"--picture {path}: there is no directory {path.parent}")
     return path
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture whole or not at all. Raises OSError that names it where the disk is full."""
+    drawn = io.BytesIO()
+    image.save(drawn, Image.registered_extensions()[path.suffix.lower()])
+    write(path, drawn.getvalue())
 
 
 def canvas(processor: Any, image: Image.Image, question: str, step: Step) -> Any:

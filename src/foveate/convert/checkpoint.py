@@ -19,6 +19,7 @@ from foveate.convert.files import Weights, few, read, read_object, refuse_unmerg
 from foveate.convert.weights import check, fill
 from foveate.hosts import assemble
 from foveate.hosts.attach import compress
+from foveate.provenance import filling
 
 TOWER = "model.vision_tower.vision_tower."
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -159,8 +160,9 @@ def _saved(model: nn.Module, processor: Any, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as beside:
         made = Path(beside) / "model"
-        model.save_pretrained(made, max_shard_size="5GB")
-        processor.save_pretrained(made)
+        with filling(made):
+            model.save_pretrained(made, max_shard_size="5GB")
+            processor.save_pretrained(made)
         return made.replace(out)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 
 from foveate.evaluate.labels import COLOURS, FAINT, INK, MARKERS, colour
 from foveate.evaluate.score import OVERALL
+from foveate.provenance import write
 
 MOST = 8  # bars of single sizes; beyond, sizes between powers of two share one
 ABREAST = 3  # steps side by side
@@ -210,7 +212,8 @@ def _save(figure: Any, path: Path) -> None:
     """Undated, so that the same numbers make the same file."""
     dates = {".svg": "Date", ".pdf": "CreationDate"}
     undated = {dates[path.suffix]: None} if path.suffix in dates else {}
-    figure.savefig(path, dpi=DPI, metadata=undated)
+    figure.savefig(drawn := io.BytesIO(), format=path.suffix[1:], dpi=DPI, metadata=undated)
+    write(path, drawn.getvalue())
 
 
 @contextmanager
