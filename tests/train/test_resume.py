@@ -17,6 +17,7 @@ import pytest
 import small
 import torch
 from small import known, same
+from transformers.utils.logging import disable_progress_bar
 
 from foveate.train import Lora, checkpoints, run
 
@@ -62,6 +63,7 @@ def killed(recipe, out: Path, last: int = -1, file: str | None = None, resume: b
     """Train in a process that is killed when step `last` is done, or when a file of the run is there."""
 
     def train() -> None:
+        disable_progress_bar()  # killed inside one, it would keep tqdm's lock from this process too
         if file is not None:
             die_once(out / file)
         run(recipe, out, resume=resume, advance=die_at(last))

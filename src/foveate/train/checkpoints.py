@@ -61,17 +61,11 @@ def damage(path: Path) -> str | None:
 def refuse(card: dict[str, Any], out: Path, resume: bool) -> None:
     """Raise ValueError if a folder cannot be trained in.
 
-    It holds a run and nobody asked to resume, or it was begun with another recipe.
+    It holds a run and nobody asked to resume, or it was begun with another recipe: with the differences.
     """
-    if resume:
-        refuse_others(card, out)
-    elif steps_of(out) or (out / RESULT).exists():
+    if not resume and (steps_of(out) or (out / RESULT).exists()):
         raise ValueError(f"{out} holds a run: resume it, or write to another folder")
-
-
-def refuse_others(card: dict[str, Any], out: Path) -> None:
-    """Raise ValueError if a folder was begun with another recipe, with the differences."""
-    if found := differences(card, out):
+    if resume and (found := differences(card, out)):
         raise ValueError(f"{out} was begun with another recipe: {'; '.join(found)}")
 
 
@@ -119,7 +113,7 @@ def result(out: Path, card: dict[str, Any]) -> dict[str, Any] | None:
     """
     if not (out / RESULT).exists():
         return None
-    refuse_others(card, out)
+    refuse(card, out, resume=True)
     why = _unfinished(out)
     if why is None:
         return _document(out)
