@@ -366,7 +366,7 @@ def faults(call: Call, code: Any, out: str, err: str) -> list[str]:
         found.append(f"exit code {code}")
     if "Traceback" in err or "Exception ignored" in err:
         found.append("a traceback")
-    if any("unexpected" in line for line in ours):
+    if any(line.startswith("foveate: unexpected ") for line in ours):
         found.append("unexpected")
     if code and (len(ours) != 1 or err.splitlines()[-1:] != ours):
         found.append(f"{len(ours)} lines of an error")

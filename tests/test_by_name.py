@@ -92,7 +92,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("given", "more", "error", "says"), WRONG, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("given", "more", "error", "says"), WRONG, ids=[says for *_, says in WRONG]
+)
 def test_what_is_no_method_says_what_to_write(model, given, more, error, says):
     for call in (foveate.compress, lambda *a, **k: foveate.compressed(*a, **k).__enter__()):
         with pytest.raises(error) as seen:

@@ -60,7 +60,7 @@ def kills(line: Callable, same: Callable, folder: Path, lasts: float, wanted: in
         else:
             assert stopped < wanted, log.read_text()
             stopped, at_work = stopped + 1, at_work + held
-    assert "Traceback" not in log.read_text() and "unexpected" not in log.read_text()
+    assert "Traceback" not in log.read_text() and "foveate: unexpected" not in log.read_text()
     return Killed(stopped, at_work, ends)
 
 

@@ -76,7 +76,6 @@ def why(error: Exception) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     said = " ".join(" ".join(lines[:2]).split()) or type(error).__name__
     said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
-    said = said.replace("unexpected", "misplaced")  # jinja's word; ours for what is nobody's fault
     return re.sub(r"^Validation error for field '\w+': TypeError: ", "", said)[:200]
 
 
