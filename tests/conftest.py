@@ -18,14 +18,16 @@ EVERY_NTH = 13
 QUICK_NTH = 3
 WHOLE = {"test_sight", "test_families"}  # cheap: every family, every case
 COMPILED = "test_compile"  # dear: a minute each
+# What stands around a model (trainers, adapters, threads) knows no family: each test takes a third of them.
+AROUND, AROUND_NTH = "ecosystem", 3
 
 
 def pytest_collection_modifyitems(items):
     """`make test` covers every method × some family and every family × some method, in each test.
 
     Llava runs everything, and alone what is compiled. Of the other families every 13th case stays, at
-    least one of each test and different ones in each family; the rest is for `make test-full`. Of what
-    stays, a third is quick.
+    least one of each test and different ones in each family, but for tests of what stands around a model,
+    which take other families in turn; the rest is for `make test-full`. Of what stays, a third is quick.
     """
     cases: dict[tuple, list] = {}
     for item in items:
@@ -37,8 +39,9 @@ def pytest_collection_modifyitems(items):
                 cases.setdefault((test, name), []).append(item)
     for (test, name), mine in cases.items():
         turn = crc32(test.encode()) + sorted(FAMILIES).index(name)
+        around = AROUND in mine[0].path.parts and turn % AROUND_NTH
         for n, item in enumerate(mine):
-            if (n + turn) % min(EVERY_NTH, len(mine)) or test.startswith(COMPILED):
+            if around or (n + turn) % min(EVERY_NTH, len(mine)) or test.startswith(COMPILED):
                 item.add_marker(pytest.mark.full)
             elif (n // EVERY_NTH + turn) % QUICK_NTH:
                 item.add_marker(pytest.mark.slow)

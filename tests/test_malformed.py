@@ -363,9 +363,7 @@ def test_every_single_mistake_is_told(family, name):
             check(family, method, prompts, [name])
 
 
-@pytest.mark.slow
-@settings(max_examples=300, derandomize=True, deadline=None, database=None)
-@given(
+DRAWN = given(
     name=st.sampled_from(sorted(FAMILIES)),
     method=st.sampled_from(sorted(ATTACHED)),
     prompts=st.sampled_from(BATCHES),
@@ -374,7 +372,23 @@ def test_every_single_mistake_is_told(family, name):
     ),
     how=st.sampled_from([forward, generate]),
 )
-def test_three_hundred_malformed_calls(name, method, prompts, names, how):
+
+
+@pytest.mark.slow
+@settings(max_examples=75, derandomize=True, deadline=None, database=None)
+@DRAWN
+def test_malformed_calls(name, method, prompts, names, how):
+    refused_as_drawn(name, method, prompts, names, how)
+
+
+@pytest.mark.full
+@settings(max_examples=1000, deadline=None, database=None)
+@DRAWN
+def test_a_thousand_malformed_calls(name, method, prompts, names, how):
+    refused_as_drawn(name, method, prompts, names, how)
+
+
+def refused_as_drawn(name, method, prompts, names, how):
     try:
         mutated(FAMILIES[name], prompts, names)
     except Exception:
