@@ -160,6 +160,7 @@ def heeded():
     """The process as the command line has it, and afterwards as it was."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
     before, hook = {n: signal.getsignal(n) for n in numbers}, sys.unraisablehook
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of the tests ignore it
     stopping.heed()
     yield
     for number, handler in before.items():
