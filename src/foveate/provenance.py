@@ -17,9 +17,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("foveate", "torch", "transformers", "numpy")
 SEAL = "seal"
@@ -27,6 +28,8 @@ SEAL = "seal"
 
 def record(seed: int | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Where and with what a run took place: command, commit, versions, device, threads, seed."""
+    import torch  # here: files are written by much that does without it
+
     device = torch.device(device)
     cuda = device.type == "cuda"
     return {

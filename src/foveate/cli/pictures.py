@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from foveate import pictures
-from foveate.cli.wrong import Wrong
+from foveate.cli.wrong import Failed, Wrong
 from foveate.provenance import write
 
 if TYPE_CHECKING:
@@ -54,9 +54,15 @@ def writable(path: Path, kinds: Collection[str] = KINDS, option: str = "--pictur
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write a picture whole or not at all. Raises OSError that names it where the disk is full."""
+    """Write a picture whole or not at all.
+
+    Raises Failed where its format does not hold it, OSError that names it where the disk is full.
+    """
     drawn = io.BytesIO()
-    image.save(drawn, Image.registered_extensions()[path.suffix.lower()])
+    try:
+        image.save(drawn, Image.registered_extensions()[path.suffix.lower()])
+    except (OSError, ValueError) as error:
+        raise Failed(f"{path} cannot be written: {error}") from error
     write(path, drawn.getvalue())
 
 
