@@ -129,8 +129,7 @@ def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
     from foveate.evaluate import charts
     from foveate.provenance import dumps, write
 
-    draw = {"sizes": charts.sizes_figure, "guidance": charts.guidance_figure}[kind]
-    pictures.save(into, lambda part: draw(document, part))
+    {"sizes": charts.sizes_figure, "guidance": charts.guidance_figure}[kind](document, into)
     write(into.with_suffix(".json"), dumps(document))
 
 

@@ -210,9 +210,9 @@ def _title(figure: Any, text: str) -> None:
 
 def _save(figure: Any, path: Path) -> None:
     """Undated, so that the same numbers make the same file."""
-    dates = {".svg": "Date", ".pdf": "CreationDate"}
-    undated = {dates[path.suffix]: None} if path.suffix in dates else {}
-    figure.savefig(drawn := io.BytesIO(), format=path.suffix[1:], dpi=DPI, metadata=undated)
+    dates, kind = {"svg": "Date", "pdf": "CreationDate"}, path.suffix[1:].lower()
+    undated = {dates[kind]: None} if kind in dates else {}
+    figure.savefig(drawn := io.BytesIO(), format=kind, dpi=DPI, metadata=undated)
     write(path, drawn.getvalue())
 
 
