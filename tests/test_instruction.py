@@ -492,6 +492,15 @@ def test_a_thread_does_not_see_the_block_it_was_started_in(method):
             assert torch.equal(call(), whole)
     assert not torch.equal(want, whole)
     assert torch.equal(in_a_thread(call), whole)  # the block is closed
+    go = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        with foveate.instruction(mask):
+            late = [pool.submit(lambda: go.wait() and call())]
+            late.append(pool.submit(lambda: told(foveate.instruction())))
+        go.set()  # as with a streamer that is read behind the block
+    with pytest.raises(RuntimeError, match="when this one began"):
+        late[0].result()
+    assert torch.equal(late[1].result(), whole)
     with foveate.instruction():  # this one tells nothing that could be lost
         assert torch.equal(in_a_thread(call), whole)
 

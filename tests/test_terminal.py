@@ -231,6 +231,7 @@ def test_ctrl_c_twice_in_a_bar_leaves_the_terminal_sane(tmp_path):
         stdout=subprocess.PIPE,
         stderr=theirs,
         stdin=theirs,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as a shell starts it
     ) as process:
         os.close(theirs)
         seen = b""
@@ -294,7 +295,7 @@ def test_an_error_of_the_system_leaves_stdout_alone(capfd, monkeypatch):
     module = sys.modules["foveate.cli.methods"]
     monkeypatch.setattr(module, "describe", lambda *_: open("/no/such/file"))  # noqa: PTH123, SIM115
     assert run(["methods"]) == 1
-    assert capfd.readouterr() == ("", "foveate: /no/such/file: No such file or directory\n")
+    assert capfd.readouterr() == ("", "foveate: No such file or directory: /no/such/file\n")
     monkeypatch.undo()
     assert run(["methods"]) == 0
     assert "fastv" in capfd.readouterr().out

@@ -184,3 +184,13 @@ def test_spread_is_even():
     for n in range(1, 13):
         gaps = spread(n, valid)[0].nonzero()[:, 0].diff()
         assert n == 1 or gaps.max() - gaps.min() <= 1
+
+
+def test_what_is_no_mask_is_told():
+    tokens = VisualTokens.of(torch.randn(2, 6, 3))
+    for keep in (torch.ones(3, dtype=torch.bool), torch.tensor([[0, 2]] * 2), torch.ones(2, 6)):
+        with pytest.raises(ValueError, match=r"where\(\) got .*: want bool \(2, 6\)"):
+            tokens.where(keep)
+    for into in (torch.zeros(6, dtype=torch.long), torch.zeros(2, 6)):
+        with pytest.raises(ValueError, match=r"merge\(\) got .*: want integers \(2, 6\)"):
+            tokens.merge(into, 2)

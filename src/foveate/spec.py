@@ -56,7 +56,7 @@ class Spec:
             try:
                 return self.build(keep)
             except RuntimeError as error:
-                raise ValueError(f"sizes that no tensor has ({error})") from error
+                raise ValueError("sizes that no tensor has") from error
 
     def budgets(self, asked: Iterable[Keep]) -> list[Keep | None]:
         """The budgets to build it at: its own; [None] where its arguments say it; else those asked for."""

@@ -11,6 +11,7 @@ from typing import Any
 
 STOPPED = "stopped; what was finished is kept"
 GRACE = 3.0  # seconds in which a second signal is the first one again: things are being closed
+ALARM = getattr(signal, "SIGALRM", None)  # Windows has none
 AGAIN = 0.02  # seconds until an interrupt is repeated that Python had to swallow
 
 
@@ -26,13 +27,13 @@ def heed() -> None:
 
     def stop(number: int, frame: Any) -> None:
         nonlocal last
-        if time.monotonic() - last > GRACE or number == signal.SIGALRM:
+        if time.monotonic() - last > GRACE or number == ALARM:
             last = time.monotonic()
             raise KeyboardInterrupt
 
     def swallowed(what: Any) -> None:
-        if what.exc_type is KeyboardInterrupt:
-            signal.signal(signal.SIGALRM, stop)
+        if what.exc_type is KeyboardInterrupt and ALARM is not None:
+            signal.signal(ALARM, stop)
             signal.setitimer(signal.ITIMER_REAL, AGAIN)
         else:
             sys.__unraisablehook__(what)
@@ -46,5 +47,5 @@ def heed() -> None:
 def ignore() -> None:
     """Let neither signal disturb a process that is at its end."""
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        for number in {signal.SIGINT, signal.SIGTERM, ALARM} - {None}:
             signal.signal(number, signal.SIG_IGN)

@@ -62,7 +62,16 @@ class VisualTokens:
         return self.valid.sum(1)
 
     def where(self, keep: Tensor) -> VisualTokens:
-        """Prune: the tokens marked True stay, in order, unchanged. keep (B, N) bool."""
+        """Prune: the tokens marked True stay, in order, unchanged. keep (B, N) bool.
+
+        Raises ValueError for anything else, such as the indices of tokens.
+        """
+        fits = keep.shape in (self.valid.shape, self.valid.shape[1:])  # or one row for all images
+        if keep.dtype != torch.bool or not fits:
+            raise ValueError(
+                f"where() got {str(keep.dtype).removeprefix('torch.')} {tuple(keep.shape)}: want bool "
+                f"{tuple(self.valid.shape)}, True for every token that stays"
+            )
         keep = keep & self.valid
         count = keep.sum(1)
         M = int(count.max()) if count.numel() else 0
@@ -77,7 +86,13 @@ class VisualTokens:
 
         into (B, N) integers in [0, M); vectors (B, M, D) replace the means where a method blends in its
         own way. Places nobody is sent to vanish; the others line up in the order of their first patch.
+        Raises ValueError for another shape, or no integers.
         """
+        if into.shape != self.valid.shape or into.is_floating_point() or into.dtype == torch.bool:
+            raise ValueError(
+                f"merge() got {str(into.dtype).removeprefix('torch.')} {tuple(into.shape)}: want integers "
+                f"{tuple(self.valid.shape)}, the place each token goes to"
+            )
         weight = self.size.to(_accumulator(self.x.dtype)) * self.valid
         index = into.clamp(0, max(M - 1, 0))
         total = weight.new_zeros(into.shape[0], M).scatter_add(1, index, weight)

@@ -74,13 +74,19 @@ def _ended(arguments: list[str]) -> tuple[str, int]:
     except OSError as error:  # such as a full disk, or no right to write
         streams.settle(sys.stdout)
         return outside(error), 1
-    except MemoryError as error:
-        return f"out of memory: want fewer or smaller things at once ({error})", 1
     except Exception as error:
+        if _exhausted(error):
+            return "out of memory: want fewer or smaller things at once", 1
         if os.environ.get("FOVEATE_TRACEBACK"):
             raise
         hint = "FOVEATE_TRACEBACK=1 shows where"
         return f"unexpected {type(error).__name__}: {error} ({hint})", 1
+
+
+def _exhausted(error: Exception) -> bool:
+    """Whether memory ran out; torch says so in words, and each device in others."""
+    told = any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and told)
 
 
 def _run(arguments: list[str]) -> int:

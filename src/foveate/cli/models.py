@@ -55,7 +55,9 @@ def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None
     with _loading(name):
         model, processor = _read(path)
         model = model.to(target).eval()
-    called = name if name in MODELS or not Path(path).is_dir() else said.visible(Path(path).name)
+    folder = Path(name).expanduser()
+    typed = name in MODELS or not folder.is_dir()
+    called = name if typed else said.visible(folder.resolve().name)
     return Loaded(model, _asking(processor, protocol), called, protocol)
 
 
@@ -182,4 +184,4 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return said.cut(next(iter(str(error).strip().splitlines()), type(error).__name__))

@@ -19,7 +19,7 @@ class Failed(Exception):  # noqa: N818
 def outside(error: OSError) -> str:
     """The line for what the system says no to: a full disk, a folder where a file goes."""
     if error.filename is None or error.strerror is None:
-        return str(error)
+        return error.strerror or str(error)
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     kept = "; what was finished is kept" if full else ""
     return f"{error.strerror}: {os.fsdecode(error.filename)}{kept}"

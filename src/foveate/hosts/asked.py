@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ class _Told:
 
 _told: ContextVar[_Told | None] = ContextVar("told", default=None)
 _open: dict[_Told, int] = {}  # the thread of each block that tells something now
+_born: WeakSet[threading.Thread] = (
+    WeakSet()
+)  # threads that began inside such a block and outlived it
 
 
 @contextmanager
@@ -53,8 +57,9 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
         run = contextvars.copy_context().run
         Thread(target=run, args=(model.generate,), kwargs={**inputs, "streamer": streamer})
 
-    A call that a compressor reads, in a thread without a block while another thread has one open, raises
-    RuntimeError: the words may be its own. With nothing to tell, it wants an empty block.
+    A call that a compressor reads, in a thread without a block while another thread has one open, or that
+    began inside of one, raises RuntimeError: the words may be its own. With nothing to tell, it wants an
+    empty block.
 
     Raises TypeError and ValueError for anything else; the call, for rows and columns that do not fit.
     """
@@ -68,14 +73,15 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
             f"foveate.instruction: mask: want True and False, got {calls.said(mask)} with values up to "
             f"{mask.max()}; token ids are ids="
         )
-    told = _Told(mask, ids)
+    told, before = _Told(mask, ids), {*threading.enumerate()}
     token = _told.set(told)
     if mask is not None or ids is not None:
         _open[told] = threading.get_ident()
     try:
         yield
     finally:
-        _open.pop(told, None)
+        if _open.pop(told, None) is not None:
+            _born.update({*threading.enumerate()} - before)
         _told.reset(token)
 
 
@@ -153,12 +159,13 @@ def _listen(
 
 def _refuse_unseen_block() -> None:
     here = threading.get_ident()
-    if any(thread != here for thread in tuple(_open.values())):
+    unseen = any(thread != here for thread in tuple(_open.values()))
+    if unseen or threading.current_thread() in _born:
         raise RuntimeError(
-            "a compressor reads this prompt, and another thread has a block of foveate.instruction open that "
-            "this one does not see: open the block in the thread that calls the model, or start that thread "
-            "with contextvars.copy_context().run; where there is nothing to tell, call it in an empty block, "
-            "with foveate.instruction():"
+            "a compressor reads this prompt, and another thread has a block of foveate.instruction open, or "
+            "had when this one began, that this one does not see: open the block in the thread that calls "
+            "the model, or start that thread with contextvars.copy_context().run; where there is nothing to "
+            "tell, call it in an empty block, with foveate.instruction():"
         )
 
 

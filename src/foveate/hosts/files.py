@@ -75,6 +75,7 @@ def why(error: Exception) -> str:
         return f"{error} is missing or unknown"
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     said = " ".join(" ".join(lines[:2]).split()) or type(error).__name__
+    said = said.partition(" Check your internet connection")[0]
     said = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", said)
     return re.sub(r"^Validation error for field '\w+': TypeError: ", "", said)[:200]
 

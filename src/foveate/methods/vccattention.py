@@ -44,10 +44,11 @@ class VCCAttention(Compressor):
         """Means of blocks, and the tokens that stay beside them. tokens.x (B, N, D)."""
         B, N, _ = tokens.x.shape
         own = torch.arange(N, device=tokens.x.device).expand(B, N)
-        block = own // self.block
+        size = min(self.block, max(N, 1))
+        block = own // size
         score = context.last_attention.float().masked_fill(~tokens.valid, 0)
-        padded = nn.functional.pad(score, (0, -N % self.block))
-        looked = padded.unflatten(1, (-1, self.block)).sum(-1)
+        padded = nn.functional.pad(score, (0, -N % size))
+        looked = padded.unflatten(1, (-1, size)).sum(-1)
         turn = _place(looked).gather(1, block)  # (B, N) 0 in the block most looked at
         # By turn, and within a block by score; padding goes last.
         order = score.masked_fill(~tokens.valid, -1).argsort(dim=1, descending=True, stable=True)
