@@ -144,6 +144,7 @@ NO_RESULT = {
     "empty": "",
     "no UTF-8": b"\xff\xfe{}",
     "too deep": "[" * 100_000,
+    "an older format, changed": lambda d: {**d, "format": 1},
     "another format": lambda d: sealed({**d, "format": 99}),
     "another job": lambda d: sealed({**d, "job": {**d["job"], "seed": 5}}),
     "a key missing": lambda d: {k: v for k, v in d.items() if k != "accuracy"},
@@ -169,6 +170,13 @@ def test_what_is_no_result_is_made_again(whole, tmp_path, name):
         assert results.finished(tmp_path, JOB) is None
     results.finish(tmp_path, JOB, document)
     assert results.finished(tmp_path, JOB) == document
+
+
+@pytest.mark.parametrize("seal", [dict, sealed])
+def test_a_result_of_an_earlier_foveate_is_said_to_be_one(whole, tmp_path, seal):
+    write(tmp_path / f"{JOB.name}.json", json.dumps(seal({**whole[0], "format": 1})))
+    with pytest.warns(UserWarning, match=r"\.json is of an earlier foveate: made again"):
+        assert results.finished(tmp_path, JOB) is None
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
