@@ -445,6 +445,22 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch):
         fits(named, torch.bfloat16, 64, 1, "cpu")
 
 
+@pytest.mark.parametrize("out", [".", "..", "/", "here", "here/..", "file/b.json", "file/a/b.json"])
+def test_a_place_that_is_no_file_is_refused_before_all_work(capsys, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file").write_text("mine")
+    assert run(["bench", "--model", "no such model", "--methods", "stride", "--out", out]) == 2
+    said = capsys.readouterr().err
+    want = (
+        "no folder can be made there"
+        if "file" in out
+        else f"want a file, such as {Path(out, 'bench.json')}"
+    )
+    assert said.count("\n") == 1 and said.startswith("foveate: --out ") and want in said
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "here"]
+
+
 def test_the_command_counts_large_models(capsys, tmp_path):
     out = tmp_path / "r.json"
     asked = ["--methods", "stride,pool", "--keeps", "192,0.25", "--count-only", "--out", str(out)]

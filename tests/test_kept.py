@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from foveate.embedded import PATH
 from foveate.evaluate import results
 from foveate.evaluate import runs as room
 from foveate.evaluate.results import Partial
-from foveate.held import HeldError, held
+from foveate.held import HeldError, held, sweep
 from foveate.methods import Stride
 from foveate.patchqa import PatchQA
 from foveate.provenance import made, sealed, unsealed, write
@@ -143,6 +144,7 @@ NO_RESULT = {
     "empty": "",
     "no UTF-8": b"\xff\xfe{}",
     "too deep": "[" * 100_000,
+    "an older format, changed": lambda d: {**d, "format": 1},
     "another format": lambda d: sealed({**d, "format": 99}),
     "another job": lambda d: sealed({**d, "job": {**d["job"], "seed": 5}}),
     "a key missing": lambda d: {k: v for k, v in d.items() if k != "accuracy"},
@@ -168,6 +170,13 @@ def test_what_is_no_result_is_made_again(whole, tmp_path, name):
         assert results.finished(tmp_path, JOB) is None
     results.finish(tmp_path, JOB, document)
     assert results.finished(tmp_path, JOB) == document
+
+
+@pytest.mark.parametrize("seal", [dict, sealed])
+def test_a_result_of_an_earlier_foveate_is_said_to_be_one(whole, tmp_path, seal):
+    write(tmp_path / f"{JOB.name}.json", json.dumps(seal({**whole[0], "format": 1})))
+    with pytest.warns(UserWarning, match=r"\.json is of an earlier foveate: made again"):
+        assert results.finished(tmp_path, JOB) is None
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
@@ -239,8 +248,7 @@ def test_the_second_is_told_and_a_lock_dies_with_its_process(
     assert str(told.value).endswith(": wait for it to end, or write elsewhere")
     with held(tmp_path / replace(JOB, seed=1).name):  # others share the folder
         assert (tmp_path / f"{JOB.name}.lock").exists()
-    half = tmp_path / f"{JOB.name}.json.123.tmp"
-    half.write_text("{")
+    (tmp_path / f"{JOB.name}.json.{one.pid}.tmp").write_text("{")
     one.stdin.close() if end == "close" else getattr(one, end)()
     one.wait()
     assert evaluate.run(*asked, JOB, Stride(0.25), tmp_path)["answers"] == whole[0]["answers"]
@@ -263,6 +271,53 @@ def test_children_do_not_inherit_a_lock(tmp_path):
         pass
 
 
+def test_only_what_killed_processes_left_of_it_is_swept(holder, tmp_path):
+    one = holder(tmp_path / "other")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    users = [
+        "my.tmp",
+        "b.json.tmp",
+        "b.json.v2.tmp",
+        f"b.json2.{gone.pid}.tmp",
+        f"a.{gone.pid}.tmp",
+    ]
+    alive = [f"b.json.{pid}.tmp" for pid in (one.pid, os.getpid(), 10**30)]
+    ours = [f"b.json.{gone.pid}.tmp", f"b.json.partial.{gone.pid}.tmp"]
+    for name in users + alive + ours:
+        (tmp_path / name).write_text("")
+    with held(tmp_path / "b.json"):
+        assert {p.name for p in tmp_path.glob("*.tmp")} == {*users, *alive}
+    sweep(tmp_path)
+    assert {p.name for p in tmp_path.glob("*.tmp")} == {*users[:3], *alive}
+
+
+def test_one_process_does_not_enter_twice(tmp_path):
+    path = tmp_path / "b.json"
+    with held(path):
+        with (
+            ThreadPoolExecutor(1) as other,
+            pytest.raises(HeldError, match=r"b\.json is .* this process"),
+        ):
+            other.submit(held(path).__enter__).result()
+        assert path.with_name("b.json.lock").exists()
+        line = [sys.executable, "-c", HOLDS, str(path)]
+        refused = subprocess.run(line, capture_output=True, text=True, input="")
+        assert f"is being made by process {os.getpid()} on" in refused.stderr
+    with held(path):  # and then it may
+        pass
+
+
+@pytest.mark.parametrize("inside", ["", "compare"])
+def test_where_no_lock_can_be_made_the_place_is_named(tmp_path, inside):
+    path = tmp_path / "place"
+    lock = path / "compare.lock" if inside else tmp_path / "place.lock"
+    lock.mkdir(parents=True)
+    with pytest.raises(OSError) as told, held(path, inside):
+        pass
+    assert told.value.filename == str(path)
+
+
 HELD = {"compare": "compare", "train": "training", "bench": "b.json"}
 
 
@@ -279,4 +334,7 @@ def test_a_command_says_who_is_at_it(holder, tmp_path, capsys, command):
     assert cli.run([*line, "--out", str(out)]) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"foveate: {path} is being made by process {one.pid} on " in said
+    what = (
+        f"{path} is being made by" if command == "bench" else f"{tmp_path} is being written to by"
+    )
+    assert f"foveate: {what} process {one.pid} on " in said

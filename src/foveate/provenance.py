@@ -135,8 +135,8 @@ def unsealed(text: str | bytes) -> dict[str, Any] | None:
 def made(path: Path, **wanted: Any) -> dict[str, Any] | None:
     """The sealed document in a file that only saves work; None where the work is to be done.
 
-    One that is not as it was written, or says other than `wanted`, is made again, with a warning. Raises
-    OSError as `content` does.
+    One that is not as it was written, or says other than `wanted`, is made again, with a warning; so is one
+    of an earlier foveate, whose format is older. Raises OSError as `content` does.
     """
     text = content(path)
     if text is None:
@@ -144,8 +144,22 @@ def made(path: Path, **wanted: Any) -> dict[str, Any] | None:
     found = unsealed(text)
     if found is not None and all(found.get(name) == value for name, value in wanted.items()):
         return found
-    warnings.warn(f"{path} is not what was written there: made again", stacklevel=2)
+    old = _older(text, wanted.get("format"))
+    why = "is of an earlier foveate" if old else "is not what was written there"
+    warnings.warn(f"{path} {why}: made again", stacklevel=2)
     return None
+
+
+def _older(text: bytes, format: int | None) -> bool:
+    """Whether a document says that its format is an older one, and was never sealed or is as it was."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(found, dict) or (SEAL in found and unsealed(text) is None):
+        return False
+    then = found.get("format")
+    return format is not None and type(then) is int and then < format
 
 
 def content(path: Path) -> bytes | None:

@@ -165,6 +165,13 @@ def same(out: Path, document: dict, other: Path, unbroken: dict) -> None:
     assert all(torch.equal(mine[n], theirs[n]) for n in mine)
 
 
+def unmarked(out: Path) -> None:
+    """Make a run one of an earlier foveate, which did not say that its checkpoints have manifests."""
+    card = json.loads((out / "recipe.json").read_text())
+    del card["manifests"]
+    (out / "recipe.json").write_text(json.dumps(card))
+
+
 def words(recipe: Recipe) -> list[str]:
     """What makes this recipe of the recipe `patchqa` on the command line."""
     from dataclasses import fields

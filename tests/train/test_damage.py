@@ -65,10 +65,8 @@ def test_any_damage_to_any_file_of_a_checkpoint_is_noticed(copied, kind):
         kept = path.read_bytes()
         for how, spoil in DAMAGE.items():
             spoil(path)
-            harmless = path.name == "manifest.json" and how == "missing"  # as in an earlier foveate
-            want = last if harmless else out / "checkpoint-4"
-            assert checkpoints.last_whole(out) == want, (path.name, how)
-            assert harmless or path.name in checkpoints.damage(last)
+            assert checkpoints.last_whole(out) == out / "checkpoint-4", (path.name, how)
+            assert path.name in checkpoints.damage(last)
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             path.write_bytes(kept)
     assert checkpoints.last_whole(out) == last
@@ -87,7 +85,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "name", "how"), CASES)
-@pytest.mark.filterwarnings("ignore:.*is left out")
+@pytest.mark.filterwarnings("ignore:.*is removed")
 def test_a_run_that_goes_on_behind_damage_is_the_run_without_it(
     card, copied, unbroken, kind, name, how
 ):
@@ -103,7 +101,7 @@ def test_the_damage_is_said(card, copied):
     size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:100])
     said = (
-        rf"checkpoint-5 is left out, optimizer\.pt has 100 bytes of {size:,}: going on from checkp"
+        rf"checkpoint-5 is removed, optimizer\.pt has 100 bytes of {size:,}: going on from checkp"
     )
     with pytest.warns(UserWarning, match=said):
         assert checkpoints.open_folder(card(**WHOLE).as_dict(), out) == out / "checkpoint-4"
@@ -119,14 +117,58 @@ def test_an_earlier_foveate_left_no_manifests(card, copied, unbroken):
     out = copied("whole", finished=True)
     for step in (2, 4, 5):
         (out / f"checkpoint-{step}" / "manifest.json").unlink()
+    small.unmarked(out)
     assert checkpoints.last_whole(out) == out / "checkpoint-5"
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"):
+        (out / "checkpoint-5" / name).rename(out / "aside")
+        assert checkpoints.damage(out / "checkpoint-5") == f"{name} is missing"
+        (out / "aside").rename(out / "checkpoint-5" / name)
     told = json.loads((out / "training.json").read_text())
     old = {k: v for k, v in told.items() if k not in ("seal", "files")}
     (out / "training.json").write_text(json.dumps(old))
     assert run(card(**WHOLE), out, resume=True) == old
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "training.json"])
+def test_a_run_of_an_earlier_foveate_says_of_manifests_once_all_have_one(card, copied):
+    out, recipe = copied("whole"), card(**WHOLE).as_dict()
+    small.unmarked(out)
+    (out / "checkpoint-2" / "manifest.json").unlink()
+    marked = []
+    for _ in range(2):
+        checkpoints.open_folder(recipe, out)
+        marked.append(json.loads((out / "recipe.json").read_text())["manifests"])
+        checkpoints.rotate(out, 2)
+    assert marked == [False, True]
+    (out / "checkpoint-5" / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match=r"checkpoint-5 is removed, manifest\.json is missing"):
+        assert checkpoints.open_folder(recipe, out) == out / "checkpoint-4"
+    assert json.loads((out / "recipe.json").read_text())["manifests"]
+
+
+def test_folders_of_a_person_are_no_checkpoints(card, copied, tmp_path):
+    out, recipe = copied("whole"), card(**WHOLE).as_dict()
+    (out / "checkpoint-999").mkdir()
+    (out / "checkpoint-999" / "notes.txt").write_text("mine")
+    assert checkpoints.open_folder(recipe, out) == out / "checkpoint-5" == checkpoints.newest(out)
+    checkpoints.rotate(out, 1)
+    assert sorted(p.name for p in out.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-999"]
+    assert (out / "checkpoint-999" / "notes.txt").read_text() == "mine"
+
+
+def test_settings_that_a_person_edits_stay(card, copied):
+    out = copied("whole", finished=True)
+    path = out / "tokenizer_config.json"
+    path.write_text(path.read_text() + "\n")
+    edited, before = path.read_text(), (out / "model.safetensors").stat().st_mtime_ns
+    run(card(**WHOLE), out, resume=True)
+    assert path.read_text() == edited
+    assert (out / "model.safetensors").stat().st_mtime_ns == before
+    path.unlink()
+    with pytest.warns(UserWarning, match=r"was finished, but tokenizer_config\.json is missing"):
+        checkpoints.open_folder(card(**WHOLE).as_dict(), out)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "training.json"])
 @pytest.mark.filterwarnings("ignore:.*was finished, but")
 def test_a_finished_model_that_is_damaged_is_finished_again(card, copied, unbroken, name):
     out = copied("whole", finished=True)
@@ -213,5 +255,6 @@ def test_a_manifest_speaks_for_folders_inside_too(tmp_path):
 def test_the_oldest_checkpoint_goes_when_the_newest_is_whole(tmp_path):
     for step in (2, 4, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
     checkpoints.rotate(tmp_path, 2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-4"]

@@ -111,7 +111,7 @@ def test_while_a_checkpoint_is_written(card, unbroken, tmp_path, file):
     killed(card(**LEARNED), tmp_path, file=f"checkpoint-4/{file}")
     assert (tmp_path / "checkpoint-4").exists()
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
-    with pytest.warns(UserWarning, match="checkpoint-4 is left out, it was not written to its end"):
+    with pytest.warns(UserWarning, match="checkpoint-4 is removed, it was not written to its end"):
         done = run(card(**LEARNED), tmp_path, resume=True)
     same(tmp_path, done, *unbroken(**LEARNED))
 
@@ -127,6 +127,7 @@ def test_a_half_written_state(card, unbroken, tmp_path, rest):
     state = tmp_path / "checkpoint-4" / "trainer_state.json"
     state.unlink() if rest is None else state.write_text(rest)
     (tmp_path / "checkpoint-4" / "manifest.json").unlink()
+    small.unmarked(tmp_path)
     assert checkpoints.last_whole(tmp_path) == tmp_path / "checkpoint-2"
     with pytest.warns(UserWarning, match=r"trainer_state\.json is missing, or not as it was"):
         done = run(card(**LEARNED), tmp_path, resume=True)
@@ -208,7 +209,7 @@ def test_two_ranks_in_the_second_epoch(card, tmp_path):
     state.write_bytes(state.read_bytes()[:-1])
     again = small.foveate(*line, "--resume", ranks=2)
     assert again.returncode == 0, again.stderr
-    assert again.stderr.count("checkpoint-7 is left out, rng_state_1.pth has") == 1
+    assert again.stderr.count("checkpoint-7 is removed, rng_state_1.pth has") == 1
     assert "going on from checkpoint-6" in again.stderr
     assert known(json.loads((tmp_path / "training.json").read_text())) == known(document)
     theirs = small.weights(tmp_path)

@@ -9,6 +9,7 @@ import typer
 
 from foveate.cli import arguments, models, output, tasks, values
 from foveate.cli.ask import AsJson, Device
+from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def bench(
     lengths = sorted({*values.wholes("--new-tokens", new_tokens, most=values.MOST_NEW)})
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
+    if out is not None:
+        _want_file(out)
     cells, skipped = _planned(methods, keeps, batches, not count_only)
     with output.answering() as emit:
         output.hush()
@@ -95,6 +98,13 @@ def bench(
 
         for part in room.tables(result, si):
             output.screen().print(part)
+
+
+def _want_file(out: Path) -> None:
+    """Raise Wrong before work is spent on a result that cannot be written: one line."""
+    if out.is_dir() or out.name in ("", ".."):
+        raise Wrong(f"--out {out}: want a file, such as {out / 'bench.json'}")
+    folder(out.parent)
 
 
 def _planned(

@@ -64,7 +64,7 @@ def compare(
     tasks.check(task)
     models.check_protocol(protocol)
     asked = plan(methods, keeps)
-    with held(folder(out) / "compare"), output.answering() as emit:
+    with held(folder(out), "compare"), output.answering() as emit:
         sweep(out)
         output.hush()
         loaded = models.load(model, device, protocol)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,16 @@ from foveate.provenance import SEAL, content, dumps, sealed, unsealed, write
 from foveate.train import manifest
 
 STATE, CARD, RESULT = "trainer_state.json", "recipe.json", "training.json"
+WEIGHTS = (".safetensors", ".safetensors.index.json")
+MANIFESTS = "manifests"  # in the card of a run all of whose checkpoints have one
+OURS = (STATE, manifest.NAME, "model*.safetensors", "adapter*.safetensors", "optimizer.pt")
+# What every checkpoint of an earlier foveate has, without a manifest; sharded ones have the latter.
+PARTS = {
+    "optimizer.pt": ("optimizer.pt", "optimizer.bin", "optimizer_*"),
+    "scheduler.pt": ("scheduler.pt",),
+    "rng_state.pth": ("rng_state*.pth",),
+    "model.safetensors": ("model*.safetensors", "adapter*.safetensors", "pytorch_model_fsdp*"),
+}
 ALWAYS = {"name", "model", "data", "trains"}  # fields of every recipe there was
 # What may change between a run and its continuation, because no step depends on it.
 FREE = frozenset(
@@ -33,8 +44,8 @@ FREE = frozenset(
 
 
 def steps_of(out: Path) -> dict[int, Path]:
-    """The checkpoints of a run by their step, in order, whole or not."""
-    found = {_step(p): p for p in Path(out).glob("checkpoint-*") if _numbered(p)}
+    """The checkpoints of a run by their step, in order, whole or not; folders of others do not count."""
+    found = {_step(p): p for p in Path(out).glob("checkpoint-*") if _numbered(p) and _has(p, OURS)}
     return dict(sorted(found.items()))
 
 
@@ -46,10 +57,16 @@ def last_whole(out: Path) -> Path | None:
 def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint; None if nothing is.
 
-    Its manifest, written last, tells. Those of an earlier foveate have none: the trainer's state does.
+    Its manifest, written last, tells. In a run of an earlier foveate, whose card does not speak of
+    manifests, there may be none: the trainer's state tells, and that no file is missing.
     """
-    if (found := manifest.damage(path)) is not None:
-        return found
+    if (path / manifest.NAME).exists():
+        return manifest.damage(path)
+    if _marked(path.parent):
+        return f"{manifest.NAME} is missing"
+    for name, such in PARTS.items():
+        if not _has(path, such):
+            return f"{name} is missing"
     try:
         state = json.loads((path / STATE).read_bytes())
         whole = state["global_step"] == _step(path) and isinstance(state["log_history"], list)
@@ -75,13 +92,14 @@ def open_folder(card: dict[str, Any], out: Path) -> Path | None:
     The checkpoint to go on from; None begins anew.
     """
     sweep(out)
-    write(out / CARD, dumps(card))
     begun = last_whole(out)
     step, so = (0, "the beginning") if begun is None else (_step(begun), begun.name)
     for number, path in reversed(steps_of(out).items()):
         if number > step:
-            warnings.warn(f"{path} is left out, {damage(path)}: going on from {so}")
+            warnings.warn(f"{path} is removed, {damage(path)}: going on from {so}")
             drop(path)
+    all_have = all((path / manifest.NAME).exists() for path in steps_of(out).values())
+    write(out / CARD, dumps({**card, MANIFESTS: all_have or _marked(out)}))
     if (out / RESULT).exists():
         warnings.warn(f"{out} was finished, but {_unfinished(out)}: going on from {so}")
         content(out / RESULT)  # not even an empty folder stays in its place
@@ -101,8 +119,16 @@ def rotate(out: Path, keep: int) -> None:
 
 
 def drop(path: Path) -> None:
-    """Remove a checkpoint, killed or not: without the trainer's state, no half of it counts as whole."""
+    """Remove a checkpoint, killed or not: without the trainer's state, no half of it counts as whole.
+
+    The manifest goes last, so that what is left of it by then is known as ours.
+    """
     (path / STATE).unlink(missing_ok=True)
+    for part in path.iterdir():
+        if part.is_dir():
+            shutil.rmtree(part)
+        elif part.name != manifest.NAME:
+            part.unlink()
     shutil.rmtree(path)
 
 
@@ -134,9 +160,19 @@ def finish(document: dict[str, Any], made: Path, out: Path) -> dict[str, Any]:
             to.parent.mkdir(parents=True, exist_ok=True)
             moved.append(path.replace(to))
     shutil.rmtree(made)
-    document = {**document, "files": manifest.contents(out, moved)}
+    document = {**document, "files": _counted(out, moved)}
     write(out / RESULT, dumps(sealed(document)))
     return document
+
+
+def _counted(out: Path, moved: Sequence[Path]) -> manifest.Contents:
+    """What stays as it is for a run to be finished: weights and their index; of the rest, that it is there.
+
+    People edit settings: of the tokenizer, of how it generates.
+    """
+    weights = [path for path in moved if path.name.endswith(WEIGHTS)]
+    there = {path.relative_to(out).as_posix(): [] for path in sorted(moved)}
+    return there | manifest.contents(out, weights)
 
 
 def _document(out: Path) -> dict[str, Any] | None:
@@ -187,6 +223,19 @@ def _card(path: Path) -> dict[str, Any]:
             "this one, or write to another folder"
         )
     return found
+
+
+def _marked(out: Path) -> bool:
+    """Whether the card says that all checkpoints of this run have manifests."""
+    try:
+        found = json.loads((out / CARD).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, dict) and found.get(MANIFESTS) is True
+
+
+def _has(folder: Path, such: Iterable[str]) -> bool:
+    return any(True for pattern in such for _ in folder.glob(pattern))
 
 
 def _numbered(path: Path) -> bool:

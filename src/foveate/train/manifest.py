@@ -10,7 +10,9 @@ from foveate.provenance import dumps, sealed, unsealed, write
 
 NAME = "manifest.json"
 CHUNK = 1 << 22
-Contents = dict[str, list[int]]  # of files by name: how many bytes, and their CRC-32
+Contents = dict[
+    str, list[int]
+]  # of files by name: bytes and CRC-32; or nothing, where being there is all
 
 
 def begin(folder: Path) -> None:
@@ -53,15 +55,15 @@ def damage(folder: Path) -> str | None:
 
 def changed(folder: Path, files: Mapping[str, list[int]]) -> str | None:
     """The first file that is not as it was, and how; None if all are. What else is there does not matter."""
-    for name, (size, _) in files.items():
+    for name, counted in files.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if (there := path.stat().st_size) != size:
-            return f"{name} has {there:,} bytes of {size:,}"
-    for name, (_, checksum) in files.items():
+        if counted and (there := path.stat().st_size) != counted[0]:
+            return f"{name} has {there:,} bytes of {counted[0]:,}"
+    for name, counted in files.items():
         try:
-            if _checksum(folder / name) != checksum:
+            if counted and _checksum(folder / name) != counted[1]:
                 return f"{name} has changed"
         except OSError as error:
             return f"{name} cannot be read: {error.strerror}"

@@ -57,7 +57,7 @@ def run(
     """
     out = Path(out)
     _want_packages(recipe)
-    with held(out / "training" if os.environ.get("RANK", "0") == "0" else None):
+    with held(out if os.environ.get("RANK", "0") == "0" else None, "training"):
         if resume and (done := checkpoints.result(out, recipe.as_dict())) is not None:
             return done
         checkpoints.refuse(recipe.as_dict(), out, resume)
