@@ -429,7 +429,10 @@ BROKEN = [
     ('[{"a": 1}, , 3]', "record 2 (line 1): broken JSON: want an object, found ','"),
     ('[{"a": 1}, {"b": oh}]', "record 2 (line 1): broken JSON: Expecting value at character 7"),
     ('[{"a": 1}]\n\n[]', "record 1 (line 3): broken JSON: something stands behind the list"),
-    ('[{"a": 1},\n{"a": "2}]', "record 2 (line 2): broken JSON: Unterminated string starting at character 7"),
+    (
+        '[{"a": 1},\n{"a": "2}]',
+        "record 2 (line 2): broken JSON: Unterminated string starting at character 7",
+    ),
     ('[{"a": 1}', "record 1 (line 1): broken JSON: ends without ','"),
     (b'[{"a": 1},\n{"a": "\xff"}]', "train.json (line 1): broken JSON: no UTF-8 here or below"),
     ("[]", "holds no record"),

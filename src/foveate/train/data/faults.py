@@ -128,7 +128,7 @@ def order(turns: list[dict[str, str]]) -> list[Fault]:
 
 
 def marks(turns: list[dict[str, str]], images: int | None) -> list[Fault]:
-    """One mark for each image, in what the human says. images: None if their paths are wrong by themselves."""
+    """One mark for each image, in what the human says. images: None if their paths are wrong."""
     counts = [turn["value"].count(MARK) for turn in turns]
     found = []
     if images not in (None, sum(counts)):
