@@ -204,6 +204,7 @@ def test_a_compressor_of_ones_own():
         ({"seed": 2**32}, "seed=4294967296: want a whole number from 0 to 4294967295"),
         ({"epochs": 1e300}, r"epochs=1e\+300: want more than 0 and at most 10,000"),
         ({"epochs": float("nan")}, "epochs=nan: want more than 0"),
+        ({"epochs": 10**400}, "epochs=1000"),
         ({"epochs": "3"}, "epochs='3': want more than 0"),
         ({"clip": float("inf")}, "clip=inf: want at least 0, and finite"),
         ({"arguments": {"keep": float("inf")}}, "arguments.keep=inf: want finite numbers"),

@@ -493,6 +493,10 @@ def test_images_that_are_none_are_one_fault(tmp_path):
     values = [entry(0, 1, image=bad) for bad in (3, ["a", ""], "a\0", {"a": 1})]
     found = check(Records(written(tmp_path, FORMS["list"](values))))
     assert [p.kind for p in found] == ["image paths"] * len(values)
+    video = entry(0, 1, video="a.mp4")
+    del video["image"]
+    found = check(Records(written(tmp_path, FORMS["list"]([video]))))
+    assert [p.kind for p in found] == ["a video"]
 
 
 def test_a_broken_list_is_not_read_to_its_end(tmp_path, monkeypatch):

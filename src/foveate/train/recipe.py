@@ -166,7 +166,7 @@ class Recipe:
             object.__setattr__(self, name, found)
         for name, (fits, wanted) in NUMBERS.items():
             found = real(given := getattr(self, name))
-            if found is None or not math.isfinite(found) or not fits(found):
+            if found is None or found == math.inf or not fits(found):
                 raise ValueError(f"{name}={given!r}: want {wanted}")
             object.__setattr__(self, name, found)
 

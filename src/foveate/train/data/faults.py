@@ -35,12 +35,12 @@ def faults(value: Any) -> list[Fault]:
     if not isinstance(value, dict):
         return [("no object", f"want an object, found {type(value).__name__}")]
     wrong = pictures(value)
-    images = None if wrong else len(names(value))
     found = wrong + [
         ("a video", f'"{key}" is not read; give its frames as a list under "image"')
         for key in ("video", "videos")
         if value.get(key)
     ]
+    images = None if found else len(names(value))
     turns = value.get("conversations")
     if not isinstance(turns, list) or not turns:
         what = "is empty" if turns == [] else "is missing" if turns is None else "is no list"
@@ -128,7 +128,7 @@ def order(turns: list[dict[str, str]]) -> list[Fault]:
 
 
 def marks(turns: list[dict[str, str]], images: int | None) -> list[Fault]:
-    """One mark for each image, in what the human says. images: None if their paths are wrong."""
+    """One mark for each image, in what the human says. images: None if what names them is wrong."""
     counts = [turn["value"].count(MARK) for turn in turns]
     found = []
     if images not in (None, sum(counts)):
