@@ -141,6 +141,14 @@ def test_sizes_that_a_model_gives_are_no_part_of_the_name(model):
     assert "\n" in repr(weighted) and "\n" not in str(weighted)
 
 
+@pytest.mark.parametrize("given", ["fastv", FastV, 3])
+def test_where_a_compressor_is_wanted_a_name_is_refused_with_the_way_out(given):
+    with pytest.raises(TypeError, match=r"want a foveate\.Compressor.*leave it out.*compress\("):
+        foveate.from_pretrained("out", given)
+    with pytest.raises(TypeError, match=r"want a foveate\.Compressor.*sized\("):
+        foveate.as_published(given)
+
+
 def test_the_record_of_a_run_is_what_it_was():
     """repr is what result files hold and what resuming compares; a name changes neither, nor the config."""
     assert repr(layerwise()) == repr(Chain(*layerwise().parts()))

@@ -121,8 +121,13 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
     transformers and compress it.
 
     Raises ValueError for these keywords, if the checkpoint names no compressor, an unknown one, or lacks
-    its weights, and for files that are broken, which is an OSError too.
+    its weights, and for files that are broken, which is an OSError too; TypeError for a method by name.
     """
+    if method is not None and not isinstance(method, Compressor):
+        raise TypeError(
+            f"method={method!r}: want a foveate.Compressor, made with its arguments, or leave it out for the "
+            "one it was saved with; another goes on with foveate.compress(model, …)"
+        )
     known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
     return attach.compress(*saving.from_pretrained(path, known, method, **kwargs))
 

@@ -16,6 +16,7 @@ One rule for files and for pictures in memory:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,8 @@ def read(source: Path | str | Image.Image, coarse: bool = False) -> Image.Image:
 
     coarse: a JPEG is decoded to its end, but only its coarsest pixels are computed.
     """
+    if not isinstance(source, os.PathLike | str | Image.Image):
+        raise PictureError(f"want a path or a PIL image, got {type(source).__name__}")
     name = "an image" if isinstance(source, Image.Image) else str(source)
     try:
         if isinstance(source, Image.Image):

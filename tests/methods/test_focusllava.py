@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from test_tokens import check
@@ -370,6 +371,16 @@ def test_in_training_the_share_is_drawn_for_each_image():
 def test_arguments_that_mean_nothing(arguments, message):
     with pytest.raises(ValueError, match=message):
         focusllava(width=D, **arguments)
+
+
+def test_numbers_may_come_in_any_sequence():
+    for scales in ([2, 1], (np.int64(1), 2), range(1, 3), np.array([1, 2])):
+        given = focusllava(width=D, scales=scales, sampled=np.array([0.25, 0.5]))
+        assert given.parts()[0].arguments()["scales"] == [1, 2]
+        assert given.parts()[1].arguments()["sampled"] == [0.25, 0.5]
+    for scales in (np.array(2), np.array([[1, 2]]), np.array([1.0, 2.0]), "12", [1, [2]]):
+        with pytest.raises(ValueError, match=r"want some of \[1, 2, 4\]"):
+            focusllava(width=D, scales=scales)
 
 
 def test_the_chain_cuts_half_way():

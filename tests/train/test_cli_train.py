@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from foveate.cli.recipes import chosen
 from foveate.cli.tasks import TASKS, Questions
 from foveate.cli.wrong import Wrong
 from foveate.train import RECIPES, Lora, Record
+from foveate.train.model import load
 
 MODULE = sys.modules["foveate.cli.train"]  # its name in the package is the command
 EXTRA = ("accelerate", "peft", "datasets", "trl")
@@ -239,3 +242,26 @@ def test_importing_foveate_is_light():
     code = f"import sys, foveate.__main__; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_model_that_cannot_be_asked_is_named(model, data, tmp_path, capsys):
+    """By the check of all other commands; without questions, its template is none of our business."""
+    broken = shutil.copytree(model, tmp_path / "model")
+    (broken / "chat_template.jinja").write_text("{% if %}")
+    card = small.card(broken, data, steps=1)
+    assert run(["train", *small.words(card), "--out", str(tmp_path / "out")]) == 1
+    says = f"foveate: {broken}: its processor and chat template cannot ask a question: Expected"
+    assert says in capsys.readouterr().err.splitlines()[-1]
+    assert load(replace(card, template="plain"))
+
+
+@pytest.mark.parametrize("place", ["/nope", "./nope", "~/nope"])
+def test_a_tower_that_is_not_there(data, tmp_path, capsys, place):
+    card = small.card(place, data, vision=place, steps=1)
+    assert run(["train", *small.words(card), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == f"foveate: {place}: no such folder"
+
+
+def test_an_argument_that_is_no_number_json_can_hold(tmp_path, capsys):
+    words = ("patchqa", "--set", "arguments.keep=1e400", "--out", tmp_path / "out")
+    assert "arguments.keep=inf: want finite numbers" in refused(capsys, *words)

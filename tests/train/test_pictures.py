@@ -205,6 +205,13 @@ NO_PICTURES = {
 }
 
 
+@pytest.mark.parametrize("given", [np.zeros((99, 99, 3)), None, b"a.png", [Path("a.png")]])
+def test_what_is_neither_path_nor_picture_is_named_by_its_type(given):
+    with pytest.raises(PictureError) as caught:
+        read(given)
+    assert str(caught.value) == f"want a path or a PIL image, got {type(given).__name__}"
+
+
 @pytest.mark.parametrize(
     "name", [*NO_PICTURES, "gone.png", "folder.png", "pipe.png", "x" * 300, "a\0b"]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import FrozenInstanceError, replace
 
+import numpy as np
 import pytest
 from transformers import (
     AutoConfig,
@@ -18,6 +19,7 @@ from foveate import Identity, Pool, embedded
 from foveate.methods.llavolta import SCHEDULES
 from foveate.train import RECIPES, Lora, Recipe
 from foveate.train.model import build
+from foveate.train.run import steps_of
 
 
 def full_size() -> LlavaConfig:
@@ -194,7 +196,19 @@ def test_a_compressor_of_ones_own():
         ({"keep_checkpoints": 0}, "keep_checkpoints=0: want at least 1"),
         ({"evaluate_every": 0}, "evaluate_every=0: want at least 1"),
         ({"batch": 2.5}, "batch=2.5: want a whole number"),
-        ({"workers": -1}, "workers=-1: want at least 0"),
+        ({"workers": -1}, "workers=-1: want a whole number from 0 to 64"),
+        ({"workers": 100_000}, "workers=100000: want a whole number from 0 to 64"),
+        ({"batch": True}, "batch=True: want a whole number"),
+        ({"batch": None}, "batch=None: want a whole number"),
+        ({"seed": -1}, "seed=-1: want a whole number from 0"),
+        ({"seed": 2**32}, "seed=4294967296: want a whole number from 0 to 4294967295"),
+        ({"epochs": 1e300}, r"epochs=1e\+300: want more than 0 and at most 10,000"),
+        ({"epochs": float("nan")}, "epochs=nan: want more than 0"),
+        ({"epochs": 10**400}, "epochs=1000"),
+        ({"epochs": "3"}, "epochs='3': want more than 0"),
+        ({"clip": float("inf")}, "clip=inf: want at least 0, and finite"),
+        ({"arguments": {"keep": float("inf")}}, "arguments.keep=inf: want finite numbers"),
+        ({"arguments": {"a": [1, {"b": float("nan")}]}}, "arguments.a="),
         ({"weight_decay": -0.1}, "weight_decay=-0.1: want at least 0"),
         ({"clip": -1.0}, "clip=-1.0: want at least 0"),
         ({"clip": float("nan")}, "clip=nan: want at least 0"),
@@ -215,6 +229,25 @@ def test_a_compressor_of_ones_own():
 def test_refusals(changes, says):
     with pytest.raises(ValueError, match=says.replace("(", r"\(")):
         Recipe(**{"name": "a", "model": "m", "data": "d", "trains": {"language": 1e-3}, **changes})
+
+
+def test_numbers_may_be_those_of_numpy():
+    """They become Python's own, so that the recipe is the same one in JSON."""
+    plain = {"batch": 8, "workers": 2, "steps": 5, "seed": 3, "epochs": 2.0, "warmup": 0.5}
+    odd = {name: (np.int64 if isinstance(n, int) else np.float32)(n) for name, n in plain.items()}
+    want = {"name": "a", "model": "m", "data": "d", "trains": {"language": 0.5}}
+    given = {**want, "trains": {"language": np.float32(0.5)}}
+    made = Recipe(**given, **odd, arguments={"keep": np.int64(8)})
+    assert json.dumps(made.as_dict()) == json.dumps(
+        Recipe(**want, **plain, arguments={"keep": 8}).as_dict()
+    )
+
+
+def test_epochs_of_more_steps_than_can_be_counted():
+    recipe = replace(RECIPES["patchqa"](), batch=1, micro_batch=1, steps=None, epochs=10_000.0)
+    assert steps_of(recipe, [None] * 10) == 100_000
+    with pytest.raises(ValueError, match=r"10,000,000,000 steps, want at most 2,147,483,647"):
+        steps_of(recipe, range(1_000_000))
 
 
 def test_accumulation_is_whole():

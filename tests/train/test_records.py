@@ -426,9 +426,13 @@ BROKEN = [
     ('[{"a": 1},\n', "record 2 (line 2): broken JSON: want an object, found ''"),
     ('[{"a": 1}\n{"a": 2}]', "record 1 (line 2): broken JSON: want ',', found '{'"),
     ('[{"a": 1},\n]', "record 2 (line 2): broken JSON: want an object, found ']'"),
-    ('[{"a": 1}, 3]', "record 2 (line 1): broken JSON: want an object, found '3'"),
+    ('[{"a": 1}, , 3]', "record 2 (line 1): broken JSON: want an object, found ','"),
+    ('[{"a": 1}, {"b": oh}]', "record 2 (line 1): broken JSON: Expecting value at character 7"),
     ('[{"a": 1}]\n\n[]', "record 1 (line 3): broken JSON: something stands behind the list"),
-    ('[{"a": 1},\n{"a": "2}]', "record 2 (line 2): broken JSON: Unterminated string"),
+    (
+        '[{"a": 1},\n{"a": "2}]',
+        "record 2 (line 2): broken JSON: Unterminated string starting at character 7",
+    ),
     ('[{"a": 1}', "record 1 (line 1): broken JSON: ends without ','"),
     (b'[{"a": 1},\n{"a": "\xff"}]', "train.json (line 1): broken JSON: no UTF-8 here or below"),
     ("[]", "holds no record"),
@@ -442,6 +446,57 @@ def test_a_broken_list_says_in_which_line(text, message, tmp_path):
     with pytest.raises(ValueError, match=r"train\.json") as caught:
         Records(written(tmp_path, text))
     assert message in str(caught.value)
+
+
+NO_OBJECTS = {
+    "null": "NoneType",
+    "[1, [2]]": "list",
+    '"x\u00e4"': "str",
+    "12345678901234567890": "int",
+    "-1.5e+300": "float",
+    "true": "bool",
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("form", ["lines", "list", "airy list"])
+def test_what_is_no_object_is_a_bad_record(tmp_path, monkeypatch, form, chunk):
+    """In a list as in lines, wherever a chunk ends."""
+    monkeypatch.setattr(index, "CHUNK", chunk)
+    values = [entry(0), *map(json.loads, NO_OBJECTS), entry(1)]
+    records = Records(written(tmp_path, FORMS[form](values)))
+    assert len(records) == len(values) and records[-1].id == "r1"
+    for n, (found, kind) in enumerate(zip(check(records), NO_OBJECTS.values(), strict=True), 1):
+        assert (found.record, found.what) == (n, f"want an object, found {kind}")
+
+
+LONG = "n" * 300
+NO_FILES = (f"{LONG}.png", f"{LONG}/a.png", "a.png/b.png", "round", "round/a.png", "x/" * 3000)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_names_that_no_file_can_have_are_faults_of_their_records(tmp_path, outside):
+    """Too long, through a file, through a circle of links, with a zero in them."""
+    (tmp_path / "a.png").write_bytes(b"?")
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    values = [entry(n, 1, image=name) for n, name in enumerate((*NO_FILES, "a\0.png"))]
+    file = written(tmp_path, FORMS["lines"](values))
+    found = check(Records(file, tmp_path, outside))
+    assert [problem.record for problem in found] == list(range(len(values)))
+    assert all("\n" not in str(problem) for problem in found)
+    assert found[0].what.endswith("cannot be read: File name too long")
+    assert found[2].what == f"no such image: {tmp_path / 'a.png/b.png'}"
+    assert found[-1].what.endswith("can be no file's path")
+
+
+def test_images_that_are_none_are_one_fault(tmp_path):
+    values = [entry(0, 1, image=bad) for bad in (3, ["a", ""], "a\0", {"a": 1})]
+    found = check(Records(written(tmp_path, FORMS["list"](values))))
+    assert [p.kind for p in found] == ["image paths"] * len(values)
+    video = entry(0, 1, video="a.mp4")
+    del video["image"]
+    found = check(Records(written(tmp_path, FORMS["list"]([video]))))
+    assert [p.kind for p in found] == ["a video"]
 
 
 def test_a_broken_list_is_not_read_to_its_end(tmp_path, monkeypatch):

@@ -176,6 +176,15 @@ def test_outside_and_skip_on_the_command_line(model, bad, tmp_path, capsys):
     assert "3 records left out" in out and "3 of 12 records are left out" in err
 
 
+def test_a_single_record_is_told_as_one(model, bad, tmp_path, capsys):
+    values = json.loads(bad.read_text())
+    bad.write_text(json.dumps([values[0], None, *values[8:]]))
+    words = small.words(small.card(model, bad, **FEW, steps=1, skip=True))
+    assert typed(["train", *words, "--out", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert ", 1 record left out" in out and "1 of 6 records is left out, the first: set" in err
+
+
 @pytest.mark.full
 def test_every_process_leaves_out_the_same(model, bad, tmp_path):
     words = small.words(small.card(model, bad, skip=True, batch=4, micro_batch=2, steps=3))

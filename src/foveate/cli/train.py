@@ -151,7 +151,7 @@ def _print(document: dict[str, Any], out: Path) -> None:
     if document.get("rows") != document.get("records"):
         line += f", {document['records']:,} records in {document['rows']:,} rows"
     if left_out := document.get("skipped", {}).get("records"):
-        line += f", {left_out:,} records left out"
+        line += f", {left_out:,} {'record' if left_out == 1 else 'records'} left out"
     output.say(line)
     output.say(f"model: {out}")
     output.say(f"loss curve: {out / 'loss.png'}")

@@ -190,8 +190,12 @@ def weights(path: str | Path, **kwargs: Any) -> list[Path]:
 
 
 def _folder(path: str | Path, kwargs: dict[str, Any]) -> Path | None:
-    """Where a model lies; None for one of the Hub."""
-    return Path(path) / (kwargs.get("subfolder") or "") if Path(path).is_dir() else None
+    """Where a model lies; None for one of the Hub. Raises Unreadable for what can be neither."""
+    if Path(path).is_dir():
+        return Path(path) / (kwargs.get("subfolder") or "")
+    if str(path).startswith(("/", ".", "~")):
+        raise Unreadable(f"{path}: no such folder")
+    return None
 
 
 def _settled(path: str | Path, kwargs: dict[str, Any]) -> Path | None:

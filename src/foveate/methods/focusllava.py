@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
@@ -367,7 +368,8 @@ def _maximum(x: Tensor, into: Tensor, M: int) -> Tensor:
 
 def _scales(given: Sequence[int], region: int) -> tuple[int, ...]:
     """The scales, the finest first. Raises ValueError unless they are different divisors of `region`."""
-    scales = tuple(map(real, given)) if isinstance(given, list | tuple) else ()
+    given = given.tolist() if isinstance(given, np.ndarray) else given
+    scales = tuple(map(real, given)) if isinstance(given, Sequence) else ()
     each = all(isinstance(s, int) and s >= 1 for s in scales)
     if not scales or not each or len(set(scales)) < len(scales) or any(region % s for s in scales):
         divisors = [s for s in range(1, region + 1) if region % s == 0]
@@ -379,6 +381,7 @@ def _bounds(given: Sequence[float] | None) -> tuple[float, float] | None:
     """Least and most of a share that is drawn. Raises ValueError unless 0 < least <= most <= 1."""
     if given is None:
         return None
+    given = given.tolist() if isinstance(given, np.ndarray) else given
     pair = isinstance(given, list | tuple) and len(given) == 2
     if not pair or not 0 < number("sampled", given[0]) <= number("sampled", given[1]) <= 1:
         raise ValueError(f"sampled={given!r}: want (least, most), shares in (0, 1], or None")

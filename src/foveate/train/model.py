@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from foveate.compressor import Compressor
-from foveate.hosts import assemble, reading, saving
+from foveate.hosts import assemble, reading, saving, whole
 from foveate.hosts.attach import compress
 from foveate.methods import METHODS
 from foveate.sizes import sized
@@ -23,7 +23,8 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
     """The compressed model and its processor; a place to load from stands in for the recipe's model.
 
     Weights of the compressor come along where what is loaded was saved with the same kind of compressor,
-    else they are new. Raises ValueError for unknown methods, and as METHODS and compress do.
+    else they are new. Raises ValueError for unknown methods, Unreadable for files that are broken or do not
+    fit together, and as METHODS and compress do.
     """
     if recipe.vision is not None and place is None:
         model, processor = assemble.assemble(
@@ -41,6 +42,8 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
             path, method, dtype=getattr(torch, recipe.dtype), attn_implementation=recipe.attention
         )
         processor = reading.processor(path)
+        if recipe.template == "chat":  # else its template is never asked
+            whole.check_asked(path, model, processor)
     if recipe.square:
         assemble.pad_to_square(processor)
     return compress(model, method, recipe.positions), processor

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from foveate.compressor import Compressor
-from foveate.ops import LARGEST
+from foveate.ops import LARGEST, real
 
 # Those of transformers that need no settings of their own.
 SCHEDULERS = (
@@ -29,16 +29,25 @@ CHOICES = {
     "scheduler": SCHEDULERS,
 }
 SEEDS = 2**32 - 1  # the largest that all of Python, NumPy and torch take
-COUNTS = (
-    "batch",
-    "micro_batch",
-    "steps",
-    "max_length",
-    "save_every",
-    "keep_checkpoints",
-    "log_every",
-    "evaluate_every",
-)
+WORKERS = 64  # processes that read data; every one holds a copy of Python
+EPOCHS = 10_000
+# Whole numbers: the least and the most.
+COUNTS = dict.fromkeys(
+    (
+        *("batch", "micro_batch", "steps", "max_length"),
+        *("save_every", "keep_checkpoints", "log_every", "evaluate_every"),
+    ),
+    (1, LARGEST),
+) | {"workers": (0, WORKERS), "seed": (0, SEEDS)}
+OPEN = ("steps", "max_length")  # those that may be None
+# Other numbers: which of them, and in words.
+NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "weight_decay": (lambda n: n >= 0, "at least 0, and finite"),
+    "clip": (lambda n: n >= 0, "at least 0, and finite"),
+    "epochs": (lambda n: 0 < n <= EPOCHS, f"more than 0 and at most {EPOCHS:,}"),
+    "shrink": (lambda n: 0 < n <= 1, "a share in (0, 1]"),
+    "warmup": (lambda n: 0 <= n < 1, "a share of the steps in [0, 1)"),
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Recipe:
     split        every question of a conversation is a row of its own, behind what was said before it: for
                  methods that read what is asked, whose tokens must not know what is asked later
     square       pad images to a square in their mean colour instead of cropping them
+    workers      processes that read the data beside each device's own
     order        'grouped' keeps images and text in batches of their own, 'sequential' keeps the file's
     fsdp         shard over several GPUs (FSDP2); one GPU trains whole
     deepspeed    a DeepSpeed config file
@@ -138,31 +148,27 @@ class Recipe:
         self._check_numbers()
         self._check_choices()
         self._check_learning()
+        self._check_arguments()
 
     def _check_numbers(self) -> None:
-        for name in (*COUNTS, "workers"):
-            given, least = getattr(self, name), 0 if name == "workers" else 1
-            if given is not None and not isinstance(given, int):
+        for name, (least, most) in COUNTS.items():
+            given = getattr(self, name)
+            if given is None and name in OPEN:
+                continue
+            if not isinstance(found := real(given), int):
                 raise ValueError(f"{name}={given!r}: want a whole number")
-            if given is not None and given < least:
+            if most != LARGEST and not least <= found <= most:
+                raise ValueError(f"{name}={given}: want a whole number from {least} to {most}")
+            if found < least:
                 raise ValueError(f"{name}={given}: want at least {least}")
-            if given is not None and given > LARGEST:
-                raise ValueError(f"{name}={given}: want at most {LARGEST}")
-        if (
-            isinstance(self.seed, bool)
-            or not isinstance(self.seed, int)
-            or not 0 <= self.seed <= SEEDS
-        ):
-            raise ValueError(f"seed={self.seed!r}: want a whole number from 0 to {SEEDS}")
-        for name in ("weight_decay", "clip"):
-            if not 0 <= (given := getattr(self, name)) < math.inf:
-                raise ValueError(f"{name}={given}: want a number of at least 0")
-        if not 0 < self.epochs < math.inf:
-            raise ValueError(f"epochs={self.epochs}: want more than 0")
-        if not 0 < self.shrink <= 1:
-            raise ValueError(f"shrink={self.shrink}: want a share in (0, 1]")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup={self.warmup}: want a share of the steps in [0, 1)")
+            if found > most:
+                raise ValueError(f"{name}={given}: want at most {most}")
+            object.__setattr__(self, name, found)
+        for name, (fits, wanted) in NUMBERS.items():
+            found = real(given := getattr(self, name))
+            if found is None or found == math.inf or not fits(found):
+                raise ValueError(f"{name}={given!r}: want {wanted}")
+            object.__setattr__(self, name, found)
 
     def _check_choices(self) -> None:
         for name, allowed in CHOICES.items():
@@ -179,6 +185,7 @@ class Recipe:
             raise ValueError("trains nothing: want parts and their learning rates")
         if bad := [k for k, rate in self.trains.items() if not _is_rate(rate)]:
             raise ValueError(f"trains {bad[0]} at {self.trains[bad[0]]}: want a learning rate > 0")
+        object.__setattr__(self, "trains", _plain(self.trains))
         if self.lora is None and "lora" in self.trains:
             raise ValueError("trains lora, but lora=None: say its rank, or leave it out")
         if self.lora is not None and "lora" not in self.trains:
@@ -193,10 +200,16 @@ class Recipe:
             raise ValueError(
                 f"shrink={self.shrink} with lora: adapters leave the weights as they are"
             )
+
+    def _check_arguments(self) -> None:
         if isinstance(self.method, Compressor) and self.arguments:
             raise ValueError(
                 f"arguments={dict(self.arguments)} beside a compressor that has its own"
             )
+        if bad := [name for name, given in self.arguments.items() if not _is_finite(given)]:
+            given = self.arguments[bad[0]]
+            raise ValueError(f"arguments.{bad[0]}={given!r}: want finite numbers")
+        object.__setattr__(self, "arguments", _plain(self.arguments))
 
     def accumulate(self, world: int = 1) -> int:
         """Forwards per optimizer step on each of `world` devices. Raises ValueError if it is not whole."""
@@ -221,4 +234,18 @@ class Recipe:
 
 def _is_rate(given: Any) -> bool:
     """Whether something can be a learning rate: a finite number above 0."""
-    return isinstance(given, int | float) and not isinstance(given, bool) and 0 < given < math.inf
+    return (found := real(given)) is not None and 0 < found < math.inf
+
+
+def _is_finite(given: Any) -> bool:
+    """Whether JSON can hold the numbers in an argument."""
+    if isinstance(given, Mapping):
+        return all(map(_is_finite, given.values()))
+    if isinstance(given, list | tuple):
+        return all(map(_is_finite, given))
+    return not isinstance(found := real(given), float) or math.isfinite(found)
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, with Python's own numbers in place of numpy's."""
+    return {name: value if (n := real(value)) is None else n for name, value in given.items()}

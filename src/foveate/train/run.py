@@ -17,6 +17,7 @@ from foveate.compressor import Compressor
 from foveate.held import held
 from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
+from foveate.ops import LARGEST
 from foveate.provenance import filling, record
 from foveate.train import checkpoints, left_out, sets
 from foveate.train.curve import curve
@@ -133,13 +134,19 @@ def _settings(recipe: Recipe, out: Path, device: str, evaluates: bool, steps: in
 
 
 def steps_of(recipe: Recipe, data: Any) -> int:
-    """Optimizer steps of a run. Raises ValueError for data without a length when only epochs are given."""
+    """Optimizer steps of a run.
+
+    Raises ValueError for more than LARGEST, and for data without a length when only epochs are given.
+    """
     order = ordered(recipe, data)
     if recipe.steps is not None:
         return recipe.steps
     if order is None:
         raise ValueError(f"steps=None, epochs={recipe.epochs}: data without a length wants steps")
-    return max(1, round(len(order) // recipe.batch * recipe.epochs))
+    steps = max(1, round(len(order) // recipe.batch * recipe.epochs))
+    if steps > LARGEST:
+        raise ValueError(f"epochs={recipe.epochs}: {steps:,} steps, want at most {LARGEST:,}")
+    return steps
 
 
 def _want_packages(recipe: Recipe) -> None:

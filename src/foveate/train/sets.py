@@ -77,8 +77,10 @@ def _told(some: Sequence[Records], gone: left_out.Problems) -> left_out.Problems
     """What is left out, of which a person is told."""
     for one, wrong in zip(some, gone, strict=True):
         if wrong:
-            many = f"{len({problem.record for problem in wrong}):,} of {len(one):,}"
-            warnings.warn(f"{one.path}: {many} records are left out, the first: {wrong[0]}")
+            many = len({problem.record for problem in wrong})
+            are = "is" if many == 1 else "are"
+            told = f"{many:,} of {len(one):,} records {are} left out, the first: {wrong[0]}"
+            warnings.warn(f"{one.path}: {told}")
     return gone
 
 

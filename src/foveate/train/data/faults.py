@@ -35,12 +35,12 @@ def faults(value: Any) -> list[Fault]:
     if not isinstance(value, dict):
         return [("no object", f"want an object, found {type(value).__name__}")]
     wrong = pictures(value)
-    found, paths = wrong, [] if wrong else names(value)
-    found += [
+    found = wrong + [
         ("a video", f'"{key}" is not read; give its frames as a list under "image"')
         for key in ("video", "videos")
         if value.get(key)
     ]
+    images = None if found else len(names(value))
     turns = value.get("conversations")
     if not isinstance(turns, list) or not turns:
         what = "is empty" if turns == [] else "is missing" if turns is None else "is no list"
@@ -49,7 +49,7 @@ def faults(value: Any) -> list[Fault]:
         return [*found, ("conversations", f'"conversations" {what}')]
     if wrong := [fault for n, turn in enumerate(turns, 1) for fault in misshapen(n, turn)]:
         return found + wrong
-    return found + system(value, turns) + order(turns) + marks(turns, len(paths))
+    return found + system(value, turns) + order(turns) + marks(turns, images)
 
 
 def pictures(value: dict[str, Any]) -> list[Fault]:
@@ -127,11 +127,11 @@ def order(turns: list[dict[str, str]]) -> list[Fault]:
     return found
 
 
-def marks(turns: list[dict[str, str]], images: int) -> list[Fault]:
-    """One mark for each image, in what the human says."""
+def marks(turns: list[dict[str, str]], images: int | None) -> list[Fault]:
+    """One mark for each image, in what the human says. images: None if what names them is wrong."""
     counts = [turn["value"].count(MARK) for turn in turns]
     found = []
-    if sum(counts) != images:
+    if images not in (None, sum(counts)):
         found.append(("marks and images", f"{sum(counts)} {MARK} marks and {images} images"))
     for n, (turn, count) in enumerate(zip(turns, counts, strict=True), 1):
         if count and (role := ROLES[turn["from"]]) != "user":
@@ -168,10 +168,11 @@ def place(file: str, record: int, line: int, name: Any = None) -> str:
     return f"{file}: record {record} ({text}, line {line})"
 
 
-def why(error: Exception) -> str:
-    """What is wrong with a text that is no JSON."""
+def why(error: Exception, begin: int = 0) -> str:
+    """What is wrong with a text that is no JSON, which begins at this character of what was read."""
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at character {error.pos + 1}"
+        what = error.msg.removesuffix(" at")  # as in "Unterminated string starting at"
+        return f"{what} at character {error.pos - begin + 1}"
     if isinstance(error, UnicodeDecodeError):
         return f"no UTF-8: {error.reason} at byte {error.start + 1}"
     return (

@@ -100,7 +100,7 @@ def rows(file: BinaryIO) -> Iterator[Entry]:
 
 
 def elements(reader: Reader) -> Iterator[Entry]:
-    """The objects of a JSON list."""
+    """The values of a JSON list; what is no object gets its entry too, as a line does."""
     reader.take("[")
     mark = reader.next()
     while mark != "]":
@@ -166,19 +166,21 @@ class Reader:
         self.move(self.at + 1)
 
     def value(self) -> Any:
-        """Pass the object that must stand here, and return it."""
-        if (found := self.next()) != "{":
+        """Pass the value that must stand here, and return it."""
+        if (found := self.next()) in ("", ",", "]"):
             self.fail(f"want an object, found {found!r}")
         while True:
+            begin = self.at
             try:
-                value, end = self.parse(self.text, self.at)
+                value, end = self.parse(self.text, begin)
             except json.JSONDecodeError as error:
                 cut = error.msg.startswith("Unterminated") or len(self.text) - error.pos < LITERAL
-                behind = error.pos - self.at
                 if not (cut and self.more()):
-                    self.fail(error.msg, self.at + behind)
+                    self.fail(why(error, begin), self.at + error.pos - begin)
             except (ValueError, RecursionError) as error:
                 self.fail(why(error))
             else:
-                self.move(end)
+                if not isinstance(value, dict) and len(self.text) - end < LITERAL and self.more():
+                    continue  # 12 may be the beginning of 123
+                self.move(self.at + end - begin)
                 return value

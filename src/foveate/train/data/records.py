@@ -145,7 +145,7 @@ real = lru_cache(4096)(os.path.realpath)  # of folders: sets name many files of 
 
 
 def where_it_leads(path: Path) -> str:
-    """A path without links and detours."""
-    if path.name in ("", "..") or path.is_symlink():
+    """A path without links and detours; names that no file can have are as they stand."""
+    if path.name in ("", "..") or os.path.islink(path):  # noqa: PTH114 - Path's raises
         return os.path.realpath(path)
     return f"{real(str(path.parent)).rstrip(os.sep)}{os.sep}{path.name}"
