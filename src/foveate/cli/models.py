@@ -95,7 +95,7 @@ def place_to_run(name: str) -> Any:
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
-        raise Failed(f"--device {name}: {_first_line(error)}") from error
+        raise Failed(f"--device {name}: {said.cut(_first_line(error))}") from error
     return device
 
 
@@ -184,4 +184,4 @@ def _loading(name: str) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return said.cut(next(iter(str(error).strip().splitlines()), type(error).__name__))
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
