@@ -148,20 +148,24 @@ def test_a_person_is_told_both(model, processor, examples):
     ]
 
 
-def test_results_of_an_earlier_foveate_are_read(model, processor, examples, tmp_path):
-    """They say nothing of steps; half a run of theirs begins again."""
+def test_results_of_an_earlier_foveate_are_shown_and_made_again(
+    model, processor, examples, tmp_path
+):
+    """They say nothing of steps, and nobody knows that they are as written; nor half a run of theirs."""
     folder = tmp_path / "runs"
     found = evaluate.run(model, processor, examples, JOB, Stride(0.25), folder)
     older = {k: v for k, v in found.items() if k not in ("steps", "share", "layer_share")}
     (path,) = folder.iterdir()
-    path.write_text(json.dumps(older))
-    again = evaluate.run(model, processor, examples, JOB, Stride(0.25), folder)
-    assert again == json.loads(json.dumps(older))
-    (row,) = evaluate.comparison([again])["runs"]
+    path.write_text(json.dumps({**older, "format": 1}))
+    with pytest.warns(UserWarning, match="is of an earlier foveate: made again"):
+        again = evaluate.run(model, processor, examples, JOB, Stride(0.25), folder)
+    assert again["answers"] == found["answers"] and again["steps"] == found["steps"]
+    (row,) = evaluate.comparison([older])["runs"]
     assert "share" not in row and shares(row) == []
     part = tmp_path / f"{JOB.name}.part.jsonl"
     part.write_text(json.dumps([{"key": e.key, "right": True} for e in examples[:4]]) + "\n")
-    anew = evaluate.run(model, processor, examples, JOB, Stride(0.25), tmp_path)
+    with pytest.warns(UserWarning, match="asked again"):
+        anew = evaluate.run(model, processor, examples, JOB, Stride(0.25), tmp_path)
     assert anew["answers"] == found["answers"]
     (row,) = evaluate.comparison([anew])["runs"]
     assert row["layer_share"] == 0.25
