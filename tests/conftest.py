@@ -15,6 +15,7 @@ from families import FAMILIES
 torch.set_num_threads(1)
 # Odd, so that a family meets both kernels, both paddings and both kinds of positions.
 EVERY_NTH = 13
+EAGER_NTH = 4  # of Llava's, whose cases all run with sdpa
 QUICK_NTH = 3
 WHOLE = {"test_sight", "test_families"}  # cheap: every family, every case
 COMPILED = "test_compile"  # dear: a minute each
@@ -25,23 +26,26 @@ AROUND, AROUND_NTH = "ecosystem", 3
 def pytest_collection_modifyitems(items):
     """`make test` covers every method × some family and every family × some method, in each test.
 
-    Llava runs everything, and alone what is compiled. Of the other families every 13th case stays, at
-    least one of each test and different ones in each family, but for tests of what stands around a model,
-    which take other families in turn; the rest is for `make test-full`. Of what stays, a third is quick.
+    Llava runs everything with sdpa, a fourth of it eagerly, and alone what is compiled. Of the other
+    families every 13th case stays, at least one of each test and different ones in each family, but for tests
+    of what stands around a model, which take other families in turn; the rest is for `make test-full`. Of
+    what stays, a third is quick.
     """
     cases: dict[tuple, list] = {}
     for item in items:
         call = getattr(item, "callspec", None)
         name = call.params.get("family") if call else None
-        if name in FAMILIES.keys() - {"llava"} and item.module.__name__ not in WHOLE:
+        thinned = name != "llava" or call.params.get("attention") == "eager"
+        if name in FAMILIES and thinned and item.module.__name__ not in WHOLE:
             test = f"{item.module.__name__}.{item.originalname}"
             if item.get_closest_marker("full") is None:
                 cases.setdefault((test, name), []).append(item)
     for (test, name), mine in cases.items():
         turn = crc32(test.encode()) + sorted(FAMILIES).index(name)
-        around = AROUND in mine[0].path.parts and turn % AROUND_NTH
+        nth = EAGER_NTH if name == "llava" else EVERY_NTH
+        around = name != "llava" and AROUND in mine[0].path.parts and turn % AROUND_NTH
         for n, item in enumerate(mine):
-            if around or (n + turn) % min(EVERY_NTH, len(mine)) or test.startswith(COMPILED):
+            if around or (n + turn) % min(nth, len(mine)) or test.startswith(COMPILED):
                 item.add_marker(pytest.mark.full)
             elif (n // EVERY_NTH + turn) % QUICK_NTH:
                 item.add_marker(pytest.mark.slow)

@@ -252,6 +252,7 @@ def test_eight_bit_linears(model, family, inputs):
         model.generate(**inputs, max_new_tokens=2)
 
 
+@pytest.mark.full  # six threads of which one fails, in ecosystem/, say the same and more
 def test_threads_do_not_meet(model, family):
     foveate.compress(model, everything(family))
     batches = [family.inputs((ONE, SHORT), seed=s) for s in range(4)]

@@ -673,6 +673,7 @@ def test_focusllava_runs_differ_in_what_they_are_about():
         assert len(found.seeds_of(focusllava.PAGE, row)) == 3, "a row of LLaVA-Meteor's is not lent"
 
 
+@pytest.mark.full
 def test_a_run_of_focusllava_is_made_and_looked_into(tmp_path, monkeypatch):
     """Both samplers: their tokens and shares are those that evaluation counts, their scales those traced."""
     for room in (making, found):

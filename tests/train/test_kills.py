@@ -111,7 +111,9 @@ def untimed(told):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [1, pytest.param(25, marks=pytest.mark.full)])
-@pytest.mark.parametrize("kind", [*RECIPES, *COMMANDS])
+@pytest.mark.parametrize(
+    "kind", [*(pytest.param(kind, marks=pytest.mark.full) for kind in RECIPES), *COMMANDS]
+)  # of training, test_resume has one
 def test_killed_again_and_again(card, model, tmp_path, kind, wanted, capsys):
     if kind in RECIPES:
         line, left = training(card, RECIPES[kind])

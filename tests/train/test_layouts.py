@@ -51,7 +51,7 @@ def test_accumulation_changes_nothing(card, tmp_path, changes):
     "changes",
     [
         pytest.param(STAGED, id="stages", marks=pytest.mark.full),
-        pytest.param({**RANDOM, "order": "shuffled"}, id="random", marks=pytest.mark.slow),
+        pytest.param({**RANDOM, "order": "shuffled"}, id="random", marks=pytest.mark.full),
         pytest.param({**FOCUSED, "order": "shuffled"}, id="focusllava", marks=pytest.mark.slow),
         pytest.param({**LEARNED, "order": "grouped"}, id="depthwise", marks=pytest.mark.full),
     ],
