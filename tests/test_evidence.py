@@ -438,6 +438,7 @@ def test_the_connectors_of_meteor_are_counted(row):
     assert costs.connector(*meteor.ROWS[row]) == costs.connectors(meteor.PAGE)[row]
 
 
+@pytest.mark.full
 def test_a_run_is_asked_with_other_arguments_and_looked_into(tmp_path, monkeypatch):
     """Selection behind the projector: other budgets, experts alone, and whether it finds what is asked."""
     for room in (making, found):

@@ -75,7 +75,7 @@ def test_accumulation_changes_nothing(card, files, tmp_path, name):
     near(whole, parts, tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.slow
+@pytest.mark.full  # in test_layouts, FocusLLaVA reads on two ranks too
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not built in")
 def test_two_ranks_are_one_process(card, files, tmp_path):
     """With as many words on each as its own rows have."""
