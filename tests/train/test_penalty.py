@@ -50,7 +50,7 @@ def test_however_a_batch_is_computed(card, tmp_path, changes):
         assert other[name] == pytest.approx(whole[name], **near), name
 
 
-@pytest.mark.full  # in test_layouts, FocusLLaVA's balance is a penalty on two ranks too
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not built in")
 def test_on_two_ranks(card, tmp_path):
     recipe = card(**focused(0.5), micro_batch=2)
