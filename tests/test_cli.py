@@ -108,6 +108,7 @@ def test_bad_images(capsys, files, name, says):
         (["--picture", "kept.svg"], ENDINGS),
         (["--picture", "kept.psd"], ENDINGS),  # which Pillow reads
         (["--picture", "kept"], ENDINGS),
+        (["--picture", "FILES/good.png"], "that is the image itself"),
         (["--picture", "/"], ENDINGS),
         (["--picture", ".png"], ENDINGS),
         (["--picture", "FILES/folder.png"], "that is no file"),

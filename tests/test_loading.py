@@ -279,6 +279,10 @@ LACKS = "the weights lack {} of the model's 147 tensors"
             lambda w: w.update({NAMES[0]: w[NAMES[0]].int()}),
             [NAMES[0], "hold whole numbers: want floats"],
         ),
+        (
+            lambda w: w.update({n: torch.zeros_like(t) for n, t in w.items()}),
+            ["weight matrices hold zeros alone"],
+        ),
     ],
 )
 def test_a_model_that_is_not_whole_does_not_answer(saved, capsys, change, says):

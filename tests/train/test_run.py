@@ -164,6 +164,16 @@ def test_a_set_of_records_of_ones_own(card, tmp_path):
         run(card(order="grouped"), tmp_path / "grouped", some)
 
 
+def test_text_alone_teaches_the_projector_nothing(card, model, tmp_path):
+    """No gradient reaches it, and the run goes on: other batches have pictures."""
+    asked, said = Turn("user", "Say a."), Turn("assistant", "a red dog")
+    some = [Record(str(n), (), (asked, said), f"made, {n}") for n in range(8)]
+    out = tmp_path / "out"
+    run(card(steps=1, trains={"projector": 1e-2}), out, some)
+    before, after = small.weights(model), small.weights(out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

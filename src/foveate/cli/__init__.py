@@ -64,7 +64,7 @@ def _ended(arguments: list[str]) -> tuple[str, int]:
         return "", code
     except (Wrong, UsageError) as error:
         return str(error) if isinstance(error, Wrong) else error.format_message(), 2
-    except (Failed, HeldError) as error:
+    except (Failed, HeldError, FloatingPointError) as error:
         return str(error), 1
     except KeyboardInterrupt:
         return stopping.STOPPED, 1

@@ -71,7 +71,7 @@ def ask(
     """Answer a question about an image, and say from how many visual tokens."""
     question, shown = worded(question), pictures.read(image)
     if picture is not None:
-        pictures.writable(picture)
+        pictures.beside(picture, image)
     models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     with output.answering() as emit:

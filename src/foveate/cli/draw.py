@@ -101,7 +101,7 @@ def heatmaps(
     spec, *others = sweeps.layered(method)
     if others:
         raise Wrong(f"--method {method}: want one method")
-    into = pictures.writable(picture or folder(HOME) / "layers.png")
+    into = pictures.beside(picture or folder(HOME) / "layers.png", image)
     with output.answering() as emit:
         output.hush()
         loaded = models.load(model, device, protocol)

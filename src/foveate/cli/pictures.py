@@ -53,6 +53,15 @@ def writable(path: Path, kinds: Collection[str] = KINDS, option: str = "--pictur
     return path
 
 
+def beside(path: Path, image: Path) -> Path:
+    """The path, if a picture can be written there and the one that was asked about stays. Raises Wrong."""
+    if path.exists() and path.samefile(image):
+        raise Wrong(
+            f"--picture {path}: that is the image itself, and would be lost; name another file"
+        )
+    return writable(path)
+
+
 def save(image: Image.Image, path: Path) -> None:
     """Write a picture whole or not at all.
 

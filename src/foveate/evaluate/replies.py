@@ -36,12 +36,16 @@ class Reply:
 
 @torch.inference_mode()
 def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int) -> list[Reply]:
-    """Greedy answers to one batch of questions, in order."""
+    """Greedy answers to one batch of questions, in order.
+
+    Raises FloatingPointError where the model's logits are no numbers: what it would say means nothing.
+    """
     inputs, asked = encode(processor, asks)
     inputs = inputs.to(model.device)
     floating = {k: v.to(model.dtype) for k, v in inputs.items() if v.is_floating_point()}
     greedy = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
     with told(acting(model), asked), _watched(model) as steps:
+        greedy["logits_processor"] = [_finite]
         out = model.generate(**{**inputs, **floating}, **greedy, return_dict_in_generate=True)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     texts = processor.batch_decode(out.sequences[:, ids.shape[1] :], skip_special_tokens=True)
@@ -56,6 +60,16 @@ def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
         own = None if had is None else tuple(had[row])
         found.append(Reply(text.strip(), before, after, left[row], own, words[row]))
     return found
+
+
+def _finite(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The scores (B, V) of the next token, as they are; refused where none of a row is the largest."""
+    if lost := int((~scores.amax(-1).isfinite()).sum()):
+        raise FloatingPointError(
+            f"the model's logits are no numbers for {lost} of {len(scores)} questions: its weights, or an "
+            f"argument of the method, lead out of the range of {scores.dtype}"
+        )
+    return scores
 
 
 @contextmanager

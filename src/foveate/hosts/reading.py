@@ -105,8 +105,10 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
             output_loading_info=True,
         )
     whole.check(path, found, info, strict=kind is AutoModelForImageTextToText)
-    for name, value in found.state_dict().items():
+    state = found.state_dict()
+    for name, value in state.items():
         whole.check_finite(path, name, value)
+    whole.check_written(path, state)
     return found
 
 

@@ -79,6 +79,17 @@ def check_finite(path: str | Path, name: str, value: Tensor) -> None:
         )
 
 
+def check_written(path: str | Path, state: dict[str, Tensor]) -> None:
+    """Raises Unreadable for a model most of whose matrices are zero: made, and never written."""
+    matrices = {name: v for name, v in state.items() if v.dim() > 1 and v.numel() and not v.is_meta}
+    blank = [name for name, value in matrices.items() if not value.any()]
+    if len(blank) > len(matrices) / 2:
+        raise Unreadable(
+            f"{path}: {len(blank):,} of the model's {len(matrices):,} weight matrices hold zeros alone: "
+            f"{few(blank)}"
+        )
+
+
 def check_asked(path: str | Path, model: nn.Module, processor: Any) -> None:
     """Raises Unreadable for a processor that cannot ask this model about a picture.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import nn
@@ -145,6 +147,26 @@ def adapted(model: nn.Module, lora: Lora, trains: Mapping[str, float]) -> nn.Mod
         modules_to_save=saved or None,
     )
     return get_peft_model(model, config)
+
+
+@contextmanager
+def grounded(model: nn.Module) -> Iterator[None]:
+    """Inside, every loss has a gradient: of a batch in which nothing that learns took part, one of zero.
+
+    Text alone is such a batch where the projector alone learns. It is said in the forward, where whatever
+    shares gradients over ranks sees that this one has some.
+    """
+    learns = next(p for p in model.parameters() if p.requires_grad)
+
+    def ground(module: nn.Module, args: tuple, output: Any) -> None:
+        if module.training and torch.is_grad_enabled() and not output.loss.requires_grad:
+            output.loss = output.loss + 0.0 * learns.flatten()[0]
+
+    handle = model.register_forward_hook(ground)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def groups(

@@ -16,7 +16,7 @@ from foveate.hosts import traits
 from foveate.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
-from foveate.train.parts import blocks_of, groups
+from foveate.train.parts import blocks_of, grounded, groups
 from foveate.train.penalty import Apart
 from foveate.train.recipe import Recipe
 
@@ -97,7 +97,7 @@ class VisualTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and tell apart meanwhile what compressors add to the loss."""
-        with self.apart:
+        with self.apart, grounded(traits.unwrapped(self.model)):
             return super().train(*args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
