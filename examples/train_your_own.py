@@ -7,9 +7,9 @@ from torch import nn
 from transformers import AutoConfig, AutoProcessor
 
 from foveate import Compressor, Site, Tower, from_pretrained, last_counts
-from foveate.cli.tasks import examples, records
 from foveate.embedded import PATH
 from foveate.evaluate import encode
+from foveate.tasks import examples, records
 from foveate.train import RECIPES, run
 
 

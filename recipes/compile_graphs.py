@@ -17,7 +17,7 @@ import transformers
 
 import foveate
 from foveate import Chain, FastV, Pool, Stride, VisionZip
-from foveate.provenance import dumps, write
+from foveate.keeping.provenance import dumps, write
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from foveate import Context, FlashGlobalFusion, VisualTokens
 from foveate.bench.clock import interleaved, ratio
 from foveate.bench.configs import CLIP
-from foveate.provenance import dumps, record, write
+from foveate.keeping.provenance import dumps, record, write
 
 ROOT = Path(__file__).parents[1]
 SIDE, WORDS, WIDTH, FEATURE = 24, 40, 4096, 1024

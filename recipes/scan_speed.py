@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from foveate.provenance import dumps, record, write
-from foveate.scan import scan
+from foveate.keeping.provenance import dumps, record, write
+from foveate.statespace.scan import scan
 
 ROOT = Path(__file__).parents[1]
 WIDTH, LENGTH, HEAD = 1536, 600, 64

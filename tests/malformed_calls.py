@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 
 from foveate.cli import app
-from foveate.cli.tasks import TASKS
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
+from foveate.tasks import TASKS
 from foveate.train import RECIPES
 
 LONG = 10_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from foveate.compressor import Compressor, Site, Tower, language
+from foveate.core.compressor import Compressor, Site, Tower, language
+from foveate.core.ops import top
 from foveate.methods import (
     DepthwiseConv,
     DivPrune,
@@ -18,7 +19,6 @@ from foveate.methods import (
     VCCAttention,
     VisionZip,
 )
-from foveate.ops import top
 
 
 class Ragged(Compressor):

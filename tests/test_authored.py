@@ -11,7 +11,7 @@ from probes import Asked, Ragged
 
 import foveate
 from foveate import Chain, Compressor, FastV, Site, Stages, Stride, Tower, VisualTokens
-from foveate.compressor import language
+from foveate.core.compressor import language
 
 
 class Mine(Compressor):

@@ -40,11 +40,11 @@ from foveate.bench.count import prefill
 from foveate.bench.journal import KIND
 from foveate.bench.limits import ideal, short_prefill
 from foveate.cli import arguments, run
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
+from foveate.core.spec import Spec, crossed
 from foveate.hosts import cost, traits
+from foveate.keeping.provenance import dumps, record, sealed, write
 from foveate.methods import METHODS
-from foveate.provenance import dumps, record, sealed, write
-from foveate.spec import Spec, crossed
 
 LLAVA = FAMILIES["llava"]
 ROOT = Path(__file__).parents[1]
@@ -531,5 +531,5 @@ def test_a_result_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_a_missing_git_is_no_error(tmp_path):
-    code = "from foveate.provenance import record; assert record()['commit'] is None"
+    code = "from foveate.keeping.provenance import record; assert record()['commit'] is None"
     subprocess.run([sys.executable, "-c", code], env={"PATH": str(tmp_path)}, check=True)

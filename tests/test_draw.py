@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from foveate.compressor import Site, Tower
+from foveate.core.compressor import Site, Tower
 from foveate.draw import draw, heatmaps, panels
 from foveate.draw.layout import GAP, LINE, SWATCH, legend
 from foveate.draw.paint import colour, kept

@@ -15,9 +15,9 @@ from foveate.evaluate import runs as room
 from foveate.evaluate.comparison import series
 from foveate.evaluate.curves import curves
 from foveate.evaluate.report import Panel, Scene, report
+from foveate.keeping.provenance import write
 from foveate.methods import FastV, Stride
 from foveate.patchqa import PatchQA
-from foveate.provenance import write
 
 JOB = evaluate.Job("tiny", "f", "patchqa", "e", 10, 0, "stride", 0.25, "Stride()", "original", 4, 3)
 

@@ -46,12 +46,12 @@ import meteor_words  # noqa: E402
 import protocol  # noqa: E402
 
 from foveate import METHODS, Step, compress, restore, sized, trace  # noqa: E402
-from foveate.compressor import Site, Tower  # noqa: E402
+from foveate.core.compressor import Site, Tower  # noqa: E402
+from foveate.core.ops import budget  # noqa: E402
 from foveate.embedded import PATH, load  # noqa: E402
 from foveate.evaluate import encode  # noqa: E402
-from foveate.ops import budget  # noqa: E402
+from foveate.keeping.provenance import write  # noqa: E402
 from foveate.patchqa import PatchQA, patches_of  # noqa: E402
-from foveate.provenance import write  # noqa: E402
 from foveate.train import RECIPES  # noqa: E402
 from foveate.train.model import build  # noqa: E402
 

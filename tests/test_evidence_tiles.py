@@ -18,8 +18,8 @@ import found
 import making
 import protocol
 
-from foveate.cli.tasks import examples
 from foveate.embedded import load
+from foveate.tasks import examples
 from foveate.train import RECIPES
 
 

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
 import foveate.methods
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 from foveate.methods import METHODS
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "foveate"
 
-FLOORS = {
-    **dict.fromkeys(
-        (
-            "tokens",
-            "compressor",
-            "sizes",
-            "spec",
-            "warm",
-            "ops",
-            "views",
-            "scan",
-            "statespace",
-            "routes",
-            "held",
-            "provenance",
-            "stopping",
-            "chat",
-        ),
-        0,
-    ),
-    **dict.fromkeys(("methods", "hosts", "pictures"), 1),
-    **dict.fromkeys(
-        ("draw", "bench", "convert", "loading", "patchqa", "embedded", "evaluate", "train"), 2
-    ),
-    "cli": 3,
-    "__main__": 4,
-}
+# The rooms, from the ground up; imports run down, and not between rooms of one floor.
+HOUSE = (
+    ("core", "keeping"),
+    ("statespace", "chat"),
+    ("methods", "hosts"),
+    ("registry",),
+    ("draw", "bench", "convert", "patchqa", "embedded"),
+    ("tasks",),
+    ("evaluate", "train"),
+    ("cli",),
+    ("__main__",),
+)
+FLOORS = {name: floor for floor, rooms in enumerate(HOUSE) for name in rooms}
+TOP = FLOORS["cli"]
+# What is below hosts and methods, and what it may import beside torch: a faster scan, readers of pictures.
+GROUND = {"core": (), "keeping": (), "statespace": ("mamba_ssm",), "chat": ("PIL", "numpy")}
 # Outside of hosts/, transformers is asked for its trainer and for configs by name, and reads nothing.
 GENERAL = {
     "transformers.AutoConfig",
@@ -111,13 +101,14 @@ def target(name: str) -> str | None:
 def wrong_floors(files: Sources) -> list[str]:
     """Imports run down, never sideways; only the command line may use the package as users do."""
     wrong = [f"{p}: a room without a floor" for p in files if room(p) not in {*FLOORS, "__init__"}]
+    loose = [p for p in files if Path(p).parent == Path() and not p.startswith("__")]
+    wrong += [f"{p}: a module outside of every room" for p in loose]
     for path, name in edges(files):
         here, there = room(path), target(name)
         if there is None or here == there or here not in FLOORS:
             continue
-        whole = there == "" and FLOORS[here] < 3 and name != "foveate"
-        both_core = there in FLOORS and FLOORS[here] == FLOORS[there] == 0
-        sideways = there in FLOORS and FLOORS[there] >= FLOORS[here] and not both_core
+        whole = there == "" and FLOORS[here] < TOP and name != "foveate"
+        sideways = there in FLOORS and FLOORS[there] >= FLOORS[here]
         if whole or sideways:
             wrong.append(f"{path} imports {name}")
     return wrong
@@ -127,7 +118,7 @@ def wrong_transformers(files: Sources) -> list[str]:
     wrong = []
     for path, name in edges(files):
         package = name.partition(".")[0]
-        alone = room(path) == "methods" or FLOORS.get(room(path)) == 0
+        alone = room(path) == "methods" or room(path) in GROUND
         if package == "transformers" and room(path) != "hosts" and (alone or name not in GENERAL):
             wrong.append(f"{path} imports {name}")
         if room(path) == "patchqa" and package in ("torch", "transformers"):
@@ -136,12 +127,12 @@ def wrong_transformers(files: Sources) -> list[str]:
 
 
 def wrong_core(files: Sources) -> list[str]:
-    """Floor 0 needs torch and the standard library, no more; a faster kernel may be there."""
-    fine = {"torch", "foveate", "mamba_ssm", *sys.stdlib_module_names}
+    """The ground needs torch and the standard library, and of others what GROUND says."""
+    fine = {"torch", "foveate", *sys.stdlib_module_names}
     return [
         f"{path} imports {name}"
         for path, name in edges(files)
-        if FLOORS.get(room(path)) == 0 and name.partition(".")[0] not in fine
+        if room(path) in GROUND and name.partition(".")[0] not in {*fine, *GROUND[room(path)]}
     ]
 
 
@@ -226,6 +217,12 @@ def test_imports_run_down_never_sideways():
     assert wrong_floors(sources()) == []
 
 
+def test_contributing_shows_the_house_as_it_is():
+    rows = re.findall(r"^\| (\d) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    shown = {int(floor): tuple(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
+    assert shown == dict(enumerate(HOUSE))
+
+
 def test_transformers_models_are_known_to_hosts_only():
     assert wrong_transformers(sources()) == []
 
@@ -271,19 +268,23 @@ def test_every_method_has_paper_test_and_row(slug):
 @pytest.mark.parametrize(
     ("check", "path", "source"),
     [
-        (wrong_floors, "tokens.py", "from foveate.methods import FastV"),
+        (wrong_floors, "core/tokens.py", "from foveate.methods import FastV"),
         (wrong_floors, "methods/a.py", "from foveate.hosts import traits"),
         (wrong_floors, "hosts/a.py", "def f():\n    import foveate.methods.fastv"),
         (wrong_floors, "bench/a.py", "from foveate.evaluate import score"),
         (wrong_floors, "bench/a.py", "from ..draw import draw"),
-        (wrong_floors, "draw.py", "from foveate import compress"),
+        (wrong_floors, "draw/a.py", "from foveate import compress"),
         (wrong_floors, "evaluate/a.py", "from foveate.cli import app"),
         (wrong_floors, "helpers.py", ""),
         (wrong_transformers, "bench/a.py", "from transformers import LlavaConfig"),
         (wrong_transformers, "cli/a.py", "import transformers.models.llava"),
         (wrong_transformers, "methods/a.py", "from transformers import AutoConfig"),
         (wrong_transformers, "patchqa/a.py", "import torch"),
-        (wrong_core, "ops.py", "import numpy as np"),
+        (wrong_core, "core/ops.py", "import numpy as np"),
+        (wrong_core, "statespace/a.py", "from PIL import Image"),
+        (wrong_floors, "core/a.py", "from foveate.keeping import held"),
+        (wrong_floors, "evaluate/a.py", "from foveate.train import run"),
+        (wrong_floors, "core.py", ""),
         (
             wrong_methods,
             "methods/a.py",
@@ -291,7 +292,7 @@ def test_every_method_has_paper_test_and_row(slug):
         ),
         (wrong_methods, "methods/a.py", "from .b import B\ndef f():\n    class A: ..."),
         (wrong_methods, "methods/a.py", "from foveate.methods import METHODS"),
-        (wrong_transformers, "sizes.py", "from transformers import AutoConfig"),
+        (wrong_transformers, "core/sizes.py", "from transformers import AutoConfig"),
         (lambda files: wrong_questions(files, {"FastV"}), "hosts/a.py", "isinstance(m, FastV)"),
         (
             lambda files: wrong_questions(files, {"FastV"}),
@@ -332,8 +333,11 @@ def test_what_a_method_lacks_is_noticed(doc, readme, tests):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("methods/a.py", "from foveate.ops import top\nfrom foveate.compressor import Compressor"),
-        ("compressor.py", "from foveate.tokens import VisualTokens"),
+        (
+            "methods/a.py",
+            "from foveate.core.ops import top\nfrom foveate.core.compressor import Compressor",
+        ),
+        ("core/compressor.py", "from foveate.core.tokens import VisualTokens"),
         ("methods/a.py", "from foveate.methods.b import B\ndef a():\n    return Chain(B(), B())"),
         ("bench/a.py", "from foveate.bench.clock import x\nfrom foveate.hosts import cost"),
         ("bench/a.py", "from transformers import AutoConfig"),

@@ -15,10 +15,10 @@ from foveate.embedded import PATH
 from foveate.evaluate import results
 from foveate.evaluate import runs as room
 from foveate.evaluate.results import Partial
-from foveate.held import HeldError, held, sweep
+from foveate.keeping.held import HeldError, held, sweep
+from foveate.keeping.provenance import made, sealed, unsealed, write
 from foveate.methods import Stride
 from foveate.patchqa import PatchQA
-from foveate.provenance import made, sealed, unsealed, write
 
 JOB = evaluate.Job("tiny", "f", "patchqa", "e", 10, 0, "stride", 0.25, "Stride()", "original", 4, 2)
 
@@ -209,7 +209,7 @@ def test_a_seal_tells_every_change():
 HOLDS = """
 import sys
 from pathlib import Path
-from foveate.held import held
+from foveate.keeping.held import held
 with held(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -302,7 +302,7 @@ def test_no_command_takes_a_model_that_is_not_whole(saved, capsys, command):
     assert run(command.replace("{}", str(saved)).split()) == 1
     assert LACKS.format(1) in capsys.readouterr().err
     with pytest.raises(OSError, match=LACKS.format(1)):
-        foveate.loading.saving.load(str(saved), foveate.Identity())
+        foveate.registry.loading.saving.load(str(saved), foveate.Identity())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from families import FAMILIES
 
 import foveate
 from foveate import METHODS, Identity, KMeans, Pool, Random, Stages, VisionZip
-from foveate.ops import check_keep, number, whole
+from foveate.core.ops import check_keep, number, whole
 
 BOOLS = [True, np.True_, np.bool_(False), torch.tensor(True)]
 GIVEN = {

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from foveate.scan import KINDS, kernel_for, scan, sequential
+from foveate.statespace.scan import KINDS, kernel_for, scan, sequential
 
 CHUNK = 8
 
@@ -279,7 +279,9 @@ def selective_scan_fn(
 
 
 def test_an_installed_kernel_is_called_as_its_documentation_says(monkeypatch):
-    monkeypatch.setattr(import_module("foveate.scan"), "kernel_for", lambda *_: selective_scan_fn)
+    monkeypatch.setattr(
+        import_module("foveate.statespace.scan"), "kernel_for", lambda *_: selective_scan_fn
+    )
     for D in (True, False):
         args = inputs("mamba1", G=2, D=D, dtype=torch.float32)
         same(with_gradients(by("mamba1"), args), with_gradients(sequential, args), 1e-5)
@@ -293,7 +295,7 @@ def test_a_kernel_is_given_what_is_as_exact_as_delta(monkeypatch, dtype):
         seen.append(u.dtype)
         return selective_scan_fn(u, *rest)
 
-    monkeypatch.setattr(import_module("foveate.scan"), "kernel_for", lambda *_: spy)
+    monkeypatch.setattr(import_module("foveate.statespace.scan"), "kernel_for", lambda *_: spy)
     x, delta, *rest = inputs("mamba1", G=2, dtype=torch.float32)
     y = scan(x.bfloat16(), delta.to(dtype), *rest, kind="mamba1")
     want = sequential(x.bfloat16().float(), delta.to(dtype).float(), *rest)

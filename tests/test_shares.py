@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Chain, FastV, Random, RegionSampler, Stride, TextGuided, compressed, evaluate
 from foveate.cli.tables import shares
-from foveate.compressor import language
+from foveate.core.compressor import language
 from foveate.embedded import PATH
 from foveate.evaluate.costs import costs, probes
 from foveate.evaluate.shares import kept

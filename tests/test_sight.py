@@ -17,7 +17,7 @@ from torch import Tensor
 
 import foveate
 from foveate import Chain, Pool
-from foveate.compressor import Compressor, Site, Tower, language
+from foveate.core.compressor import Compressor, Site, Tower, language
 
 TOLERANCE = 1e-5  # of each field's scale
 OF_TOWER = ("cls_attention", "keys", "features")

@@ -5,8 +5,8 @@ from families import Llava
 
 import foveate
 from foveate import METHODS, DepthwiseConv, Pool, sized
+from foveate.core.sizes import scaled
 from foveate.hosts import traits
-from foveate.sizes import scaled
 
 
 def everything(width, layers, tower_width, tower_layers, feature_layer, more=0):

@@ -17,9 +17,10 @@ import malformed_calls as calls
 import pytest
 from PIL import Image
 
-from foveate import __main__, stopping
+from foveate import __main__
 from foveate.cli import output, run, said
 from foveate.embedded import PATH
+from foveate.keeping import stopping
 
 STOPPED = f"foveate: {stopping.STOPPED}\n"
 NAME = os.fsdecode(b"caf\xe9")  # in no encoding that knows more than bytes

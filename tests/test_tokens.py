@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate import VisualTokens
-from foveate.ops import budget, check_keep, spread, top
+from foveate.core.ops import budget, check_keep, spread, top
 
 settings.register_profile("foveate", deadline=None, derandomize=True)
 settings.load_profile("foveate")

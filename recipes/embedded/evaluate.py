@@ -18,8 +18,8 @@ import transformers
 from PIL import Image
 
 from foveate import embedded
+from foveate.keeping.provenance import commit, dumps, write
 from foveate.patchqa import GROUPS, KINDS, VERSION, Example, PatchQA, language_prior
-from foveate.provenance import commit, dumps, write
 
 BATCH = 50
 GREY = Image.new("RGB", (96, 96), (128, 128, 128))

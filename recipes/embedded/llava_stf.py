@@ -16,10 +16,10 @@ from evaluate import evaluate
 from export import ship
 
 from foveate import from_pretrained
-from foveate.cli.tasks import records
 from foveate.embedded import MODELS, PATH
 from foveate.hosts import reading
-from foveate.provenance import dumps, write
+from foveate.keeping.provenance import dumps, write
+from foveate.tasks import records
 from foveate.train import Recipe, run
 
 NAME = "embedded-llava_stf"

@@ -21,7 +21,7 @@ from transformers.models.llava_next.image_processing_pil_llava_next import (
 
 from foveate.embedded import MODELS, PATH
 from foveate.hosts import reading
-from foveate.provenance import write
+from foveate.keeping.provenance import write
 
 NAME = "embedded-tiled"
 TILES = 2  # a side, each of the pixels that the tower sees

@@ -27,7 +27,7 @@ import making
 import meteor
 import meteor_page
 
-from foveate.held import HeldError
+from foveate.keeping.held import HeldError
 
 HERE = Path(__file__).parent
 PAGES = {

@@ -13,11 +13,11 @@ from foveate import METHODS, sized
 from foveate.bench import CONFIGS, training_cost
 from foveate.bench.count import Paper, counts
 from foveate.bench.table import Subject
-from foveate.cli.tasks import examples
-from foveate.compressor import Tower
+from foveate.core.compressor import Tower
 from foveate.embedded import load
 from foveate.evaluate import encode
-from foveate.provenance import dumps, record, write
+from foveate.keeping.provenance import dumps, record, write
+from foveate.tasks import examples
 from foveate.train import Recipe
 from foveate.train.parts import parts_of
 

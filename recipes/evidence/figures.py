@@ -14,7 +14,7 @@ from intervals import Estimate
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foveate import provenance
+from foveate.keeping import provenance
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")

@@ -19,8 +19,8 @@ from protocol import TEST_SEED, Run
 from torch import Tensor
 
 from foveate import Chain, Compressor, Step, TextGuided
+from foveate.core.ops import top
 from foveate.hosts import reading
-from foveate.ops import top
 from foveate.patchqa import PatchQA, Scene, asked_regions, patches_of
 
 SCENES = 200  # of the test's, the first with two questions about different things

@@ -39,7 +39,7 @@ from intervals import estimate
 from protocol import QUESTIONS, ROOT
 from tables import distance_table, group_table
 
-from foveate import provenance
+from foveate.keeping import provenance
 from foveate.patchqa.truth import LEAST
 
 DOCS = ROOT / "docs"

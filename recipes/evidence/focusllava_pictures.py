@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from protocol import TEST_SEED
 
-from foveate import draw, provenance
+from foveate import draw
+from foveate.keeping import provenance
 from foveate.patchqa import PatchQA
 
 CURVES = (FOCUS, "text", "text_untrained", "fastv_untrained")

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from foveate import Compressor, Step, compress, trace
-from foveate.cli.tasks import TASKS
 from foveate.evaluate import encode
 from foveate.hosts import reading
 from foveate.patchqa import DIGIT_REGION, SIGN_REGION, Example, PatchQA, Picture, patches_of
+from foveate.tasks import TASKS
 from foveate.train import Recipe
 
 KINDS = ("text", "object", "background")  # text is a sign or a digit

@@ -26,7 +26,7 @@ from llava_stf_words import NAMES, PAPER, POINTS, in_short
 from protocol import QUESTIONS, ROOT
 from tables import cost, distance_table, group_table, tokens
 
-from foveate import provenance
+from foveate.keeping import provenance
 
 FIGURE = "llava_stf-budgets.svg"
 

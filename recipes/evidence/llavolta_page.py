@@ -13,7 +13,7 @@ from llavolta import LAYERS, PAGE, SMALL, STRIDES
 from llavolta_words import in_short
 from protocol import QUESTIONS, ROOT
 
-from foveate import provenance
+from foveate.keeping import provenance
 from foveate.methods.llavolta import SCHEDULES
 
 # Chen et al. 2024, arXiv:2406.20092, as METHODS quotes it: the mean of 13 benchmarks.

@@ -12,13 +12,13 @@ from found import file
 from protocol import OWN, QUESTIONS, ROOT, TEST_SEED, Ask, Page, Run, asked
 
 from foveate import METHODS, Compressor, from_pretrained, restore, sized
-from foveate.cli.tasks import examples, records
 from foveate.embedded import MODELS, PATH
 from foveate.evaluate import Job, digest, fingerprint
 from foveate.evaluate import run as answer
-from foveate.held import held
 from foveate.hosts import reading
-from foveate.provenance import dumps, record, write
+from foveate.keeping.held import held
+from foveate.keeping.provenance import dumps, record, write
+from foveate.tasks import examples, records
 from foveate.train import Recipe, run
 
 BATCH = 40

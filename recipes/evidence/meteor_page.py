@@ -30,7 +30,7 @@ from protocol import QUESTIONS, ROOT
 from tables import distance_table
 from tables import group_table as accuracy_table
 
-from foveate import provenance
+from foveate.keeping import provenance
 from foveate.patchqa.truth import LEAST
 
 FIGURE = "meteor-budgets.svg"

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from foveate.draw import draw  # eager, and imports nothing: else the module would hide the function
 
 if TYPE_CHECKING:
-    from foveate.compressor import Chain, Compressor, Context, Site, Stages, Tower
     from foveate.convert import convert_llava_stf
+    from foveate.core.compressor import Chain, Compressor, Context, Site, Stages, Tower
+    from foveate.core.sizes import sized
+    from foveate.core.tokens import VisualTokens
     from foveate.hosts.asked import instruction
     from foveate.hosts.attach import (
         is_compressed,
@@ -22,7 +28,6 @@ if TYPE_CHECKING:
     from foveate.hosts.protocol import as_published, protocol
     from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
-    from foveate.loading import compress, compressed, from_pretrained, support
     from foveate.methods import (
         METHODS,
         DepthwiseConv,
@@ -48,15 +53,14 @@ if TYPE_CHECKING:
         llavolta,
         meteor,
     )
-    from foveate.sizes import sized
-    from foveate.tokens import VisualTokens
+    from foveate.registry.loading import compress, compressed, from_pretrained, support
     from foveate.train.progress import ProgressCallback
 
 __version__ = "0.1.0"
 
 # Where each public name lives. Loaded on first use: torch and transformers take seconds, help none.
 _HOMES = {
-    "foveate.compressor": ("Chain", "Compressor", "Context", "Site", "Stages", "Tower"),
+    "foveate.core.compressor": ("Chain", "Compressor", "Context", "Site", "Stages", "Tower"),
     "foveate.convert": ("convert_llava_stf",),
     "foveate.hosts.asked": ("instruction",),
     "foveate.hosts.attach": (
@@ -70,7 +74,7 @@ _HOMES = {
     "foveate.hosts.protocol": ("as_published", "protocol"),
     "foveate.hosts.trace": ("Step", "Trace"),
     "foveate.hosts.support": ("Support",),
-    "foveate.loading": ("compress", "compressed", "from_pretrained", "support"),
+    "foveate.registry.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
         "METHODS",
         "DepthwiseConv",
@@ -96,64 +100,15 @@ _HOMES = {
         "llavolta",
         "meteor",
     ),
-    "foveate.sizes": ("sized",),
-    "foveate.tokens": ("VisualTokens",),
+    "foveate.core.sizes": ("sized",),
+    "foveate.core.tokens": ("VisualTokens",),
     "foveate.train.progress": ("ProgressCallback",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+# Modules that users import from the package itself, whatever room they stand in.
+_ROOMS = {"foveate.ops": "foveate.core.ops", "foveate.scan": "foveate.statespace.scan"}
 
-__all__ = [
-    "METHODS",
-    "Chain",
-    "Compressor",
-    "Context",
-    "DepthwiseConv",
-    "DivPrune",
-    "FastV",
-    "FlashGlobalFusion",
-    "Identity",
-    "KMeans",
-    "LLaVASTF",
-    "MultiBlockFusion",
-    "Pool",
-    "ProgressCallback",
-    "Random",
-    "RegionSampler",
-    "Site",
-    "SpatialFusion",
-    "Stages",
-    "Step",
-    "Stride",
-    "Support",
-    "TextGuided",
-    "Tower",
-    "Trace",
-    "VCCAttention",
-    "VisionZip",
-    "VisualNativeSelection",
-    "VisualTokens",
-    "as_published",
-    "compress",
-    "compressed",
-    "convert_llava_stf",
-    "draw",
-    "focusllava",
-    "from_pretrained",
-    "instruction",
-    "is_compressed",
-    "last_counts",
-    "layerwise",
-    "llava_stf",
-    "llavolta",
-    "meteor",
-    "protocol",
-    "restore",
-    "set_progress",
-    "sized",
-    "support",
-    "trace",
-    "warm_start",
-]
+__all__ = ["draw", *_HOME]
 
 
 def __getattr__(name: str) -> Any:
@@ -164,3 +119,21 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+class _Rooms(MetaPathFinder, Loader):
+    """Finds the modules of _ROOMS by their public names: the very modules, and no copies."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in _ROOMS else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        own = import_module(_ROOMS[spec.name])
+        spec.loader_state = own.__spec__
+        return own
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = module.__spec__.loader_state  # which importing it just replaced
+
+
+sys.meta_path.append(_Rooms())

@@ -2,7 +2,7 @@
 
 import sys
 
-from foveate import stopping
+from foveate.keeping import stopping
 
 
 def main() -> None:

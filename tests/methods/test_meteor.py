@@ -17,12 +17,12 @@ from foveate import (
     sized,
     statespace,
 )
+from foveate.core.ops import neighbours
 from foveate.embedded import load
 from foveate.evaluate.prompts import encode
-from foveate.ops import neighbours
 from foveate.patchqa import PatchQA
-from foveate.routes import SCANS
-from foveate.scan import sequential
+from foveate.statespace.routes import SCANS
+from foveate.statespace.scan import sequential
 
 WIDTH, FEATURE = 24, 16
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from foveate.cli.tasks import TASKS
 from foveate.patchqa import (
     DIGIT_REGION,
     GROUPS,
@@ -20,6 +19,7 @@ from foveate.patchqa import (
 )
 from foveate.patchqa import assets as asset_file
 from foveate.patchqa.words import COLORS
+from foveate.tasks import TASKS
 
 # Version 1 of the dataset is these bytes. Whoever changes them makes version 2.
 HASHES = {

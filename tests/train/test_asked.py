@@ -9,7 +9,7 @@ from transformers import ByT5Tokenizer, CLIPImageProcessorPil, LlavaProcessor
 
 import foveate
 from foveate import FastV, embedded, evaluate
-from foveate.compressor import Compressor, language
+from foveate.core.compressor import Compressor, language
 from foveate.train import Collator, Record, Turn
 
 QUESTIONS = [

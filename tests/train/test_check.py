@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from processors import image
 
-from foveate import pictures
+from foveate.chat import pictures
 from foveate.train.data import Problem, Record, Records, Turn, check, listed
 
 TURNS = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "!"}]

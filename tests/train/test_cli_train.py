@@ -16,8 +16,7 @@ import small
 
 from foveate.cli import run
 from foveate.cli.recipes import chosen
-from foveate.cli.tasks import TASKS, Questions
-from foveate.cli.wrong import Wrong
+from foveate.tasks import TASKS, Questions
 from foveate.train import RECIPES, Lora, Record
 from foveate.train.model import load
 
@@ -212,7 +211,7 @@ def test_questions(name):
 
 
 def test_no_other_task():
-    with pytest.raises(Wrong, match="nearest: patchqa"):
+    with pytest.raises(ValueError, match="nearest: patchqa"):
         Questions("patchqaa", 3)
 
 

@@ -16,8 +16,8 @@ from PIL import Image
 from processors import ENDS, MAKERS, image, processor
 
 from foveate import embedded
+from foveate.chat.pictures import read as picture
 from foveate.hosts.assemble import pad_to_square
-from foveate.pictures import read as picture
 from foveate.train.data import Collator, Record, Turn
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back

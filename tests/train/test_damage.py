@@ -9,7 +9,7 @@ import pytest
 import small
 from safetensors.torch import load_file, save_file
 
-from foveate.provenance import sealed
+from foveate.keeping.provenance import sealed
 from foveate.train import Lora, checkpoints, manifest, run
 
 WHOLE = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 5}

@@ -17,9 +17,9 @@ from PIL import Image, ImageOps
 from processors import image, processor
 
 from foveate import evaluate
+from foveate.chat.pictures import PictureError, flat, read, trouble
 from foveate.cli.pictures import read as asked
 from foveate.cli.wrong import Wrong
-from foveate.pictures import PictureError, flat, read, trouble
 from foveate.train.data import Collator, Record, Turn
 
 TURNS = (Turn("user", "<image>?"), Turn("assistant", "!"))

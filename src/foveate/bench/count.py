@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from foveate.bench.clock import twin
 from foveate.bench.configs import Named, build
-from foveate.compressor import Chain, Compressor, Context, Tower
+from foveate.core.compressor import Chain, Compressor, Context, Tower
+from foveate.core.tokens import VisualTokens
 from foveate.hosts import cost, traits
 from foveate.hosts.attach import compress
-from foveate.tokens import VisualTokens
 
 PARTS = ("vision", "connector", "scorer", "language", "total")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from foveate.provenance import dumps, made, sealed, write
+from foveate.keeping.provenance import dumps, made, sealed, write
 
 KIND = "cells of a benchmark"
 

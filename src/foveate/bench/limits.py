@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate.bench.clock import Ratio, Timing, interleaved, ratio, twin
 from foveate.bench.count import prefill
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 from foveate.hosts import traits
 from foveate.hosts.attach import compress, is_compressed
 

@@ -14,7 +14,7 @@ from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes
 from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill, text_columns
 from foveate.bench.limits import ideal, short_prefill
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 from foveate.hosts.attach import compress
 
 

@@ -14,12 +14,12 @@ from foveate.bench.count import Paper, counts, text_columns
 from foveate.bench.journal import Journal
 from foveate.bench.limits import bare, judged
 from foveate.bench.measure import Effort, measure
-from foveate.compressor import Compressor, language
-from foveate.held import held
+from foveate.core.compressor import Compressor, language
+from foveate.core.ops import Keep
+from foveate.core.spec import Skipped, Spec, crossed
+from foveate.keeping.held import held
+from foveate.keeping.provenance import record
 from foveate.methods import METHODS
-from foveate.ops import Keep
-from foveate.provenance import record
-from foveate.spec import Skipped, Spec, crossed
 
 BARE = "identity"
 IDLE = ("stride", "fastv")  # one before and one inside the language model, that do next to nothing

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foveate.bench.table import Subject
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 
 
 @dataclass(frozen=True)

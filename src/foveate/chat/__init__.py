@@ -4,12 +4,13 @@ Training and evaluation share it, so that what a compressor reads of a question 
 """
 
 from foveate.chat.columns import columns, verify
-from foveate.chat.said import MARK, Said, Span, Turn
+from foveate.chat.said import MARK, Record, Said, Span, Turn
 from foveate.chat.template import Chat, asked, end_token, image_mark, prompt, spoken
 
 __all__ = [
     "MARK",
     "Chat",
+    "Record",
     "Said",
     "Span",
     "Turn",

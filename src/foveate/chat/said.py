@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 MARK = "<image>"  # where an image stands in a turn
 Span = tuple[int, int]  # first character, and the one behind the last
@@ -19,6 +23,21 @@ class Turn:
 
     role: str
     text: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """One conversation about images, or about none.
+
+    where  its place in the file, for errors
+    past   so many answers, from the first, are read and not learnt
+    """
+
+    id: str
+    images: tuple[Path | Image.Image, ...]
+    turns: tuple[Turn, ...]
+    where: str
+    past: int = 0
 
 
 class Conversation(Protocol):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import typer
 
-from foveate import stopping
 from foveate.cli import said, streams
 from foveate.cli.ask import ask
 from foveate.cli.bench import bench
@@ -19,7 +18,8 @@ from foveate.cli.draw import draw
 from foveate.cli.methods import methods
 from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, outside, unknown
-from foveate.held import HeldError
+from foveate.keeping import stopping
+from foveate.keeping.held import HeldError
 
 app = typer.Typer(
     help="Fewer visual tokens for large multimodal models.",

@@ -11,8 +11,8 @@ from foveate.cli import values
 from foveate.cli.wrong import Wrong, unknown
 
 if TYPE_CHECKING:
-    from foveate.compressor import Compressor
-    from foveate.spec import Spec
+    from foveate.core.compressor import Compressor
+    from foveate.core.spec import Spec
 
 METHODS_HELP = (
     "Names with commas; see `foveate methods`. A name may take arguments of its method: "
@@ -27,7 +27,7 @@ QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
 
 def budget(text: str) -> int | float:
     """A budget as typed: 1 is one token, 1.0 is all of them. Raises Wrong for what means nothing."""
-    from foveate.ops import check_keep
+    from foveate.core.ops import check_keep
 
     keep = values.number(text)
     try:
@@ -102,7 +102,7 @@ def chosen(
 
     pairs: its arguments as k=v; where: how an error quotes one of them.
     """
-    from foveate.spec import Spec
+    from foveate.core.spec import Spec
 
     spec = Spec(slug, factory(slug), settings(slug, pairs, where), keep)
     try:

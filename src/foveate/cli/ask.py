@@ -16,7 +16,7 @@ from foveate.draw import draw
 from foveate.embedded import carried
 
 if TYPE_CHECKING:
-    from foveate.spec import Spec
+    from foveate.core.spec import Spec
 
 Model = Annotated[
     str,

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, tasks, values
+from foveate import tasks
+from foveate.cli import arguments, models, output, values
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, unknown
 
 if TYPE_CHECKING:
     from foveate.bench import Cell
-    from foveate.spec import Skipped
+    from foveate.core.spec import Skipped
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -72,7 +73,7 @@ def bench(
     with output.answering() as emit:
         output.hush()
         from foveate import bench as room
-        from foveate.spec import named
+        from foveate.core.spec import named
 
         effort = None if count_only else room.Effort(pairs, rounds, tuple(lengths))
         subject = _subject(model, dtype, device, seed, effort, max(batches))

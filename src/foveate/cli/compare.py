@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from foveate.cli import arguments, models, output, tasks, values
+from foveate import tasks
+from foveate.cli import arguments, models, output, values
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Protocol, Set, chosen_method
 from foveate.cli.saved import adjust, own, remarks, saved_or
 from foveate.cli.saved import trained as those_trained
@@ -16,7 +17,7 @@ from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import shares, table
 from foveate.cli.work import Plan, Work, described, fitting, folder, plan
 from foveate.cli.wrong import Wrong
-from foveate.held import held, sweep
+from foveate.keeping.held import held, sweep
 
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
@@ -61,7 +62,7 @@ def compare(
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
-    tasks.check(task)
+    values.task(task)
     models.check_protocol(protocol)
     asked = plan(methods, keeps)
     with held(folder(out), "compare"), output.answering() as emit:
@@ -84,7 +85,7 @@ def _rows(
     work: Work, asked: list[Plan], skipped: list, trained: str | None, device: str
 ) -> tuple[list[Plan], list, list[str]]:
     """The runs to make, what is left out of them, and what to know of them; a person is told."""
-    from foveate.spec import named
+    from foveate.core.spec import named
 
     loaded = work.loaded
     saved = own(loaded)
@@ -105,7 +106,7 @@ def _compared(
     """All runs in one document, and where the page about them is."""
     from foveate import evaluate
     from foveate.evaluate.report import report
-    from foveate.provenance import dumps, write
+    from foveate.keeping.provenance import dumps, write
 
     runs = work.runs(plans)
     document = evaluate.comparison(runs, skipped, notes)
@@ -142,7 +143,7 @@ def evaluate_one(
     """Evaluate one model, with one method or as it was saved, on one task."""
     from foveate import evaluate
 
-    tasks.check(task)
+    values.task(task)
     models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     if out is not None:

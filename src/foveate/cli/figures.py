@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, listings, models, output, pictures, sweeps, tasks, values
+from foveate import tasks
+from foveate.cli import arguments, listings, models, output, pictures, sweeps, values
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
 from foveate.cli.compare import Batch, Limit, Seed, Task
 from foveate.cli.saved import acting, adjust, own, remarks
@@ -46,7 +47,7 @@ def scales(
     json: AsJson = False,
 ) -> None:
     """How many patches tokens carry over a task: shares of the tokens, and of the images."""
-    tasks.check(task)
+    values.task(task)
     spec = chosen_method(method, keep, set_ or [])
     into = _target(picture, "scales")
     with output.answering() as emit:
@@ -94,7 +95,7 @@ def guidance(
 
     What a model was saved with stays where it acts before the layers.
     """
-    tasks.check(task)
+    values.task(task)
     specs, numbers, budget = sweeps.layered(methods), sweeps.numbers(layers), arguments.budget(keep)
     into = _target(picture, "guidance")
     if out is not None:
@@ -127,7 +128,7 @@ def _target(picture: Path | None, kind: str) -> Path:
 def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
     """The figure, and its numbers beside it."""
     from foveate.evaluate import charts
-    from foveate.provenance import dumps, write
+    from foveate.keeping.provenance import dumps, write
 
     {"sizes": charts.sizes_figure, "guidance": charts.guidance_figure}[kind](document, into)
     write(into.with_suffix(".json"), dumps(document))
@@ -138,7 +139,7 @@ def _sizes(
 ) -> dict[str, Any]:
     """What the attached compressor makes of a task's images."""
     from foveate import evaluate
-    from foveate.provenance import record
+    from foveate.keeping.provenance import record
 
     asks = [(e.images, e.question) for e in tasks.examples(task, limit, seed)]
     with output.progress(limit, "questions") as advance:

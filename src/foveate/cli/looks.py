@@ -10,8 +10,8 @@ from foveate.cli.wrong import Wrong
 from foveate.draw import heatmaps
 
 if TYPE_CHECKING:
+    from foveate.core.spec import Spec
     from foveate.hosts.trace import Step
-    from foveate.spec import Spec
 
 READS = {"last_attention", "prompt_attention"}  # needs of methods that go by what is looked at
 

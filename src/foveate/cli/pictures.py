@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from foveate import pictures
+from foveate.chat import pictures
 from foveate.cli.wrong import Failed, Wrong
-from foveate.provenance import write
+from foveate.keeping.provenance import write
 
 if TYPE_CHECKING:
     from foveate.hosts.trace import Step
@@ -21,7 +21,7 @@ KINDS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pd
 
 
 def read(path: Path) -> Image.Image:
-    """The picture in a file, as `foveate.pictures` has it. Raises Wrong if it cannot be used."""
+    """The picture in a file, as `foveate.chat.pictures` has it. Raises Wrong if it cannot be used."""
     try:
         return pictures.read(path)
     except pictures.PictureError as error:

@@ -11,7 +11,7 @@ from foveate.cli.work import BARE, Plan
 from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
-    from foveate.spec import Spec
+    from foveate.core.spec import Spec
 
 PROBES = 4  # questions on which two processors must agree
 

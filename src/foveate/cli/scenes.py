@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from foveate.chat.pictures import read
 from foveate.cli import pictures
 from foveate.cli.work import BARE, Plan, Work
-from foveate.pictures import read
 
 SIDE = 240  # pixels of a picture
 MOST = 3  # steps of a method that are shown; of more, the first, the middle and the last

@@ -12,9 +12,9 @@ from foveate.cli.work import BARE, Plan, Work, fitting
 from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
-    from foveate.compressor import Compressor
-    from foveate.ops import Keep
-    from foveate.spec import Spec
+    from foveate.core.compressor import Compressor
+    from foveate.core.ops import Keep
+    from foveate.core.spec import Spec
 
 GUIDED = "focusllava(only=text)"
 

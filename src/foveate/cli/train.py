@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, paths, pictures, recipes, said, tasks, values
+from foveate import tasks
+from foveate.cli import models, output, paths, pictures, recipes, said, values
 from foveate.cli.ask import AsJson, Device
 from foveate.cli.work import folder
 from foveate.cli.wrong import Failed, Wrong, outside, unknown
@@ -68,7 +69,10 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     from foveate.hosts.files import Unreadable
     from foveate.train import DataError, DivergedError, run
 
-    data = tasks.records(card) if card.data in tasks.TASKS else None
+    try:
+        data = tasks.records(card) if card.data in tasks.TASKS else None
+    except ValueError as error:
+        raise Wrong(str(error)) from error
     if data is None and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
     models.place_to_run(device)

@@ -12,9 +12,10 @@ from typing import Any
 
 import typer
 
+from foveate import tasks
 from foveate.cli.wrong import Wrong
 
-LARGEST = 2**31 - 1  # as foveate.ops has it, which takes torch to read
+LARGEST = 2**31 - 1  # as foveate.core.ops has it, which takes torch to read
 SEEDS = 2**32 - 1  # the largest seed that all libraries below take
 MOST_PROMPTS = 10_000  # in a batch, and questions of a run: pictures of more would fill the memory
 MOST_NEW = 100_000  # tokens of an answer
@@ -35,6 +36,14 @@ def path(text: str | Path) -> Path:
 
 
 PATH = {"parser": path, "metavar": "PATH"}  # how an option says that it takes one
+
+
+def task(name: str) -> str:
+    """A task's name. Raises Wrong with the nearest one if there is none such."""
+    try:
+        return tasks.check(name)
+    except ValueError as error:
+        raise Wrong(str(error)) from error
 
 
 def number(text: str) -> int | float | None:

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foveate.cli import arguments, methods, models, output, tasks
+from foveate import tasks
+from foveate.cli import arguments, methods, models, output
 from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
-    from foveate.spec import Skipped, Spec
+    from foveate.core.spec import Skipped, Spec
 
 BARE = "identity"
 TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each
@@ -52,7 +53,7 @@ def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
     Methods whose arguments say what they keep run once. Raises Wrong for unknown methods and arguments,
     and for budgets that mean nothing to any.
     """
-    from foveate.spec import crossed
+    from foveate.core.spec import crossed
 
     asked = arguments.specs(slugs)
     if not asked:

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.compressor import Compressor
 from foveate.convert.config import feature_layer, llava_config, text_config, tower_config
 from foveate.convert.connector import attachable, parted
 from foveate.convert.files import Weights, read, refuse_unmerged, weight_files
 from foveate.convert.weights import check, fill
+from foveate.core.compressor import Compressor
 from foveate.hosts import assemble, reading
 from foveate.hosts.attach import compress
 from foveate.hosts.files import few
-from foveate.provenance import filling
+from foveate.keeping.provenance import filling
 
 TOWER = "model.vision_tower.vision_tower."
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

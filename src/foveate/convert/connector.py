@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.compressor import Compressor
 from foveate.convert.files import Weights
 from foveate.convert.weights import fill, keyed
+from foveate.core.compressor import Compressor
+from foveate.core.sizes import sized
 from foveate.methods import llava_stf
-from foveate.sizes import sized
 
 SPATIAL, BLOCKS = "mm_projector.", "mm_projector_crosslayer."
 NAME = re.compile(r"(?:^|\.)(mm_projector(?:_crosslayer)?\..+)$")  # whatever wraps the model

@@ -8,8 +8,8 @@ import math
 import numpy as np
 from PIL import Image, ImageOps
 
+from foveate.chat.pictures import flat
 from foveate.draw.views import Shown, View
-from foveate.pictures import flat
 
 PALE = 238.0
 GREY = np.array([0.299, 0.587, 0.114])

@@ -11,7 +11,7 @@ from typing import Any
 
 from foveate.evaluate.labels import COLOURS, FAINT, INK, MARKERS, colour
 from foveate.evaluate.score import OVERALL
-from foveate.provenance import write
+from foveate.keeping.provenance import write
 
 MOST = 8  # bars of single sizes; beyond, sizes between powers of two share one
 ABREAST = 3  # steps side by side

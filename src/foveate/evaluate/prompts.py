@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from foveate.chat import Said, asked, columns, prompt, verify
-from foveate.compressor import Compressor
+from foveate.chat.pictures import read
+from foveate.core.compressor import Compressor
 from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
-from foveate.pictures import read
 
 Ask = tuple[Sequence[Image.Image | Path], str]  # the images of one prompt, and the question
 READS = frozenset({"text", "text_mask", "prompt_attention"})  # needs that the user's words answer

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from foveate.provenance import content, dumps, made, named, sealed, unsealed, write
+from foveate.keeping.provenance import content, dumps, made, named, sealed, unsealed, write
 
 FORMAT = 2
 USUAL = {"protocol": None, "newlines": "rows"}  # what the names of jobs leave out

@@ -13,16 +13,16 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 from foveate.evaluate import results
 from foveate.evaluate.costs import costs, probes
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
 from foveate.evaluate.shares import means
-from foveate.held import held
 from foveate.hosts import attach
-from foveate.provenance import record
+from foveate.keeping.held import held
+from foveate.keeping.provenance import record
 
 WATCHED = 8  # prompts whose way through tower, connector and compressors is counted
 UNSAID = ("key", "columns", "words")  # of an answer, in a result file

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foveate.compressor import Compressor, language
+from foveate.core.compressor import Compressor, language
 from foveate.hosts.trace import Step
 
 

@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 from foveate.hosts import calls, traits
 from foveate.hosts.encode import Encoded
 from foveate.hosts.flow import Flow

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
+from foveate.core.ops import choice, real
 from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
 from foveate.hosts.saving import NEWLINES, POSITIONS
 from foveate.hosts.trace import Trace
-from foveate.ops import choice, real
 
 Model = TypeVar("Model", bound=nn.Module)
 

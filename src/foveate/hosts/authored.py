@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.compressor import Compressor, Context, check_site
+from foveate.core.compressor import Compressor, Context, check_site
+from foveate.core.tokens import VisualTokens
 from foveate.hosts.calls import said
-from foveate.tokens import VisualTokens
 
 FIELDS = tuple(field.name for field in fields(Context))
 OPTIONAL = ("text", "text_mask")

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
+from foveate.core.tokens import VisualTokens
 from foveate.hosts import asked, context, encode, rows, samples, traits
 from foveate.hosts.flow import Flow, Memory
 from foveate.hosts.positions import Cut, renumbered
-from foveate.tokens import VisualTokens
 
 
 def prefill(

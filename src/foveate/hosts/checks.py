@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
+from foveate.core.sizes import said
 from foveate.hosts import authored, encode, traits
 from foveate.hosts.positions import layer_type
-from foveate.sizes import said
 
 WIDTHS = ("width", "feature_width", "tower_width")
 ATTENTION = frozenset({"last_attention", "prompt_attention"})

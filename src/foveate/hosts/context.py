@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.compressor import Compressor, Context, Tower
+from foveate.core.compressor import Compressor, Context, Tower
+from foveate.core.tokens import VisualTokens
 from foveate.hosts import authored
 from foveate.hosts.flow import Flow
 from foveate.hosts.trace import Step
-from foveate.tokens import VisualTokens
 
 
 def apply(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
 from foveate.hosts import reading, traits
 
 # What stands between a tower's width and the language model's, by the names families give it.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
 from foveate.hosts import glance, grids, traits
 
 FROM_TOWER = frozenset({"cls_attention", "keys"})

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
+from foveate.core.tokens import VisualTokens
 from foveate.hosts.positions import Cut
 from foveate.hosts.trace import Step
-from foveate.tokens import VisualTokens
 
 KEY = "visual_flow"  # the keyword under which a Flow travels through a model's forward
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
 from foveate.hosts import before, calls, inside, later, traits
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.context import of_images

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.core.tokens import VisualTokens
 from foveate.hosts.context import apply
 from foveate.hosts.flow import Flow, Stage
 from foveate.hosts.positions import (
@@ -27,7 +28,6 @@ from foveate.hosts.positions import (
     rotary_embeddings,
     short_attention,
 )
-from foveate.tokens import VisualTokens
 
 
 def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:

@@ -9,8 +9,8 @@ import transformers
 from PIL import Image
 
 from foveate.chat import prompt
-from foveate.compressor import Compressor, Tower
-from foveate.ops import choice
+from foveate.core.compressor import Compressor, Tower
+from foveate.core.ops import choice
 
 PROTOCOLS = ("llava",)
 FAMILIES = {"LlavaProcessor": "llava", "LlavaNextProcessor": "llava_next"}

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from foveate.core.tokens import VisualTokens
 from foveate.hosts import grids, traits
 from foveate.hosts.encode import Encoded
 from foveate.hosts.flow import Newlines
-from foveate.tokens import VisualTokens
 
 MARKER_GAP = (
     4  # tokens that stand between two tiles of one image, at most: a line break and markers

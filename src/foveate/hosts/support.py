@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from foveate.compressor import Compressor, Tower
+from foveate.core.compressor import Compressor, Tower
 from foveate.hosts import asked, checks, traits, versions
 from foveate.hosts.positions import window_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from foveate.compressor import Site
+from foveate.core.compressor import Site
 
 SHOWN = 4  # images of a step, and steps of a trace, in one line
 

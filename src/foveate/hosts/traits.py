@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.core.sizes import said
 from foveate.hosts import connectors
-from foveate.sizes import said
 
 MODALITIES = ("image", "video")
 TOWERS = ("vision_tower", "image_tower", "vision_model", "visual")

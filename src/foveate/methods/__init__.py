@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV

@@ -8,9 +8,9 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, stride_of, whole, windowed
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context, language
+from foveate.core.ops import Keep, stride_of, whole, windowed
+from foveate.core.tokens import VisualTokens
 
 
 class DepthwiseConv(Compressor):

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, budget, check_keep, cosine
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context, language
+from foveate.core.ops import Keep, budget, check_keep, cosine
+from foveate.core.tokens import VisualTokens
 
 
 class DivPrune(Compressor):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, check_keep, top
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context, language
+from foveate.core.ops import Keep, check_keep, top
+from foveate.core.tokens import VisualTokens
 
 
 class FastV(Compressor):

@@ -11,11 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot, pad
 
-from foveate.compressor import Chain, Compressor, Context, language
-from foveate.ops import Keep, check_keep, choice, number, real, refuse_unused, top, whole, windows
-from foveate.sizes import scaled
-from foveate.spec import spoken
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Chain, Compressor, Context, language
+from foveate.core.ops import (
+    Keep,
+    check_keep,
+    choice,
+    number,
+    real,
+    refuse_unused,
+    top,
+    whole,
+    windows,
+)
+from foveate.core.sizes import scaled
+from foveate.core.spec import spoken
+from foveate.core.tokens import VisualTokens
 
 GATES = ("all", "chosen")
 

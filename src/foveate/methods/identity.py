@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from foveate.compressor import Compressor, Context
-from foveate.ops import Keep, real
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context
+from foveate.core.ops import Keep, real
+from foveate.core.tokens import VisualTokens
 
 
 class Identity(Compressor):

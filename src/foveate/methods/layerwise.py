@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from foveate.compressor import Chain
+from foveate.core.compressor import Chain
+from foveate.core.ops import Keep, stride_of
+from foveate.core.sizes import scaled
+from foveate.core.spec import spoken
 from foveate.methods.pool import Pool
-from foveate.ops import Keep, stride_of
-from foveate.sizes import scaled
-from foveate.spec import spoken
 
 DEPTHS = (4, 12, 24)  # of 32 layers
 

@@ -9,11 +9,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from foveate import warm
-from foveate.compressor import Compressor, Context, Site, Tower
-from foveate.ops import Keep, stride_of, whole, windowed
-from foveate.spec import spoken
-from foveate.tokens import VisualTokens
+from foveate.core import warm
+from foveate.core.compressor import Compressor, Context, Site, Tower
+from foveate.core.ops import Keep, stride_of, whole, windowed
+from foveate.core.spec import spoken
+from foveate.core.tokens import VisualTokens
 
 BLOCKS = 8  # how many the paper fuses, of CLIP-L's 24
 

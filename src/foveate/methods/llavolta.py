@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from foveate.compressor import Compressor, Stages
+from foveate.core.compressor import Compressor, Stages
+from foveate.core.ops import Keep, check_keep
+from foveate.core.sizes import scaled
+from foveate.core.spec import spoken
 from foveate.methods.identity import Identity
 from foveate.methods.pool import Pool
-from foveate.ops import Keep, check_keep
-from foveate.sizes import scaled
-from foveate.spec import spoken
 
 # Equal shares of training as (layer of 32, stride); stride 1 is no compression, and the last stage is
 # that of inference.

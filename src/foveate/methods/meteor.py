@@ -10,13 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate import warm
-from foveate.compressor import Chain, Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, choice, cosine, real, refuse_unused, top, whole
-from foveate.routes import DIRECTIONS, SCANS, Route
-from foveate.spec import spoken
-from foveate.statespace import S6, SSD
-from foveate.tokens import VisualTokens
+from foveate.core import warm
+from foveate.core.compressor import Chain, Compressor, Context, Site, Tower, language
+from foveate.core.ops import (
+    Keep,
+    budget,
+    check_keep,
+    choice,
+    cosine,
+    real,
+    refuse_unused,
+    top,
+    whole,
+)
+from foveate.core.spec import spoken
+from foveate.core.tokens import VisualTokens
+from foveate.statespace.routes import DIRECTIONS, SCANS, Route
+from foveate.statespace.spaces import S6, SSD
 
 STATES = {"ssd": 64, "mamba1": 16}  # of each channel, as Mamba-2 and Mamba have them
 SIMILARITIES = {"mean": 0.1, "words": 1.0}  # and the temperature that suits each

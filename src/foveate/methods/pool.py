@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, real, stride_of, whole, windows
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context, language
+from foveate.core.ops import Keep, real, stride_of, whole, windows
+from foveate.core.tokens import VisualTokens
 
 
 class Pool(Compressor):

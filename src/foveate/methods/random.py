@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, check_keep, top, whole
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context, language
+from foveate.core.ops import Keep, check_keep, top, whole
+from foveate.core.tokens import VisualTokens
 
 
 class Random(Compressor):

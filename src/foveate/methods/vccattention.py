@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.compressor import Compressor, Context, language
-from foveate.ops import Keep, budget, check_keep, top, whole
-from foveate.tokens import VisualTokens
+from foveate.core.compressor import Compressor, Context, language
+from foveate.core.ops import Keep, budget, check_keep, top, whole
+from foveate.core.tokens import VisualTokens
 
 
 class VCCAttention(Compressor):

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.compressor import Compressor, Context, Site, Tower, language
-from foveate.ops import Keep, budget, check_keep, choice, cosine, real, top
-from foveate.tokens import VisualTokens
-from foveate.views import apart, tiles, together
+from foveate.core.compressor import Compressor, Context, Site, Tower, language
+from foveate.core.ops import Keep, budget, check_keep, choice, cosine, real, top
+from foveate.core.tokens import VisualTokens
+from foveate.core.views import apart, tiles, together
 
 
 class VisionZip(Compressor):

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveate.held import sweep
-from foveate.provenance import SEAL, content, dumps, sealed, unsealed, write
+from foveate.keeping.held import sweep
+from foveate.keeping.provenance import SEAL, content, dumps, sealed, unsealed, write
 from foveate.train import manifest
 
 STATE, CARD, RESULT = "trainer_state.json", "recipe.json", "training.json"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from foveate.provenance import write
+from foveate.keeping.provenance import write
 
 INK, FAINT, STEP = "#0072B2", "#9ecae1", "#D55E00"
 

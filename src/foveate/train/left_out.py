@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from foveate.provenance import dumps, write
+from foveate.keeping.provenance import dumps, write
 from foveate.train.data import Problem, Records, refuse
 
 NOTES = "skipped.json"  # in the run's folder: everything that is left out

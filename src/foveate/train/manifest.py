@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from foveate.provenance import dumps, sealed, unsealed, write
+from foveate.keeping.provenance import dumps, sealed, unsealed, write
 
 NAME = "manifest.json"
 CHUNK = 1 << 22

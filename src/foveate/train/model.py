@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
+from foveate.core.sizes import sized
 from foveate.hosts import assemble, reading, saving, whole
 from foveate.hosts.attach import compress
 from foveate.methods import METHODS
-from foveate.sizes import sized
 from foveate.train.recipe import Recipe
 
 

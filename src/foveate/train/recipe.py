@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from foveate.compressor import Compressor
-from foveate.ops import LARGEST, real
+from foveate.core.compressor import Compressor
+from foveate.core.ops import LARGEST, real
 
 # Those of transformers that need no settings of their own.
 SCHEDULERS = (

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
-from foveate.compressor import Compressor
-from foveate.held import held
+from foveate.core.compressor import Compressor
+from foveate.core.ops import LARGEST
 from foveate.hosts import traits
 from foveate.hosts.attach import warm_start
-from foveate.ops import LARGEST
-from foveate.provenance import filling, record
+from foveate.keeping.held import held
+from foveate.keeping.provenance import filling, record
 from foveate.train import checkpoints, left_out, sets
 from foveate.train.curve import curve
 from foveate.train.data import Collator, by_question

@@ -13,7 +13,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from foveate.hosts import traits
-from foveate.provenance import filling
+from foveate.keeping.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
 from foveate.train.parts import blocks_of, grounded, groups

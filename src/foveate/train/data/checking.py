@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 from PIL import Image
 
-from foveate.pictures import trouble
+from foveate.chat.pictures import trouble
 from foveate.train.data.faults import Fault
 from foveate.train.data.records import MalformedError, Record, Records
 

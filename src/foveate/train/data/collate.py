@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
 from foveate.chat import Chat, Said, columns, image_mark, verify
-from foveate.pictures import PictureError, read
+from foveate.chat.pictures import PictureError, read
 from foveate.train.data.plain import Plain
 from foveate.train.data.questions import several
 from foveate.train.data.records import Record

@@ -6,32 +6,16 @@ import copy
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from foveate.chat import Turn
+from foveate.chat import Record, Turn
 from foveate.train.data.faults import ROLES, Fault, faults, names, place, why
 from foveate.train.data.index import scan
-
-
-@dataclass(frozen=True)
-class Record:
-    """One conversation about images, or about none.
-
-    where  its place in the file, for errors
-    past   so many answers, from the first, are read and not learnt
-    """
-
-    id: str
-    images: tuple[Path | Image.Image, ...]
-    turns: tuple[Turn, ...]
-    where: str
-    past: int = 0
 
 
 class MalformedError(ValueError):

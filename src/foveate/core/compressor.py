@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from foveate.ops import real, whole
-from foveate.sizes import sized
-from foveate.tokens import VisualTokens
+from foveate.core.ops import real, whole
+from foveate.core.sizes import sized
+from foveate.core.tokens import VisualTokens
 
 
 class Tower(IntEnum):

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from foveate.ops import whole
+from foveate.core.ops import whole
 
 Made = TypeVar("Made")
 

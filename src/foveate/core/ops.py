@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from foveate.tokens import VisualTokens
+    from foveate.core.tokens import VisualTokens
 
 Keep = int | float
 # Of counts, sizes and seeds: beyond any model, and within every kernel's integers.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from foveate.scan import scan
+from foveate.statespace.scan import scan
 
 KERNEL = 4  # steps that a convolution sees, as in Mamba
 HEAD = 64  # channels that share a decay, as in Mamba-2

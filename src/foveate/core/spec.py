@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from foveate.ops import real
-from foveate.sizes import SIZES, sized
+from foveate.core.ops import real
+from foveate.core.sizes import SIZES, sized
 
 if TYPE_CHECKING:
-    from foveate.compressor import Compressor
-    from foveate.ops import Keep
+    from foveate.core.compressor import Compressor
+    from foveate.core.ops import Keep
 
 Factory = TypeVar("Factory", bound="Callable[..., Compressor]")
 PROBES = (1.0, 0.5, 0.25, 0.125, 64)

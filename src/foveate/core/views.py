@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from foveate.tokens import DROPPED, VisualTokens
+from foveate.core.tokens import DROPPED, VisualTokens
 
 
 def tiles(grid: Tensor) -> Tensor:

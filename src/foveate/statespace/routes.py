@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.ops import neighbours
+from foveate.core.ops import neighbours
 
 SCANS = {"add": [10], "pair": [9, 1], "window": [1] * 9}  # vectors summed in each step of a token
 DIRECTIONS = {"forward": 1, "both": 2}

@@ -1,11 +1,13 @@
-"""The tasks that `compare`, `eval` and `train` know by name."""
+"""What models can be asked, by name: for evaluation its questions, for training its records."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from foveate.cli.wrong import Wrong, unknown
+if TYPE_CHECKING:
+    from foveate.chat import Record
 
 TASKS: dict[str, dict[str, Any]] = {
     "patchqa": {},
@@ -17,14 +19,16 @@ TASKS: dict[str, dict[str, Any]] = {
 
 
 def check(name: str) -> str:
-    """The task's name. Raises Wrong with the nearest one if there is none such."""
+    """The task's name. Raises ValueError with the nearest one if there is none such."""
     if name not in TASKS:
-        raise unknown("task", name, TASKS)
+        near = difflib.get_close_matches(name.lower(), TASKS, n=1, cutoff=0.5)
+        nearest = f"nearest: {near[0]}; " if near else ""
+        raise ValueError(f"unknown task {name!r}: {nearest}there are {', '.join(TASKS)}")
     return name
 
 
-def examples(name: str, n: int, seed: int) -> list[Any]:
-    """n test questions of a task, the same ones every time."""
+def examples(name: str, n: int, seed: int = 0) -> list[Any]:
+    """n test questions of a task, the same ones every time. Raises ValueError for an unknown task."""
     from foveate.patchqa import PatchQA
 
     return PatchQA("test", seed=seed, **TASKS[check(name)]).examples(n)
@@ -38,15 +42,17 @@ class Questions(Sequence):
 
         self.task = PatchQA("train", seed=seed, **TASKS[check(name)])
         if n > len(self.task):
-            raise Wrong(f"steps × batch is {n:,}: {name} has {len(self.task):,} scenes to train on")
+            raise ValueError(
+                f"steps × batch is {n:,}: {name} has {len(self.task):,} scenes to train on"
+            )
         self.name, self.n = name, n
         self.has_images, self.questions = [True] * n, [1] * n
 
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int) -> Any:
-        from foveate.train import Record, Turn
+    def __getitem__(self, index: int) -> Record:
+        from foveate.chat import Record, Turn
 
         if not 0 <= index < self.n:
             raise IndexError(f"record {index} of {self.n}")
@@ -62,7 +68,10 @@ class Questions(Sequence):
 
 
 def records(recipe: Any) -> Questions:
-    """What a recipe trains on, of the task it names: as many scenes as its steps take."""
+    """What a recipe trains on, of the task it names: as many scenes as its steps take.
+
+    Raises ValueError for a recipe that goes by epochs, and for one that wants more scenes than there are.
+    """
     if recipe.steps is None:
-        raise Wrong(f"data={recipe.data}: a task has no end, say how many steps")
+        raise ValueError(f"data={recipe.data}: a task has no end, say how many steps")
     return Questions(recipe.data, recipe.steps * recipe.batch, recipe.seed)

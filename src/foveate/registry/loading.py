@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 import foveate.methods
-from foveate.compressor import Compressor
+from foveate.core.compressor import Compressor
+from foveate.core.sizes import sized
 from foveate.hosts import attach, saving, traits
 from foveate.hosts import support as hosts_support
 from foveate.hosts.support import Support
-from foveate.sizes import sized
 
 Model = TypeVar("Model", bound=nn.Module)
 
