@@ -7,17 +7,18 @@ of each image ("moves"), the tokenizer which characters each token holds ("offse
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from foveate.chat.said import Said, Span
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def columns(offsets: Tensor, spans: Sequence[Span], moves: Sequence[dict] = ()) -> Tensor:
     """The tokens that hold a character of a span of the text before its moves. offsets (S, 2); (S,) bool."""
     first, last = offsets.T
-    found = torch.zeros(len(offsets), dtype=torch.bool)
+    found = first.new_zeros(len(first)).bool()
     for start, stop in (moved(span, moves) for span in spans):
         found |= (first < stop) & (last > start) & (last > first)
     return found
