@@ -119,7 +119,7 @@ def test_a_row_per_view_each_with_its_own_picture_and_grid():
     assert at(sheet, MARGIN, lower, 2, 3, 40) == (0, 0, 255)
     assert at(sheet, right, lower, 1, 0, 40) == (0, 0, 255)
     assert min(at(sheet, right, lower, 0, 0, 40)) > 180
-    assert sheet.height == lower + 120 + LINE + MARGIN
+    assert sheet.height == lower + 120 + 2 * LINE + MARGIN
 
 
 def test_images_of_one_batch_may_have_other_views_and_grids():
