@@ -28,7 +28,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions lint wheel docs bench clean set-up
+.PHONY: demo test test-quick test-full test-versions lint wheel docs bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -86,6 +86,10 @@ bench: $(VENV)/.ready
 	$(BIN)/foveate bench --model slice --methods llava_stf,stride --keeps 0.25 --rounds 1 --new-tokens 1 --pairs 9 --out results/bench-llava_stf.json
 	$(BIN)/python recipes/scan_speed.py
 	$(BIN)/python recipes/fusion_speed.py
+
+# Files, lines and functions by room; CONTRIBUTING says where they should go.
+bloat:
+	@$(PYTHON) recipes/bloat.py
 
 clean:
 	rm -rf dist out $(VENV) $(WHEEL_VENV)

@@ -12,13 +12,13 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import foveate
-from foveate import Stride, compress, sized
+from foveate import Stride, compress, evaluate, sized
 from foveate.cli import arguments, models, output, run
 from foveate.cli.ask import written
 from foveate.cli.methods import _support_table, _table, describe
+from foveate.cli.opening import beside, trained
 from foveate.cli.pictures import KINDS, read, save, writable
-from foveate.cli.saved import as_saved, beside, trained
-from foveate.cli.work import TIMED, Work, plan
+from foveate.cli.work import plan, work
 from foveate.cli.wrong import Failed, Wrong
 from foveate.embedded import MODELS, PATH, carried
 from foveate.methods import METHODS
@@ -627,22 +627,22 @@ def test_compare_says_what_is_fresh_and_shows_the_model_as_saved(capsys, connect
 
 def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
     loaded = models.load(str(saved), "cpu")
-    plan_ = as_saved(loaded)
-    work = Work(loaded, "patchqa", 1, 0, 1, 1, False, None)
-    before = work._job(plan_, "")
+    plan_ = evaluate.as_saved(loaded)
+    job = work(loaded, "patchqa", 1, 0, 1, 1, False, None)
+    before = job._job(plan_, "")
     next(plan_.compressor.parameters()).data.add_(1)
-    assert work._job(plan_, "").name != before.name
+    assert job._job(plan_, "").name != before.name
 
 
 def test_a_trained_model_is_timed_against_the_compared_one(tiny, saved):
     compared = models.load(tiny, "cpu")
-    work = Work(compared, "patchqa", 1, 0, 1, 1, True, None)
-    (one,) = trained(str(saved), compared, work.examples, "cpu")
+    job = work(compared, "patchqa", 1, 0, 1, 1, True, None)
+    (one,) = trained(str(saved), compared, job.examples, "cpu")
     ran = []
     for loaded in (compared, one.trained):
         loaded.model.register_forward_hook(lambda *_, name=loaded.name: ran.append(name))
-    assert work._time(one)["pairs"] == TIMED
-    assert ran.count(compared.name) == ran.count(one.trained.name) > TIMED
+    assert job._time(one)["pairs"] == evaluate.work.TIMED
+    assert ran.count(compared.name) == ran.count(one.trained.name) > evaluate.work.TIMED
 
 
 def test_trained_models_are_told_apart_from_what_they_began_as(tiny, saved):

@@ -191,11 +191,12 @@ def test_who_reads_the_last_row_reads_on_as_before(model):
 
 
 def test_pictures_and_prefills_of_a_comparison_read_it_too(model):
-    from foveate.cli.models import Loaded
     from foveate.cli.scenes import _seen
-    from foveate.cli.work import Plan, Work
+    from foveate.cli.work import work as asked
+    from foveate.evaluate import Loaded, Plan
 
-    work = Work(Loaded(model, processor("embedded"), "embedded"), "patchqa", 2, 0, 2, 2, True, None)
+    loaded = Loaded(model, processor("embedded"), "embedded")
+    work = asked(loaded, "patchqa", 2, 0, 2, 2, True, None)
     want, found = words_of([(e.images, e.question) for e in work.examples]), []
     one = Plan("reads", None, compressor=Reads(found))
     assert [step.before.tolist() for step in _seen(work, one, work.examples)] == [[144, 144]]

@@ -19,7 +19,7 @@ from foveate.core.ops import Keep
 from foveate.core.spec import Skipped, Spec, crossed
 from foveate.keeping.held import held
 from foveate.keeping.provenance import record
-from foveate.methods import METHODS
+from foveate.registry.methods import factory
 
 BARE = "identity"
 IDLE = ("stride", "fastv")  # one before and one inside the language model, that do next to nothing
@@ -46,7 +46,7 @@ class Cell(NamedTuple):
         """The method at this budget, with the sizes of a model. Raises ValueError for another's budget."""
         if self.method == BARE:
             return None
-        return (self.spec or Spec(self.method, METHODS[self.method])).build(self.keep, model)
+        return (self.spec or Spec(self.method, factory(self.method))).build(self.keep, model)
 
 
 @dataclass(frozen=True)

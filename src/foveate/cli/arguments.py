@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -49,19 +50,19 @@ def listed(text: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
 
 
-def factory(slug: str) -> Callable[..., Compressor]:
-    """The method of this name. Raises Wrong with the nearest name if there is none."""
-    from foveate.methods import METHODS
+def factory(name: str) -> Callable[..., Compressor]:
+    """The method of this name. Raises Wrong with the nearest name if there is none.
 
-    if slug not in METHODS:
-        raise unknown("method", slug, METHODS)
-    return METHODS[slug]
+    A class of one's own, package.module:Class, may lie in the folder one is in.
+    """
+    from foveate.registry import methods
 
-
-def parameters(make: Callable[..., Compressor]) -> dict[str, inspect.Parameter]:
-    """The arguments of a method, by name, `keep` included."""
-    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {n: p for n, p in inspect.signature(make).parameters.items() if p.kind not in kinds}
+    if ":" in name and "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        return methods.factory(name)
+    except ValueError as error:
+        raise Wrong(str(error)) from error
 
 
 def specs(text: str) -> list[Spec]:
@@ -121,6 +122,8 @@ def weigh(spec: Spec) -> None:
 
 def settings(slug: str, pairs: Iterable[str], where: str = "--set {}") -> dict[str, Any]:
     """`k=v` pairs as arguments of this method, typed as its defaults are."""
+    from foveate.registry.methods import parameters
+
     own = {n: p for n, p in parameters(factory(slug)).items() if n != "keep"}
     given = {}
     for pair in pairs:

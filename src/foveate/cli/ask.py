@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import arguments, models, output, pictures, said, values
-from foveate.cli.saved import acting, adjust, own, remarks
-from foveate.cli.work import BARE
+from foveate.cli.opening import Opened, opened
 from foveate.cli.wrong import Wrong
 from foveate.draw import draw
 from foveate.embedded import carried
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
+    from foveate.evaluate import Loaded
 
 Model = Annotated[
     str,
@@ -75,14 +75,12 @@ def ask(
     models.check_protocol(protocol)
     spec = chosen_method(method, keep, set_ or [])
     with output.answering() as emit:
-        output.hush()
-        loaded = models.load(model, device, protocol)
-        if spec is None:
-            adjust(loaded, keep, set_ or [])
-        saved = own(loaded)
-        document, seen = answer(loaded, spec, shown, question, max_new_tokens)
-        for remark in [*knows(loaded), *remarks(loaded, [acting(loaded, spec)], saved)]:
+        start = opened(model, device, protocol, spec, keep, set_ or [])
+        loaded = start.loaded
+        document, seen = answer(loaded, start.spec, shown, question, max_new_tokens)
+        for remark in knows(loaded):
             output.note(remark)
+        start.tell()
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
             pictures.save(draw(canvas, seen), picture)
@@ -93,7 +91,7 @@ def ask(
         _print(document)
 
 
-def knows(loaded: models.Loaded) -> list[str]:
+def knows(loaded: Loaded) -> list[str]:
     """What one must know of an answer by a model that comes with foveate: nobody looks what is asked."""
     from foveate.embedded import MODELS
 
@@ -122,7 +120,7 @@ def chosen_method(method: str | None, keep: str | None, pairs: list[str]) -> Spe
 
 
 def answer(
-    loaded: models.Loaded, spec: Spec | None, image: Any, question: str, max_new_tokens: int
+    loaded: Loaded, spec: Spec | None, image: Any, question: str, max_new_tokens: int
 ) -> tuple[dict[str, Any], Any]:
     """One answer with its figures, and the trace of what was kept."""
     import foveate
@@ -141,7 +139,7 @@ def answer(
         "model": loaded.name,
         "protocol": loaded.protocol,
         "method": written(loaded.model.model.visual_compressor),
-        "untrained": acting(loaded, spec).untrained,
+        "untrained": Opened(loaded, spec, None).acting.untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
         "steps": [
             {"site": str(s.site), "before": int(s.before[0]), "after": int(s.after[0])}
@@ -156,7 +154,7 @@ def written(method: Any) -> str:
     return " + ".join(f"{type(part).__name__}({part.extra_repr()})" for part in method.parts())
 
 
-def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens: int) -> None:
+def _check_fits(loaded: Loaded, image: Any, question: str, max_new_tokens: int) -> None:
     """Raise Wrong for a question that holds an image token, or is longer than the model was made for."""
     from foveate import evaluate
 
@@ -172,19 +170,20 @@ def _check_fits(loaded: models.Loaded, image: Any, question: str, max_new_tokens
         )
 
 
-def attach(loaded: models.Loaded, spec: Spec | None) -> None:
+def attach(loaded: Loaded, spec: Spec | None) -> None:
     """Compress with what was asked for, else leave what the checkpoint brought, else keep everything.
 
     Raises Wrong if the model cannot be compressed so.
     """
     import foveate
+    from foveate import evaluate
 
     model = loaded.model
     if spec is None and foveate.is_compressed(model):
         return
     try:
         method = foveate.Identity() if spec is None else spec.build(model=model)
-        bare = spec is None or spec.slug == BARE
+        bare = spec is None or spec.slug == evaluate.BARE
         foveate.compress(model, method, **({} if bare else loaded.how(method)))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(str(error)) from error

@@ -112,9 +112,9 @@ def _planned(
     methods: str | None, keeps: str, batches: list[int], timed: bool
 ) -> tuple[list[Cell], list[Skipped]]:
     """The cells, and the budgets that methods lack. Raises Wrong if nothing asked for is left."""
-    from foveate.methods import METHODS
+    from foveate.registry.methods import names
 
-    specs = arguments.specs(",".join(METHODS) if methods is None else methods)
+    specs = arguments.specs(",".join(names()) if methods is None else methods)
     if not specs:
         raise Wrong("--methods is empty: want names with commas; see `foveate methods`")
     budgets = arguments.budgets(keeps, specs)

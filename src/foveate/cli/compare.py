@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from foveate import tasks
 from foveate.cli import arguments, models, output, values
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Protocol, Set, chosen_method
-from foveate.cli.saved import adjust, own, remarks, saved_or
-from foveate.cli.saved import trained as those_trained
+from foveate.cli.opening import Opened, opened
+from foveate.cli.opening import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import shares, table
-from foveate.cli.work import Plan, Work, described, fitting, folder, plan
+from foveate.cli.work import described, done, folder, plan, work
 from foveate.cli.wrong import Wrong
 from foveate.keeping.held import held, sweep
+
+if TYPE_CHECKING:
+    from foveate.evaluate import Plan, Work
 
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
@@ -67,11 +70,11 @@ def compare(
     asked = plan(methods, keeps)
     with held(folder(out), "compare"), output.answering() as emit:
         sweep(out)
-        output.hush()
-        loaded = models.load(model, device, protocol)
-        work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        plans, skipped, notes = _rows(work, *asked, trained, device)
-        document, page = _compared(work, plans, skipped, notes, scenes)
+        trust = [one.spec.slug for one in asked[0] if one.spec is not None]
+        start = opened(model, device, protocol, trust=trust)
+        job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        plans, skipped, notes = _rows(start, job, *asked, trained, device)
+        document, page = _compared(job, plans, skipped, notes, scenes)
         if json:
             emit({**document, "report": str(page)})
     if not json:
@@ -82,41 +85,38 @@ def compare(
 
 
 def _rows(
-    work: Work, asked: list[Plan], skipped: list, trained: str | None, device: str
+    start: Opened, job: Work, asked: list[Plan], skipped: list, trained: str | None, device: str
 ) -> tuple[list[Plan], list, list[str]]:
     """The runs to make, what is left out of them, and what to know of them; a person is told."""
     from foveate.core.spec import named
+    from foveate.evaluate import fitting
 
-    loaded = work.loaded
-    saved = own(loaded)
-    plans, unfit = fitting(loaded, asked)
-    plans += [saved] if saved is not None else []
-    plans += those_trained(trained, loaded, work.examples, device)
-    skipped, notes = skipped + unfit, remarks(loaded, plans, saved)
-    for skip in skipped:
+    plans, unfit = fitting(start.loaded, asked)
+    plans += [start.saved] if start.saved is not None else []
+    trust = [one.spec.slug for one in asked if one.spec is not None and ":" in one.spec.slug]
+    plans += those_trained(trained, start.loaded, job.examples, device, trust)
+    for skip in skipped + unfit:
         output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
-    for remark in notes:
-        output.note(remark)
-    return plans, skipped, notes
+    return plans, skipped + unfit, start.tell(plans)
 
 
 def _compared(
-    work: Work, plans: list[Plan], skipped: list, notes: list[str], scenes: int
+    job: Work, plans: list[Plan], skipped: list, notes: list[str], scenes: int
 ) -> tuple[dict, Path]:
     """All runs in one document, and where the page about them is."""
     from foveate import evaluate
     from foveate.evaluate.report import report
     from foveate.keeping.provenance import dumps, write
 
-    runs = work.runs(plans)
+    runs = done(job, plans)
     document = evaluate.comparison(runs, skipped, notes)
-    write(work.out / "compare.json", dumps(document))
+    write(job.out / "compare.json", dumps(document))
     budget = shown_budget(plans)
     words = (
         "" if budget is None else f"{budget} tokens" if isinstance(budget, int) else f"{budget:.3g}"
     )
-    pictures = drawn(work, plans, runs, scenes)
-    page = work.out / "report.html"
+    pictures = drawn(job, plans, runs, scenes)
+    page = job.out / "report.html"
     write(page, report(document, pictures, described(plans), words))
     return document, page
 
@@ -149,18 +149,13 @@ def evaluate_one(
     if out is not None:
         folder(out)
     with output.answering() as emit:
-        output.hush()
-        loaded = models.load(model, device, protocol)
-        if spec is None:
-            adjust(loaded, keep, set_ or [])
-        saved = own(loaded)
-        fit, unfit = fitting(loaded, [saved_or(loaded, spec)])
+        start = opened(model, device, protocol, spec, keep, set_ or [])
+        fit, unfit = evaluate.fitting(start.loaded, [start.plan])
         if unfit:
             raise Wrong(unfit[0]["why"])
-        for remark in remarks(loaded, fit, saved):
-            output.note(remark)
-        work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        runs = work.runs(fit)
+        start.tell(fit)
+        job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        runs = done(job, fit)
         if json:
             emit(runs[0])
     if not json:

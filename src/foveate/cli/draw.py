@@ -24,6 +24,7 @@ from foveate.cli.ask import (
 )
 from foveate.cli.command import Command
 from foveate.cli.figures import HOME, Layers
+from foveate.cli.opening import opened
 from foveate.cli.work import folder
 from foveate.cli.wrong import Wrong, unknown
 
@@ -103,8 +104,7 @@ def heatmaps(
         raise Wrong(f"--method {method}: want one method")
     into = pictures.beside(picture or folder(HOME) / "layers.png", image)
     with output.answering() as emit:
-        output.hush()
-        loaded = models.load(model, device, protocol)
+        loaded = opened(model, device, protocol).loaded
         numbers = sweeps.layers(loaded, numbers, MOST)
         looks.look(loaded, spec, numbers)
         document, seen = answer(loaded, None, shown, question, max_new_tokens)

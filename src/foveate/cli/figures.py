@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,9 +11,12 @@ from foveate import tasks
 from foveate.cli import arguments, listings, models, output, pictures, sweeps, values
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
 from foveate.cli.compare import Batch, Limit, Seed, Task
-from foveate.cli.saved import acting, adjust, own, remarks
-from foveate.cli.work import Work, folder
+from foveate.cli.opening import opened
+from foveate.cli.work import folder, work
 from foveate.cli.wrong import Wrong
+
+if TYPE_CHECKING:
+    from foveate.evaluate import Loaded
 
 HOME = Path("out")  # where pictures go that were given no name
 KINDS = (".svg", ".png", ".pdf")
@@ -51,17 +54,10 @@ def scales(
     spec = chosen_method(method, keep, set_ or [])
     into = _target(picture, "scales")
     with output.answering() as emit:
-        output.hush()
-        loaded = models.load(model, device)
-        if spec is None:
-            adjust(loaded, keep, set_ or [])
-        saved = own(loaded)
-        attach(loaded, spec)
-        acts = acting(loaded, spec)
-        for remark in remarks(loaded, [acts], saved):
-            output.note(remark)
-        name = acts.method if spec is not None or saved is None else saved.method
-        document = _sizes(loaded, name, task, limit, seed, batch_size)
+        start = opened(model, device, None, spec, keep, set_ or [])
+        attach(start.loaded, start.spec)
+        start.tell()
+        document = _sizes(start.loaded, start.plan.method, task, limit, seed, batch_size)
         _draw("sizes", document, into)
         if json:
             emit({**document, "picture": str(into)})
@@ -101,13 +97,12 @@ def guidance(
     if out is not None:
         folder(out)
     with output.answering() as emit:
-        output.hush()
-        loaded = models.load(model, device)
+        loaded = opened(model, device).loaded
         numbers = sweeps.layers(loaded, numbers, MOST)
         behind = sweeps.before(loaded.model)
         chosen = sweeps.plans(specs, budget, numbers, loaded.model, behind)
-        work = Work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        document = sweeps.guidance(work, chosen, behind)
+        job = work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        document = sweeps.guidance(job, chosen, behind)
         _draw("guidance", document, into)
         if json:
             emit({**document, "picture": str(into)})
@@ -135,7 +130,7 @@ def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
 
 
 def _sizes(
-    loaded: models.Loaded, name: str, task: str, limit: int, seed: int, batch_size: int
+    loaded: Loaded, name: str, task: str, limit: int, seed: int, batch_size: int
 ) -> dict[str, Any]:
     """What the attached compressor makes of a task's images."""
     from foveate import evaluate

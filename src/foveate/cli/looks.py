@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from foveate.cli import models, pictures, sweeps
+from foveate.cli import pictures, sweeps
 from foveate.cli.wrong import Wrong
 from foveate.draw import heatmaps
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
+    from foveate.evaluate import Loaded
     from foveate.hosts.trace import Step
 
 READS = {"last_attention", "prompt_attention"}  # needs of methods that go by what is looked at
 
 
-def look(loaded: models.Loaded, spec: Spec, layers: Sequence[int]) -> None:
+def look(loaded: Loaded, spec: Spec, layers: Sequence[int]) -> None:
     """Attach the method before each of these layers, keeping all, behind what stays of a saved model.
 
     Raises Wrong for methods that read no attention inside the language model.
@@ -50,7 +51,7 @@ def _spread(step: Step) -> dict[str, Any]:
 
 
 def picture(
-    loaded: models.Loaded, image: Any, question: str, steps: Sequence[Step], seen: Sequence[Any]
+    loaded: Loaded, image: Any, question: str, steps: Sequence[Step], seen: Sequence[Any]
 ) -> Any:
     """The image, and a heatmap for each layer."""
     canvas = pictures.canvas(loaded.processor, image, question, steps[0])

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from foveate.cli import arguments, output
+from foveate.cli import output
 
 IDENTITY = "identity"  # acts nowhere
 FIRST_LINE = re.compile(
@@ -29,9 +29,9 @@ def methods(
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List every method: paper, where it acts, trained or not, arguments."""
-    from foveate.methods import METHODS
+    from foveate.registry.methods import factory, names
 
-    found = [describe(slug, make) for slug, make in METHODS.items()]
+    found = [describe(slug, factory(slug)) for slug in names()]
     table = _table
     if model is not None:
         output.hush()
@@ -76,7 +76,9 @@ def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
     """One method in words, from its docstring, its signature and one made with its defaults."""
     import torch
 
-    own = arguments.parameters(make)
+    from foveate.registry.methods import parameters
+
+    own = parameters(make)
     with torch.device("meta"):  # those of a 7B model have weights to match
         example = make()
     about = getattr(make, "__self__", make)  # a classmethod speaks for its class

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.cli import paths, said
 from foveate.cli.wrong import Failed, Wrong, nearest, unknown
+
+if TYPE_CHECKING:
+    from foveate.evaluate import Loaded
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 EMBEDDED = "embedded"
@@ -24,36 +27,24 @@ FILES = (
 )  # of a model, or of what might be one
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model ready for inference, its processor, what to call it, and whose protocol it is asked with.
-
-    protocol: None is the checkpoint's own.
-    """
-
-    model: Any
-    processor: Any
-    name: str
-    protocol: str | None = None
-
-    def how(self, compressor: Any) -> dict[str, str]:
-        """What `compress` is told of a method that is asked for by name."""
-        from foveate.hosts.protocol import as_published
-
-        return {} if self.protocol is None else as_published(compressor)
-
-
-def load(name: str = EMBEDDED, device: str = "auto", protocol: str | None = None) -> Loaded:
+def load(
+    name: str = EMBEDDED,
+    device: str = "auto",
+    protocol: str | None = None,
+    trust: Sequence[str] = (),
+) -> Loaded:
     """The model and its processor; one that was saved compressed comes back compressed.
 
-    protocol: whose it is asked with; None for its own. Raises Wrong for names that cannot be one and for
-    protocols that do not fit, Failed if it cannot be read.
+    protocol: whose it is asked with; None for its own. trust: compressors of one's own that it may name.
+    Raises Wrong for names that cannot be one and for protocols that do not fit, Failed if it cannot be
+    read.
     """
     from foveate.embedded import MODELS
+    from foveate.evaluate import Loaded
 
     target, path = place_to_run(device), place(name)
     with _loading(name):
-        model, processor = _read(path)
+        model, processor = _read(path, trust)
         model = model.to(target).eval()
     folder = Path(name).expanduser()
     typed = name in MODELS or not folder.is_dir()
@@ -151,13 +142,13 @@ def _check_model(folder: Path) -> None:
         raise Wrong(f"model {error}") from error
 
 
-def _read(path: str) -> tuple[Any, Any]:
+def _read(path: str, trust: Sequence[str]) -> tuple[Any, Any]:
     import foveate
     from foveate.hosts import reading, saving, whole
 
     compressed = saving.said(reading.config(path)) is not None
     processor = reading.processor(path)  # before the weights: it takes no time
-    read = foveate.from_pretrained if compressed else reading.model
+    read = partial(foveate.from_pretrained, trust=trust) if compressed else reading.model
     model = read(path, dtype="auto")
     whole.check_asked(path, model, processor)
     return model, processor

@@ -55,11 +55,9 @@ def writable(path: Path, kinds: Collection[str] = KINDS, option: str = "--pictur
 
 def beside(path: Path, image: Path) -> Path:
     """The path, if a picture can be written there and the one that was asked about stays. Raises Wrong."""
-    if path.exists() and path.samefile(image):
-        raise Wrong(
-            f"--picture {path}: that is the image itself, and would be lost; name another file"
-        )
-    return writable(path)
+    if writable(path).exists() and path.samefile(image):
+        raise Wrong(f"--picture {path}: that is the image itself, and would be lost: name another")
+    return path
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foveate.chat.pictures import read
 from foveate.cli import pictures
-from foveate.cli.work import BARE, Plan, Work
+
+if TYPE_CHECKING:
+    from foveate.evaluate import Plan, Work
 
 SIDE = 240  # pixels of a picture
 MOST = 3  # steps of a method that are shown; of more, the first, the middle and the last
@@ -15,6 +17,8 @@ MOST = 3  # steps of a method that are shown; of more, the first, the middle and
 
 def shown_budget(plans: Sequence[Plan]) -> int | float | None:
     """The budget whose pictures are shown: the middle one of those that most methods have."""
+    from foveate.evaluate import BARE
+
     counts: dict[int | float, int] = {}
     for one in plans:
         if one.trained is None and one.method != BARE and one.keep is not None:
@@ -48,6 +52,7 @@ def chosen(examples: Sequence[Any], n: int) -> list[int]:
 
 def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n: int) -> list[Any]:
     """What the report shows of n questions; one image per question is drawn."""
+    from foveate.evaluate import BARE
     from foveate.evaluate.report import Scene
 
     budget, which = shown_budget(plans), chosen(work.examples, n)

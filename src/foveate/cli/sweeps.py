@@ -7,14 +7,15 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foveate.cli import arguments, models, values
-from foveate.cli.work import BARE, Plan, Work, fitting
+from foveate.cli import arguments, values
+from foveate.cli.work import done
 from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
     from foveate.core.compressor import Compressor
     from foveate.core.ops import Keep
     from foveate.core.spec import Spec
+    from foveate.evaluate import Loaded, Plan, Work
 
 GUIDED = "focusllava(only=text)"
 
@@ -34,6 +35,8 @@ class Before(NamedTuple):
 
     def plan(self) -> Plan:
         """The run that the others are compared with."""
+        from foveate.evaluate import BARE, Plan
+
         if not self.parts:
             return Plan(BARE, 1.0)
         return Plan("unguided", None, None, self.and_then(), self.how)
@@ -55,16 +58,14 @@ def before(model: Any) -> Before:
 
 def layered(text: str) -> list[Spec]:
     """Methods with commas whose argument `layer` is free. Raises Wrong for those that have none."""
-    from foveate.methods import METHODS
+    from foveate.registry.methods import factory, names, parameters
 
     found = arguments.specs(text)
     if not found:
         raise Wrong("--methods is empty: want a method that has a layer, such as fastv")
     for spec in found:
-        if "layer" not in arguments.parameters(spec.make):
-            there = [
-                slug for slug, make in METHODS.items() if "layer" in arguments.parameters(make)
-            ]
+        if "layer" not in parameters(spec.make):
+            there = [slug for slug in names() if "layer" in parameters(factory(slug))]
             raise Wrong(f"{spec.slug} has no argument layer: want one of {', '.join(there)}")
         if "layer" in spec.arguments:
             raise Wrong(f"{spec}: the sweep sets the layer; leave it out")
@@ -78,7 +79,7 @@ def numbers(text: str | None) -> list[int] | None:
     return sorted({*values.wholes("--layers", text, least=0, such="1,2,4")})
 
 
-def layers(loaded: models.Loaded, asked: list[int] | None, most: int) -> list[int]:
+def layers(loaded: Loaded, asked: list[int] | None, most: int) -> list[int]:
     """The layers asked for, else all with a layer before them, no more than so many, evenly spread."""
     last = loaded.model.config.get_text_config().num_hidden_layers - 1
     if asked is None:
@@ -110,6 +111,8 @@ def plans(
     specs: Sequence[Spec], keep: Keep, numbers: Sequence[int], model: Any, behind: Before
 ) -> list[tuple[Spec, int, Plan]]:
     """A run for each method and layer, behind what stays of a saved model."""
+    from foveate.evaluate import Plan
+
     found = []
     for spec in specs:
         for layer in numbers:
@@ -126,10 +129,10 @@ def guidance(
     """The runs of a sweep as `comparison` has them, the model without them first; each says its layer."""
     from foveate import evaluate
 
-    fit, unfit = fitting(work.loaded, [behind.plan(), *(plan for *_, plan in chosen)])
+    fit, unfit = evaluate.fitting(work.loaded, [behind.plan(), *(plan for *_, plan in chosen)])
     if unfit:
         raise Wrong(f"{unfit[0]['method']}: {unfit[0]['why']}")
-    document = evaluate.comparison(work.runs(fit))
+    document = evaluate.comparison(done(work, fit))
     first, *others = document["runs"]
     told = [
         {**run, "layer": layer, "series": str(spec)}

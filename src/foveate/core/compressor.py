@@ -39,7 +39,7 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         layered = self.tower in (Tower.vision, Tower.language)
-        return f"{self.tower.name} {self.layer}" if layered else self.tower.name
+        return f"{Tower(self.tower).name} {self.layer}" if layered else Tower(self.tower).name
 
 
 def language(layer: int) -> Site:

@@ -143,18 +143,25 @@ def compressed(
     model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
 ) -> Iterator[Model]:
     """`foveate.compressed`, of a compressor that is made."""
-    base, outer = traits.base_of(model), None
-    if is_compressed(model):
-        before = base.visual_attachment
-        outer = base.visual_compressor, before.positions, before.newlines
-    compress(model, method, positions, newlines)
-    try:
+    with lent(model):
+        compress(model, method, positions, newlines)
         yield model
+
+
+@contextmanager
+def lent(model: nn.Module) -> Iterator[None]:
+    """Whatever is attached inside, afterwards the model is what it was before."""
+    base, before = traits.base_of(model), None
+    if is_compressed(model):
+        now = base.visual_attachment
+        before = base.visual_compressor, now.positions, now.newlines
+    try:
+        yield
     finally:
-        if outer is None:
+        if before is None:
             restore(model)
         else:
-            compress(model, *outer)
+            compress(model, *before)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ def _node(method: Compressor) -> dict[str, Any]:
     node: dict[str, Any] = {"compressor": kind.__name__, "arguments": method.arguments()}
     if kind.__module__.startswith("foveate.methods."):
         node["method"] = kind.__module__.rsplit(".", 1)[1]
+    elif not kind.__module__.startswith("foveate."):
+        node["class"] = f"{kind.__module__}:{kind.__qualname__}"  # for people: nothing imports it
     if isinstance(method, Chain):
         node["links"] = links = [_node(link) for link in method.links]
         if len(slugs := {link.get("method") for link in links} - {None}) == 1:
@@ -70,9 +72,11 @@ def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression")
         return _made(where, Stages, *zip(until, stages, strict=True))
     name = want(node.get("compressor"), str, f"{where}.compressor")
     if name not in known:
+        own = short(node.get("class", f"package.module:{name}"))
         raise Unreadable(
-            f"{where}: the checkpoint's compressor {short(name)} is not one of "
-            f"{', '.join(sorted(known))}: build it yourself and pass it as method="
+            f"{where}: the checkpoint's compressor {short(name)} is not one of {', '.join(sorted(known))}; "
+            f"no code that a checkpoint names is run: if it is yours, from_pretrained(path, trust=[{own}]), "
+            f"--method {own} on the command line, or method= with one that you made"
         )
     make, takes = known[name], inspect.signature(known[name]).parameters
     if wrong := [argument for argument in given if argument not in takes]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -12,12 +11,12 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-import foveate.methods
 from foveate.core.compressor import Compressor
 from foveate.core.sizes import sized
 from foveate.hosts import attach, saving, traits
 from foveate.hosts import support as hosts_support
 from foveate.hosts.support import Support
+from foveate.registry.methods import factory, is_compressor, known, names
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,11 +33,12 @@ def compress(
 ) -> Model:
     """Let a model see with fewer visual tokens, in place: the same object, the same class.
 
-    method: a compressor, or the name of one in METHODS with its arguments, `compress(model, "fastv",
-    keep=64)`, made with the model's sizes. positions "original" keeps the position ids of kept tokens,
-    "renumbered" counts them anew. newlines, of models that close rows of tiles with them: "rows" keeps one
-    for every row where a token is left, "none" drops all as soon as a method acts, even one that keeps every
-    token. A model that is compressed already gets the new method instead. Returns the model it was given.
+    method: a compressor, or a method's name with its arguments, `compress(model, "fastv", keep=64)`, made
+    with the model's sizes: a name of METHODS, one that a package brings, or package.module:Class.
+    positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. newlines, of
+    models that close rows of tiles with them: "rows" keeps one for every row where a token is left, "none"
+    drops all as soon as a method acts, even one that keeps every token. A model that is compressed already
+    gets the new method instead. Returns the model it was given.
 
     The method becomes part of the model: its weights move to the model's device and dtype and are saved
     with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
@@ -80,14 +80,14 @@ def _made(model: nn.Module, method: Any, positions: Any, arguments: dict[str, An
                 f"positions={positions!r}: want one of {', '.join(attach.POSITIONS)}; a budget goes by name, "
                 f"compress(model, {method!r}, keep={positions!r})"
             )
-        return sized(_factory(method), model, **arguments)
+        return sized(factory(method), model, **arguments)
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     if isinstance(method, Compressor) and arguments:
         raise TypeError(
             f"{given} beside a {type(method).__name__} that is made already: give it to its constructor, or "
             f"compress(model, method.but({given}))"
         )
-    if inspect.isroutine(method) or _is_compressor(method):
+    if inspect.isroutine(method) or is_compressor(method):
         name = method.__name__
         raise TypeError(
             f"want a foveate.Compressor, got {name} itself: call it, "
@@ -96,26 +96,14 @@ def _made(model: nn.Module, method: Any, positions: Any, arguments: dict[str, An
     return method
 
 
-def _factory(name: str) -> Callable[..., Compressor]:
-    """The entry of METHODS. Raises ValueError with the nearest name for one that is not there."""
-    methods = foveate.methods.METHODS
-    if name in methods:
-        return methods[name]
-    slug, _, written = name.partition("(")
-    near = difflib.get_close_matches(slug.strip().lower().replace("-", "_"), methods, n=1)
-    aside = f"; arguments stand beside the name: compress(model, {near[0] if near else slug!r}, …)"
-    raise ValueError(
-        f"no method {name!r}: "
-        + (f"nearest: {near[0]}; " if near else "")
-        + f"there are {', '.join(methods)}"
-        + (aside if written else "")
-    )
-
-
-def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) -> nn.Module:
+def from_pretrained(
+    path: str, method: Compressor | None = None, trust: Sequence[str] = (), **kwargs: Any
+) -> nn.Module:
     """The model saved under a path or Hub id, with the compressor it was saved with.
 
-    method: your own compressor, where the checkpoint's is not one of foveate's. Other keywords go to
+    method: your own compressor, where the checkpoint's is none that foveate knows. trust: classes of your
+    own, as package.module:Class, that the checkpoint may name; those of entry points are known. Other
+    keywords go to
     AutoModelForImageTextToText.from_pretrained, but for those that would read more than safetensors and
     JSON, run a checkpoint's code (trust_remote_code), or make up weights: load such a model with
     transformers and compress it.
@@ -128,8 +116,7 @@ def from_pretrained(path: str, method: Compressor | None = None, **kwargs: Any) 
             f"method={method!r}: want a foveate.Compressor, made with its arguments, or leave it out for the "
             "one it was saved with; another goes on with foveate.compress(model, …)"
         )
-    known = {c.__name__: c for c in vars(foveate.methods).values() if _is_compressor(c)}
-    return attach.compress(*saving.from_pretrained(path, known, method, **kwargs))
+    return attach.compress(*saving.from_pretrained(path, known(*trust), method, **kwargs))
 
 
 def support(
@@ -143,9 +130,9 @@ def support(
     """
     traits.base_of(model)
     if method is None:
-        return {slug: _supported(model, make) for slug, make in foveate.methods.METHODS.items()}
+        return {slug: _supported(model, factory(slug)) for slug in names()}
     if isinstance(method, str):
-        return _supported(model, _factory(method), **arguments)
+        return _supported(model, factory(method), **arguments)
     return hosts_support.support(model, _made(model, method, "original", arguments))
 
 
@@ -172,7 +159,3 @@ def _outline(make: Callable[..., Compressor], model: nn.Module, **arguments: Any
     """A compressor made for a model, without memory for its weights: at 7B those are gigabytes."""
     with torch.device("meta"):
         return sized(make, model, **arguments)
-
-
-def _is_compressor(value: Any) -> bool:
-    return isinstance(value, type) and issubclass(value, Compressor) and value is not Compressor

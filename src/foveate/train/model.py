@@ -15,7 +15,7 @@ from foveate.core.compressor import Compressor
 from foveate.core.sizes import sized
 from foveate.hosts import assemble, reading, saving, whole
 from foveate.hosts.attach import compress
-from foveate.methods import METHODS
+from foveate.registry.methods import factory
 from foveate.train.recipe import Recipe
 
 
@@ -24,7 +24,7 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
 
     Weights of the compressor come along where what is loaded was saved with the same kind of compressor,
     else they are new. Raises ValueError for unknown methods, Unreadable for files that are broken or do not
-    fit together, and as METHODS and compress do.
+    fit together, and as the method and compress do.
     """
     if recipe.vision is not None and place is None:
         model, processor = assemble.assemble(
@@ -62,9 +62,7 @@ def build(recipe: Recipe, config: Any) -> Compressor:
     """The compressor of a recipe, with the sizes it asks for. Raises ValueError for unknown names."""
     if isinstance(recipe.method, Compressor):
         return recipe.method
-    if recipe.method not in METHODS:
-        raise ValueError(f"method={recipe.method!r}: {_nearest(recipe.method, METHODS)}")
-    make = METHODS[recipe.method]
+    make = factory(recipe.method)
     known = inspect.signature(make).parameters
     if wrong := [name for name in recipe.arguments if name not in known]:
         raise ValueError(f"arguments of {recipe.method}: {wrong[0]!r}: {_nearest(wrong[0], known)}")

@@ -1,0 +1,121 @@
+"""Evaluate one method, or compare many, on a model that is loaded: what the command line does, in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveate import tasks
+from foveate.core.compressor import Compressor
+from foveate.core.spec import Spec
+from foveate.evaluate.comparison import BARE, comparison
+from foveate.evaluate.plans import Loaded, Plan, as_saved, fitting, own, plan, remarks
+from foveate.evaluate.runs import Example
+from foveate.evaluate.work import Work
+from foveate.hosts import attach
+from foveate.registry.methods import factory
+
+Method = str | Callable[..., Compressor]
+
+
+def evaluate(
+    model: Any,
+    processor: Any,
+    method: Compressor | Method | None = None,
+    keep: int | float | None = None,
+    task: str | Sequence[Example] = "patchqa",
+    limit: int = 220,
+    positions: str = "original",
+    **settings: Any,
+) -> dict[str, Any]:
+    """One method on one task: the document that `foveate eval --json` prints.
+
+    method: a compressor; or a name or factory, made for the model at this budget; None is the model as it
+    is, with the compressor it was saved with or bare. task: a name of `foveate.tasks.TASKS`, of which the
+    first `limit` questions are asked, or your own examples: objects with images, question, answer, kind,
+    group and key. settings: seed, batch_size, max_new_tokens, timing (prefill beside the bare model), and
+    out, a folder where the result is kept and a killed run goes on.
+
+    The document has accuracy (overall and by group), its interval, tokens before and after, steps, cost
+    and every answer. The model comes back as it was. Raises ValueError and TypeError for methods, budgets
+    and tasks that are none, as `foveate.compress` does.
+    """
+    work = _work(model, processor, task, limit, settings)
+    one = _plan(work.loaded, method, keep, positions)
+    with attach.lent(model):
+        attach.restore(model)
+        (document,) = work.runs([one])
+    return document
+
+
+def compare(
+    model: Any,
+    processor: Any,
+    methods: Sequence[Method],
+    keeps: Sequence[int | float] = (0.5, 0.25, 0.125),
+    task: str | Sequence[Example] = "patchqa",
+    limit: int = 220,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Methods × budgets on one task beside the bare model: the document of `foveate compare --json`.
+
+    methods: names, or factories that take `keep`, such as functools.partial(METHODS["pool"], layer=2).
+    Budgets that a method does not have stand under "skipped", with the reason. A model that was saved with
+    a compressor has a row of its own. task, limit and settings as in `evaluate`.
+    """
+    work = _work(model, processor, task, limit, settings)
+    specs = [_spec(method) for method in methods]
+    asked, skipped = plan(specs, keeps)
+    with attach.lent(model):
+        saved = own(work.loaded)
+        fit, unfit = fitting(work.loaded, asked)
+        fit += [saved] if saved is not None else []
+        notes = remarks(work.loaded.name, fit, saved)
+        return comparison(work.runs(fit), skipped + unfit, notes)
+
+
+def _work(
+    model: Any, processor: Any, task: str | Sequence[Example], limit: int, settings: dict[str, Any]
+) -> Work:
+    """What is asked, of whom. A path in `out` is made a folder by the runs."""
+    name = task if isinstance(task, str) else "own"
+    examples = tasks.examples(task, limit, settings.get("seed", 0)) if name == task else [*task]
+    if not examples:
+        raise ValueError(f"task {name}: no examples to ask")
+    called = Path(getattr(model, "name_or_path", "")).name or type(model).__name__
+    if (out := settings.get("out")) is not None:
+        settings = {**settings, "out": Path(out)}
+    return Work(Loaded(model, processor, called), name, examples[:limit], **settings)
+
+
+def _plan(
+    loaded: Loaded, method: Compressor | Method | None, keep: int | float | None, positions: str
+) -> Plan:
+    """The run of one method as it was given. Raises ValueError and TypeError where it fits nothing."""
+    how = {"positions": positions}
+    if isinstance(method, Compressor):
+        if keep is not None:
+            raise TypeError(f"keep={keep} beside a method that is made: give it to its constructor")
+        return Plan(str(method), None, None, method, how)
+    if method is not None:
+        spec = _spec(method)
+        return Plan(str(spec), keep, spec, spec.build(keep, loaded.model), how)
+    saved = as_saved(loaded) if attach.is_compressed(loaded.model) else None
+    if keep is None:
+        return Plan(BARE, 1.0) if saved is None else saved
+    if saved is None:
+        raise ValueError(f"keep={keep} without a method, and the model is not compressed")
+    return saved._replace(keep=keep, compressor=saved.compressor.but(keep=keep))
+
+
+def _spec(method: Method) -> Spec:
+    """A method as people call it: by its name, or a factory by that of its file or its own."""
+    if isinstance(method, str):
+        return Spec(method, factory(method))
+    make, given = getattr(method, "func", method), getattr(method, "keywords", {})
+    if not callable(make) or isinstance(method, Compressor):
+        raise TypeError(f"want a method's name, class or factory, got a {type(method).__name__}")
+    room, _, slug = make.__module__.rpartition(".")
+    name = slug if room == "foveate.methods" else make.__name__
+    return Spec(name, make, given)

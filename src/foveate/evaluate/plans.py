@@ -1,0 +1,148 @@
+"""What is to be run: models, the methods on them, and which of those fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from foveate.core.compressor import Tower
+from foveate.core.spec import Skipped, Spec, crossed
+from foveate.evaluate.comparison import BARE
+from foveate.hosts import attach
+from foveate.hosts.protocol import as_published
+from foveate.hosts.saving import settings
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready for inference, its processor, what to call it, and whose protocol it is asked with.
+
+    protocol: None is the checkpoint's own.
+    """
+
+    model: Any
+    processor: Any
+    name: str
+    protocol: str | None = None
+
+    def how(self, compressor: Any) -> dict[str, str]:
+        """What `compress` is told of a method that is asked for by name."""
+        return {} if self.protocol is None else as_published(compressor)
+
+
+class Plan(NamedTuple):
+    """One run to make: a method as it is written, and its budget; None where its arguments say it.
+
+    spec        the method, to be built for the model; None for a compressor that is there already
+    compressor  None is the bare model
+    how         what else `compress` is told: positions, newlines
+    trained     the model the compressor was trained with, bare; None is the model that is compared
+    """
+
+    method: str
+    keep: int | float | None
+    spec: Spec | None = None
+    compressor: Any = None
+    how: Mapping[str, str] = MappingProxyType({})
+    trained: Loaded | None = None
+
+    @property
+    def untrained(self) -> bool:
+        """Whether weights act that nobody trained: those of a method that was made from its name."""
+        made = self.compressor if self.spec is not None else None
+        return made is not None and any(p.numel() for p in made.parameters())
+
+    def __str__(self) -> str:
+        if self.trained is not None:
+            return self.trained.name
+        return self.method if self.keep is None else f"{self.method} {self.keep}"
+
+
+def plan(specs: Sequence[Spec], keeps: Sequence[int | float]) -> tuple[list[Plan], list[Skipped]]:
+    """The bare model, then every method at every budget; budgets that a method lacks are skipped.
+
+    Methods whose arguments say what they keep run once. Raises ValueError where nothing is left.
+    """
+    specs = [spec for spec in specs if spec.slug != BARE]
+    found, skipped = crossed(specs, keeps)
+    if specs and not found:
+        raise ValueError(f"nothing to compare: {skipped[0]['method']}: {skipped[0]['why']}")
+    return [Plan(BARE, 1.0), *(Plan(str(spec), keep, spec) for spec, keep in found)], skipped
+
+
+def fitting(loaded: Loaded, plans: Sequence[Plan]) -> tuple[list[Plan], list[Skipped]]:
+    """Those plans that this model can carry out, built for it, and why not the others.
+
+    The model is bare afterwards.
+    """
+    model = loaded.model
+    attach.restore(model)
+    fit, skipped = [], []
+    for one in plans:
+        try:
+            if one.spec is not None:
+                made = one.spec.build(one.keep, model)
+                one = one._replace(compressor=made, how=loaded.how(made))
+            if one.compressor is not None:
+                attach.compress(model, one.compressor, **one.how)
+            fit.append(one)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            skipped.append({"method": one.method, "keep": one.keep, "why": str(error)})
+        finally:
+            attach.restore(model)
+    return fit, skipped
+
+
+def as_saved(loaded: Loaded) -> Plan:
+    """The run of a model with the compressor it was saved with."""
+    base, saved = loaded.model.model, loaded.model.config.visual_compression
+    compressor = base.visual_compressor
+    method = saved.get("method", saved.get("class", saved["compressor"].lower()))
+    keep = 1.0 if method == BARE else getattr(compressor.parts()[-1], "keep", None)
+    return Plan(method, keep, None, compressor, settings(saved))
+
+
+def own(loaded: Loaded) -> Plan | None:
+    """The row of a model as it was saved, beside it bare; None if it was saved without a compressor.
+
+    Ask before anything else is attached: then the model no longer knows.
+    """
+    if not attach.is_compressed(loaded.model) or (saved := as_saved(loaded)).method == BARE:
+        return None
+    return saved._replace(trained=replace(loaded, name=f"{loaded.name} as saved"))
+
+
+def remarks(name: str, plans: Sequence[Plan], saved: Plan | None) -> list[str]:
+    """What one must know of these runs: weights that nobody trained, a compressor that is left out.
+
+    name: of the model; saved: the model with the compressor it was saved with, as `own` has it.
+    """
+    found = [
+        f"{one.method} has fresh weights, never trained: train it (foveate train) or load a model saved "
+        "with it"
+        for one in plans
+        if one.untrained
+    ]
+    ours = [one for one in plans if one.trained is None]
+    if saved is not None and any(one.compressor is not saved.compressor for one in ours):
+        found.append(_left_out(name, saved, ours))
+    return list(dict.fromkeys(found))
+
+
+def _left_out(name: str, saved: Plan, others: Sequence[Plan]) -> str:
+    """What it means to run a model without the compressor it was saved with."""
+    anew = any(one.method.partition("(")[0] == saved.method for one in others)
+    hint = "; --method made its weights anew: without it, --keep and --set change what was saved"
+    if any(part.site.tower == Tower.projector for part in saved.compressor.every()):
+        text = (
+            f"{name} was saved with {saved.method} in its projector's place: runs without that use its old "
+            "projector, though its language model was trained behind its own compressor"
+        )
+    else:
+        text = (
+            f"{name} was saved with {saved.method}: runs without that are of a model that may have been "
+            "trained for it"
+        )
+    return text + hint if anew else text

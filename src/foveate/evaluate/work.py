@@ -1,0 +1,105 @@
+"""The work behind `evaluate` and `compare`: plans become runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foveate.bench import prefill_ratio
+from foveate.evaluate.plans import Loaded, Plan
+from foveate.evaluate.prompts import encode, told
+from foveate.evaluate.results import Job, fingerprint
+from foveate.evaluate.runs import Example, digest, run
+
+TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each
+Advance = Callable[[int, str], None]
+
+
+def _nobody(by: int, what: str) -> None:
+    """Nobody watches."""
+
+
+@dataclass
+class Work:
+    """A model, a task, and how it is answered."""
+
+    loaded: Loaded
+    task: str
+    examples: Sequence[Example]
+    seed: int = 0
+    batch_size: int = 32
+    max_new_tokens: int = 8
+    timing: bool = False
+    out: Path | None = None
+
+    def runs(self, plans: Sequence[Plan], advance: Advance = _nobody) -> list[dict[str, Any]]:
+        """The documents of all runs, in order; finished ones in `out` are read instead of repeated.
+
+        advance(answers, what) hears of every answer.
+        """
+        questions, found = digest(self.examples), []
+        for one in plans:
+            advance(0, str(one))
+            found.append(
+                run(
+                    self.of(one).model,
+                    self.loaded.processor,
+                    self.examples,
+                    self._job(one, questions),
+                    one.compressor,
+                    self.out and self.out / "runs",
+                    (lambda one=one: self._time(one)) if self.timing else None,
+                    lambda by, one=one: advance(by, str(one)),
+                )
+            )
+        return found
+
+    def of(self, one: Plan) -> Loaded:
+        """The model a run asks."""
+        return one.trained or self.loaded
+
+    def _job(self, one: Plan, questions: str) -> Job:
+        own = self.of(one)
+        return Job(
+            model=own.name,
+            # Weights of a compressor that was saved make its answers; those of others are made for the run.
+            fingerprint=fingerprint(own.model, None if one.spec else one.compressor),
+            task=self.task,
+            examples=questions,
+            n=len(self.examples),
+            seed=self.seed,
+            method=one.method,
+            keep=one.keep,
+            compressor=repr(one.compressor) if one.compressor is not None else "Identity()",
+            protocol=own.protocol,
+            **one.how,
+            batch_size=self.batch_size,
+            max_new_tokens=self.max_new_tokens,
+            untrained=one.untrained,
+        )
+
+    def _time(self, one: Plan) -> dict[str, Any]:
+        """Prefill against the bare model that is compared, a trained model's too: one scale for all rows."""
+        if one.compressor is None:
+            return {"ratio": 1.0, "interval": [1.0, 1.0], "pairs": 0}
+        inputs, asked = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
+        with told(one.compressor, asked):
+            found = prefill_ratio(
+                self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model, one.how
+            )
+        return {
+            "ratio": found.wall.median,
+            "interval": list(found.wall.quartiles),
+            "cpu_ratio": found.cpu.median,
+            "pairs": found.pairs,
+        }
+
+    def inputs(self, examples: Sequence[Any]) -> tuple[dict[str, Any], Any]:
+        """One batch as the model takes it, and where in it the user's words stand."""
+        model, asks = self.loaded.model, [(e.images, e.question) for e in examples]
+        batch, asked = encode(self.loaded.processor, asks)
+        batch = batch.to(model.device)
+        floating = {k: v.to(model.dtype) for k, v in batch.items() if v.is_floating_point()}
+        return {**batch, **floating}, asked
