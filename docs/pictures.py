@@ -89,6 +89,6 @@ def asked() -> list[tuple[str, Any, str]]:
         with compressed(model, method), trace(model) as seen:
             [reply] = replies(model, processor, [([image], QUESTION)], max_new_tokens=8)
         drawn = panels(image, seen)[0].crop((0, 0, 336, 336))
-        name = type(method).__name__ if shown else "everything"
+        name = type(method).__name__ if shown else "all"
         shown.append((f"{name}: {round(reply.after)} tokens", drawn, reply.text))
     return shown
