@@ -59,16 +59,16 @@ def kept() -> bytes:
 
     shown = asked()
     with matplotlib.rc_context({"font.size": 11}):
-        figure = Figure(figsize=(10, 3.3), facecolor="white")
-        figure.text(0.012, 0.915, f"“{QUESTION}”", fontsize=14, color=INK)
+        figure = Figure(figsize=(10, 3.75), facecolor="white")
+        figure.text(0.012, 0.915, f"“{QUESTION}”", fontsize=18, color=INK)
         for i, (name, image, answer) in enumerate(shown):
-            axes = figure.add_axes((0.012 + 0.248 * i, 0.165, 0.232, 0.70))
+            left, right = 0.012 + 0.248 * i, answer == shown[0][2]
+            axes = figure.add_axes((left, 0.245, 0.232, 0.62))
             axes.imshow(image, interpolation="antialiased")
             axes.set_axis_off()
-            right = answer == shown[0][2]
-            figure.text(0.012 + 0.248 * i, 0.085, name, color=INK)
-            ink = {"fontsize": 14, "fontweight": "bold", "color": GREEN if right else RED}
-            figure.text(0.244 + 0.248 * i, 0.085, answer, ha="right", **ink)
+            figure.text(left, 0.155, name, fontsize=14, color=INK)
+            ink = {"fontweight": "bold", "color": GREEN if right else RED}
+            figure.text(left, 0.045, answer, fontsize=18, **ink)
         figure.savefig(drawn := io.BytesIO(), dpi=120, metadata={"Software": None})
     return drawn.getvalue()
 

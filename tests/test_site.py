@@ -62,6 +62,14 @@ def test_every_public_name_is_in_the_api(module):
         assert f"{name}`" in API if constant else any(value is one for one in shown), name
 
 
+def test_no_module_is_shown_where_its_function_is_meant():
+    """mkdocstrings reads files: of two things of one name it shows the module."""
+    for path in re.findall(r"^::: ([\w.]+)$", API, re.MULTILINE):
+        if path != "foveate.core.ops":
+            file = ROOT / "src" / path.replace(".", "/")
+            assert not file.with_suffix(".py").exists() and not file.exists(), path
+
+
 def test_every_function_of_ops_is_in_the_api():
     shown = listed()
     own = [value for value in vars(foveate.ops).values() if defined(value, foveate.ops)]
