@@ -24,7 +24,7 @@ def chart() -> bytes:
     document = json.loads(COMPARED.read_text())
     style = {"font.size": 11, "svg.hashsalt": "foveate", "svg.fonttype": "none"}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.6, 4.3), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(7.6, 3.6), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
         bare = next(run for run in document["runs"] if of_bare(document, run))
         axes.axhline(100 * bare["accuracy"]["overall"], color="#9a9a9a", linestyle=(0, (4, 3)))
@@ -40,7 +40,7 @@ def chart() -> bytes:
         axes.set_xticks(ticks := [18, 36, 72, 144], [f"{tick}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlim(11.5, 155)
-        axes.set_ylim(30, 103)
+        axes.set_ylim(30, 106)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e8e8e8")
         axes.set_axisbelow(True)
