@@ -23,6 +23,7 @@ def chart() -> bytes:
 
     document = json.loads(COMPARED.read_text())
     style = {"font.size": 11, "svg.hashsalt": "foveate", "svg.fonttype": "none"}
+    style |= {"font.sans-serif": ["DejaVu Sans"]}
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.6, 3.6), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
@@ -45,6 +46,8 @@ def chart() -> bytes:
         axes.grid(axis="y", color="#e8e8e8")
         axes.set_axisbelow(True)
         labels(axes, document)
+        for name in axes.texts:  # as text, and not as the outlines of an effect
+            name.set_path_effects([])
         axes.set_xlabel("visual tokens, mean over the decoder layers", color=INK)
         title = f"accuracy in %: {document['model']} model, PatchQA, {document['n']} questions"
         axes.set_title(title, loc="left", fontsize=11, color=INK)
