@@ -3,9 +3,10 @@
 import inspect
 import json
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import yaml
@@ -135,3 +136,31 @@ def test_what_the_evidence_says_is_so():
     model, _ = embedded.load()
     assert model.config.text_config.num_hidden_layers == 6
     assert foveate.FastV().site.layer == 2 and "before layer 2 of six" in page
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    yield import_module("hooks")
+    sys.modules.pop("hooks")
+
+
+def test_a_link_out_of_the_site_leads_to_the_repository_or_is_an_error(hooks, caplog):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="site/train.md"))
+    config = SimpleNamespace(repo_url="https://host/foveate")
+    text = "[a](../../examples/shop.py) [b](../index.md#ask) [c](evaluate.md)"
+    changed = text.replace("../../", "https://host/foveate/blob/main/")
+    assert hooks.on_page_markdown(text, page=page, config=config) == changed and not caplog.records
+    hooks.on_page_markdown("[d](../../examples/shop.txt)", page=page, config=config)
+    assert "examples/shop.txt, which is not there" in caplog.text
+
+
+def test_a_name_without_a_docstring_is_an_error(hooks, caplog):
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="site/api/train.md"))
+    shown = '<h3 id="foveate.a"></h3><div class="doc doc-contents "><p>Said.</p></div>'
+    hooks.on_page_content(shown, page=page)
+    assert not caplog.records
+    hooks.on_page_content(
+        shown + shown.replace("<p>Said.</p>", "\n").replace(".a", ".b"), page=page
+    )
+    assert "foveate.b has no docstring" in caplog.text
