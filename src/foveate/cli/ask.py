@@ -83,12 +83,22 @@ def ask(
         start.tell()
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
-            pictures.save(draw(canvas, seen), picture)
+            pictures.save(draw(canvas, seen, above=above(document)), picture)
             document["picture"] = str(picture)
         if json:
             emit(document)
     if not json:
         _print(document)
+
+
+def above(document: dict[str, Any]) -> list[str]:
+    """What stands above a picture: the question, the answer, and who saw so few tokens."""
+    tokens = document["tokens"]
+    return [
+        f"Question: {said.cut(document['question'])}",
+        f"Answer: {said.cut(document['answer']) or '(none)'}",
+        f"{document['method']}: {tokens['after']} of {tokens['before']} visual tokens",
+    ]
 
 
 def knows(loaded: Loaded) -> list[str]:

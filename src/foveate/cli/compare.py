@@ -78,8 +78,12 @@ def compare(
         if json:
             emit({**document, "report": str(page)})
     if not json:
+        from foveate.evaluate.comparison import showed
+
         screen = output.screen()
         screen.print(table(document))
+        for line in showed(document):
+            output.say(line)
         output.say(f"result files: {out / 'runs'}")
         output.say(f"report: {page}")
 
@@ -105,12 +109,15 @@ def _compared(
 ) -> tuple[dict, Path]:
     """All runs in one document, and where the page about them is."""
     from foveate import evaluate
+    from foveate.evaluate.curves import write_curves
     from foveate.evaluate.report import report
     from foveate.keeping.provenance import dumps, write
 
     runs = done(job, plans)
     document = evaluate.comparison(runs, skipped, notes)
     write(job.out / "compare.json", dumps(document))
+    for kind in ("svg", "pdf"):
+        write_curves(document, job.out / f"curves.{kind}")
     budget = shown_budget(plans)
     words = (
         "" if budget is None else f"{budget} tokens" if isinstance(budget, int) else f"{budget:.3g}"

@@ -109,7 +109,8 @@ def heatmaps(
         looks.look(loaded, spec, numbers)
         document, seen = answer(loaded, None, shown, question, max_new_tokens)
         told = looks.seen_by(seen.steps, numbers)
-        pictures.save(looks.picture(loaded, shown, question, seen.steps, told), into)
+        sheet = looks.picture(loaded, shown, document, seen.steps, told)
+        pictures.save(sheet, into)
         document = {**document, "method": str(spec), "layers": told, "picture": str(into)}
         if json:
             emit(document)

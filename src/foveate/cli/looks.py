@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import pictures, sweeps
+from foveate.cli.said import cut
 from foveate.cli.wrong import Wrong
 from foveate.draw import heatmaps
 
@@ -51,9 +52,10 @@ def _spread(step: Step) -> dict[str, Any]:
 
 
 def picture(
-    loaded: Loaded, image: Any, question: str, steps: Sequence[Step], seen: Sequence[Any]
+    loaded: Loaded, image: Any, asked: dict[str, Any], steps: Sequence[Step], seen: Sequence[Any]
 ) -> Any:
-    """The image, and a heatmap for each layer."""
-    canvas = pictures.canvas(loaded.processor, image, question, steps[0])
+    """The image, and a heatmap for each layer. asked: the document of the answer."""
+    canvas = pictures.canvas(loaded.processor, image, asked["question"], steps[0])
     told = [f"layer {one['layer']}: {100 * one['on_image']:.0f} % on the image" for one in seen]
-    return heatmaps(canvas, steps[-len(seen) :], told)
+    above = [f"Question: {cut(asked['question'])}", f"Answer: {cut(asked['answer']) or '(none)'}"]
+    return heatmaps(canvas, steps[-len(seen) :], told, above=above)

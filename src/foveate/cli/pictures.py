@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from foveate.keeping.provenance import write
 if TYPE_CHECKING:
     from foveate.hosts.trace import Step
 
-KINDS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
+KINDS = (".png", ".svg", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")
 
 
 def read(path: Path) -> Image.Image:
@@ -67,10 +68,25 @@ def save(image: Image.Image, path: Path) -> None:
     """
     drawn = io.BytesIO()
     try:
-        image.save(drawn, Image.registered_extensions()[path.suffix.lower()])
+        if path.suffix.lower() == ".svg":
+            drawn.write(_svg(image))
+        else:
+            image.save(drawn, Image.registered_extensions()[path.suffix.lower()])
     except (OSError, ValueError) as error:
         raise Failed(f"{path} cannot be written: {error}") from error
     write(path, drawn.getvalue())
+
+
+def _svg(image: Image.Image) -> bytes:
+    """The pixels in a vector file, for texts that take no other."""
+    image.save(pixels := io.BytesIO(), "PNG")
+    width, height = image.size
+    held = base64.b64encode(pixels.getvalue()).decode()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><image width="{width}" height="{height}" '
+        f'href="data:image/png;base64,{held}"/></svg>'
+    ).encode()
 
 
 def _known(kind: str) -> bool:

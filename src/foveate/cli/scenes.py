@@ -95,9 +95,7 @@ def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
     canvas = pictures.of_views(read(example.images[0]), views, pixels)
     drawn = panels(canvas, steps, i, SIDE)
-    if len(steps) == 1:
-        return [("", drawn[0])]
-    names = [f"{step.site}: {int(step.after[i])} tokens" for step in steps]
+    names = [f"{step.site.words}: {int(step.after[i])} tokens" for step in steps]
     told = list(zip(names, drawn, strict=True))
     return told if len(told) <= MOST else [told[0], told[len(told) // 2], told[-1]]
 

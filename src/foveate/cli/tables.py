@@ -7,29 +7,40 @@ from typing import Any
 
 from foveate.cli.said import visible
 
+NAME = 22  # letters of a method in a line
+
 
 def table(document: Mapping[str, Any]) -> Any:
-    """Method × budget, or trained model → tokens, accuracy with 95 % intervals, time, MACs, cache."""
+    """Method × budget, or trained model → tokens, accuracy, time beside the bare model, MACs.
+
+    It fits 100 columns where methods have names of theirs; the report has every interval.
+    """
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     from foveate.evaluate.comparison import tokens
     from foveate.evaluate.report import interval, percent, si
+    from foveate.evaluate.score import OVERALL
 
     asked = f", protocol {document['protocol']}" if document.get("protocol") else ""
     where = f"{document['model']} on {document['task']}{asked}, {document['n']} questions, 95 % intervals"
     title = escape(visible(where))
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    made.add_column("method", style="bold", overflow="fold")
+    made = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 0, 0, 0),
+        title=title,
+        title_justify="left",
+    )
+    made.add_column("method", style="bold", overflow="fold", max_width=NAME)
     heads = (
         "keep",
         "tokens",
-        "mean over\nlayers",
+        "layers",
         *document["groups"],
-        "prefill\n× bare",
+        "prefill",
         "MACs",
-        "KV",
     )
     for head in heads:
         made.add_column(head, justify="right")
@@ -38,10 +49,8 @@ def table(document: Mapping[str, Any]) -> Any:
         name = run["name"]
         if last not in (None, name):
             made.add_section()
-        shares = [
-            f"{percent(run['accuracy'][g])} [dim]{interval(run['interval'][g])}[/dim]"
-            for g in document["groups"]
-        ]
+        shares = [percent(run["accuracy"][g]) for g in document["groups"]]
+        shares[0] += f" [dim]{interval(run['interval'][OVERALL])}[/dim]"
         made.add_row(
             escape(visible(name)) if name != last else "",
             "–" if run["keep"] is None else str(run["keep"]),
@@ -50,7 +59,6 @@ def table(document: Mapping[str, Any]) -> Any:
             *shares,
             f"{run['prefill']['ratio']:.2f}" if run["prefill"] else "–",
             si(run["cost"]["total"]),
-            f"{si(run['cost']['kv_bytes'])}B",
         )
         last = name
     return made

@@ -41,6 +41,19 @@ class Site(NamedTuple):
         layered = self.tower in (Tower.vision, Tower.language)
         return f"{Tower(self.tower).name} {self.layer}" if layered else Tower(self.tower).name
 
+    @property
+    def words(self) -> str:
+        """Where that is, as people say it: "before decoder layer 2"."""
+        if self.tower == Tower.language:
+            return (
+                f"before decoder layer {self.layer}" if self.layer else "before the language model"
+            )
+        if self.tower == Tower.vision:
+            return f"before block {self.layer} of the vision tower"
+        return (
+            "before the projector" if self.tower == Tower.features else "in the projector's place"
+        )
+
 
 def language(layer: int) -> Site:
     """The site before decoder layer `layer`; 0 is after the projector. Raises ValueError below 0."""

@@ -20,6 +20,7 @@ def draw(
     seen: Trace | Sequence[Step],
     side: int = 336,
     maps: bool = True,
+    above: Sequence[str] = (),
 ) -> Image.Image:
     """Draw what became of each image: a row per image and view, panels per step, original first.
 
@@ -35,13 +36,13 @@ def draw(
     With maps, a step that joins tokens is followed by a map of how many patches each one carries, with
     its legend; and a step with scores by what it chose by, coloured by rank: dark purple for the image's
     lowest score to pale yellow for its highest, as many patches in each shade. Patches without a token,
-    or a score, fade.
+    or a score, fade. above: lines of text above everything, such as the question and the answer.
 
     Raises ValueError without steps, or if images, views and steps do not fit.
     """
     from foveate.draw.sheet import whole
 
-    return whole(image, seen, side, maps)
+    return whole(image, seen, side, maps, above)
 
 
 def __getattr__(name: str) -> Any:

@@ -8,19 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from foveate.draw.paint import colour
+from foveate.draw.paint import colour, heat
 
 GAP, LINE, SWATCH = 16, 26, 13
 INK, EDGE = (40, 40, 40), (150, 150, 150)
 SHADES = 6  # sizes that a legend names
+RAMP = 96  # pixels of a colour bar
 
 
-def captioned(pixels: np.ndarray, caption: Image.Image, width: int) -> Image.Image:
+def captioned(pixels: np.ndarray, caption: Image.Image | str, width: int) -> Image.Image:
     """A panel at least `width` wide, so that panels stand in columns, with its caption below."""
     panel = picture(pixels)
     right, bottom = panel.size
+    if isinstance(caption, str):
+        caption = joined(heading([caption], max(width, right)), down=True, gap=0)
     beside = max(width, right, caption.width) - right
-    out = ImageOps.expand(panel, (0, 0, beside, LINE), "white")
+    out = ImageOps.expand(panel, (0, 0, beside, caption.height), "white")
     ImageDraw.Draw(out).rectangle((0, 0, right - 1, bottom - 1), outline=EDGE)
     out.paste(caption, (0, bottom))
     return out
@@ -47,6 +50,28 @@ def legend(sizes: np.ndarray) -> Image.Image:
         ImageDraw.Draw(swatch).rectangle(box, fill=tuple(map(int, colour(size))))
         words += [swatch, line(f" {size}   ")]
     return joined(words, down=False, gap=0)
+
+
+def bar(before: str, behind: str) -> Image.Image:
+    """The colours of ranks, low to high, between two words."""
+    ramp = np.tile(heat(np.linspace(0, 1, RAMP)), (LINE, 1, 1))
+    ramp[: LINE - SWATCH - 6] = ramp[LINE - 6 :] = 255
+    return joined([line(f"{before} "), picture(ramp), line(f" {behind}")], down=False, gap=0)
+
+
+def heading(lines: Sequence[str], width: int) -> list[Image.Image]:
+    """Lines of text, broken between words where they are wider than a picture."""
+    font, found = ImageFont.load_default(15), []
+    for text in lines:
+        now = ""
+        for word in text.split():
+            longer = f"{now} {word}".strip()
+            if now and font.getlength(longer) > width:
+                found.append(now)
+                longer = word
+            now = longer
+        found.append(now)
+    return [line(text) for text in found]
 
 
 def wrapped(row: Sequence[Image.Image], across: int) -> Image.Image:

@@ -39,11 +39,16 @@ def sized(pixels: np.ndarray, view: View, cell: int) -> np.ndarray:
 
 def heated(pixels: np.ndarray, view: View, cell: int) -> np.ndarray:
     """The image in grey under a map of the ranks, dark purple to pale yellow; faded where unknown."""
-    import matplotlib
-
-    ink = matplotlib.colormaps["magma"](np.nan_to_num(view.rank))[..., :3] * 255
+    ink = heat(np.nan_to_num(view.rank))
     mapped = 0.25 * (pixels @ GREY)[..., None] + 0.75 * _cells(ink, cell)
     return np.where(_cells(np.isnan(view.rank), cell)[..., None], _faded(pixels), mapped)
+
+
+def heat(rank: np.ndarray) -> np.ndarray:
+    """The colours (…, 3) of ranks (…), 0 … 1: dark purple to pale yellow."""
+    import matplotlib
+
+    return matplotlib.colormaps["magma"](rank)[..., :3] * 255
 
 
 def colour(size: int) -> np.ndarray:

@@ -18,22 +18,38 @@ if TYPE_CHECKING:
 FEW, BAND = 3, 8  # views that get a row each; beyond, how many stand side by side at most
 ACROSS, MARGIN = 7, 12  # panels in a row; pixels around everything
 
-Panel = tuple[np.ndarray, Image.Image]  # pixels, and the caption below them
+Panel = tuple[np.ndarray, Image.Image | str]  # pixels, and the caption below them
 Paint = Callable[[np.ndarray, View, int, str], Iterator[Panel]]
 
 
 def whole(
-    image: Image.Image | Sequence[Shown], seen: Trace | Sequence[Step], side: int, maps: bool
+    image: Image.Image | Sequence[Shown],
+    seen: Trace | Sequence[Step],
+    side: int,
+    maps: bool,
+    above: Sequence[str],
 ) -> Image.Image:
     """What `foveate.draw` draws."""
     images = [image] if isinstance(image, Image.Image) else list(image)
     steps = taken(seen, len(images))
 
     def paints(pixels: np.ndarray, view: View, cell: int, told: str) -> Iterator[Panel]:
-        yield paint.kept(pixels, view, cell), layout.line(told)
+        yield paint.kept(pixels, view, cell), told
         yield from _maps(pixels, view, cell)
 
-    return _sheet(images, steps, _totals(steps, len(images)), paints, maps, side, ACROSS)
+    sheet = _sheet(images, steps, _totals(steps, len(images)), paints, maps, side, ACROSS)
+    return titled(sheet, above)
+
+
+def titled(sheet: Image.Image, above: Sequence[str]) -> Image.Image:
+    """A sheet below lines of text."""
+    lines = layout.heading(above, sheet.width - 2 * MARGIN)
+    if not lines:
+        return sheet
+    head = ImageOps.expand(
+        layout.joined(lines, down=True, gap=0), (MARGIN, MARGIN, MARGIN, 0), "white"
+    )
+    return layout.joined([head, sheet], down=True, gap=0)
 
 
 def heatmaps(
@@ -42,11 +58,12 @@ def heatmaps(
     told: Sequence[str],
     side: int = 240,
     across: int = 4,
+    above: Sequence[str] = (),
 ) -> Image.Image:
     """Draw what each step chose by and nothing else: the original, then a map per step, told below it.
 
-    Coloured by rank, as in `draw`; across is how many panels stand in a row. Raises ValueError as `draw`
-    does, and for steps without scores.
+    Coloured by rank, as in `draw`; across is how many panels stand in a row, above what stands above them.
+    Raises ValueError as `draw` does, and for steps without scores.
     """
     images = [image] if isinstance(image, Image.Image) else list(image)
     steps = taken(seen, len(images))
@@ -54,10 +71,12 @@ def heatmaps(
         raise ValueError(f"no scores to draw at {', '.join(blind)}")
 
     def paints(pixels: np.ndarray, view: View, cell: int, told: str) -> Iterator[Panel]:
-        yield paint.heated(pixels, view, cell), layout.line(told)
+        yield paint.heated(pixels, view, cell), told
 
     words = [[("", text) for text in told] for _ in images]
-    return _sheet(images, steps, words, paints, True, side, across)
+    sheet = _sheet(images, steps, words, paints, True, side, across)
+    key = ImageOps.expand(layout.bar("lowest", "highest"), (MARGIN, 0, 0, MARGIN), "white")
+    return titled(layout.joined([sheet, key], down=True, gap=0), above)
 
 
 def panels(
@@ -86,14 +105,14 @@ def _maps(pixels: np.ndarray, view: View, cell: int) -> Iterator[Panel]:
         yield paint.sized(pixels, view, cell), layout.legend(view.size[view.size > 0])
     if view.rank is not None:
         alike = np.nanmax(view.rank, initial=0.5) == np.nanmin(view.rank, initial=0.5)
-        told = "scores: all alike" if alike else "scores by rank, pale high"
-        yield paint.heated(pixels, view, cell), layout.line(told)
+        told = "scores: all alike" if alike else layout.bar("score: lowest", "highest")
+        yield paint.heated(pixels, view, cell), told
 
 
 def _totals(steps: Sequence[Step], n: int) -> list[list[tuple[str, str]]]:
     """For each of n images, what stands below each step: its site, and its tokens of all views."""
     return [
-        [(f"{s.site}: ", f"{int(s.after[i])} of {int(s.before[i])} tokens") for s in steps]
+        [(f"{s.site.words}: ", f"{int(s.after[i])} of {int(s.before[i])} tokens") for s in steps]
         for i in range(n)
     ]
 
@@ -138,9 +157,10 @@ def _block(
         if not strip:
             title = ": ".join(filter(None, (title, _patches(shown, views[0]))))
         pixels, cell = _pixels(shown, v, views[0], width)
-        row = [(pixels, layout.line(title))]
+        row = [(pixels, title)]
         for view, (site, total) in zip(views, told, strict=True):
-            row += paints(pixels, view, cell, site + (_tokens(view) if n > 1 and site else total))
+            where = "" if strip else site  # of a strip, the line above says it
+            row += paints(pixels, view, cell, where + (_tokens(view) if n > 1 and site else total))
         row = [layout.captioned(*panel, width) for panel in row]
         rows.append(layout.joined(row, down=True) if strip else layout.wrapped(row, across))
     if strip:

@@ -38,7 +38,7 @@ def sizes_figure(document: Mapping[str, Any], path: Path) -> None:
         handles = figure.axes[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside lower left", ncols=2, frameon=False, fontsize=9)
         _title(figure, f"{document['method']}: {_where(document)}")
-        _save(figure, path)
+        save(figure, path)
 
 
 def guidance_figure(document: Mapping[str, Any], path: Path) -> None:
@@ -70,7 +70,7 @@ def guidance_figure(document: Mapping[str, Any], path: Path) -> None:
             speed.legend(handles=_kinds_of_speed(), frameon=False, fontsize=9, loc="lower right")
         budgets = {run["keep"] for run in runs} - {None}
         _title(figure, ", ".join([_where(document), *(f"keep {keep}" for keep in budgets)]))
-        _save(figure, path)
+        save(figure, path)
 
 
 def _bars(axes: Any, step: Mapping[str, Any]) -> None:
@@ -208,8 +208,8 @@ def _title(figure: Any, text: str) -> None:
     figure.suptitle(text, x=0.01, ha="left", fontsize=11, color=INK)
 
 
-def _save(figure: Any, path: Path) -> None:
-    """Undated, so that the same numbers make the same file."""
+def save(figure: Any, path: Path) -> None:
+    """Write a figure, undated, so that the same numbers make the same file."""
     dates, kind = {"svg": "Date", "pdf": "CreationDate"}, path.suffix[1:].lower()
     undated = {dates[kind]: None} if kind in dates else {}
     figure.savefig(drawn := io.BytesIO(), format=kind, dpi=DPI, metadata=undated)

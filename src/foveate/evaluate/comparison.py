@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from foveate.evaluate.score import OVERALL
+
 BARE = "identity"
 COLUMNS = (
     "method",
@@ -91,3 +93,34 @@ def series(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
         if run["method"] != BARE and run["model"] == document["model"]:
             found.setdefault(run["name"], []).append(run)
     return {name: sorted(runs, key=tokens) for name, runs in found.items()}
+
+
+def best(document: Mapping[str, Any]) -> dict[Any, dict[str, float]]:
+    """The highest accuracy of each group at each budget, of the compared model's methods: by keep."""
+    found: dict[Any, dict[str, float]] = {}
+    for run in (run for runs in series(document).values() for run in runs):
+        if run["keep"] is not None:
+            at = found.setdefault(run["keep"], {})
+            for group, share in run["accuracy"].items():
+                at[group] = max(share, at.get(group, 0.0))
+    return found
+
+
+def showed(document: Mapping[str, Any]) -> list[str]:
+    """What the comparison showed, a line for each budget: its best method beside all tokens."""
+    every = [run for runs in series(document).values() for run in runs if not run["untrained"]]
+    (bare,) = (run for run in document["runs"] if of_bare(document, run))
+    lines = []
+    for keep in dict.fromkeys(run["keep"] for run in every[::-1] if run["keep"] is not None):
+        first = max((r for r in every if r["keep"] == keep), key=lambda r: r["accuracy"][OVERALL])
+        time = (
+            f", a prefill in {first['prefill']['ratio']:.2f} of the time"
+            if first["prefill"]
+            else ""
+        )
+        lines.append(
+            f"{first['tokens']:.4g} of {first['tokens_before']:.4g} tokens: {first['name']} is best, with "
+            f"{100 * first['accuracy'][OVERALL]:.1f} % right ({100 * bare['accuracy'][OVERALL]:.1f} % with "
+            f"all){time}."
+        )
+    return lines

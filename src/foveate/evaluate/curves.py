@@ -5,43 +5,58 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from foveate.evaluate import charts
 from foveate.evaluate.comparison import of_bare, of_trained, series, tokens
 from foveate.evaluate.labels import FAINT, INK, MARKERS, STAR, TRAINED, colour, labels
 from foveate.evaluate.score import OVERALL
 
+AXIS = "visual tokens, mean over the decoder layers (logarithmic: every step is twice the last)"
+
 
 def curves(document: Mapping[str, Any]) -> str:
-    """An SVG element: overall large, each group small. document as `comparison` makes it."""
+    """An SVG element for a page: overall large, each group small. document as `comparison` makes it."""
+    with _styled():
+        return _svg(_figure(document))
+
+
+def write_curves(document: Mapping[str, Any], path: Path) -> Path:
+    """The same as a file: path ends in .svg, .pdf or .png."""
+    with _styled():
+        charts.save(_figure(document), path)
+    return path
+
+
+def _styled() -> Any:
     import matplotlib
+
+    style = {"font.size": 10, "axes.linewidth": 0.8, "font.family": "sans-serif"}
+    return matplotlib.rc_context({**style, "svg.hashsalt": "foveate"})
+
+
+def _figure(document: Mapping[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     groups = [g for g in document["groups"] if g != OVERALL]
-    style = {
-        "font.size": 10,
-        "svg.hashsalt": "foveate",
-        "axes.linewidth": 0.8,
-        "font.family": "sans-serif",
-    }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=(11, 5.2), layout="constrained")
-        grid = figure.add_gridspec(
-            2, 2 + 2 * bool(groups), width_ratios=[1.15, 1.15] + [1, 1] * bool(groups)
-        )
-        large = figure.add_subplot(grid[:, :2])
-        _scale(large, document)
-        _panel(large, document, OVERALL)
-        left, right = large.get_xlim()
-        large.set_xlim(left * 0.72, right)
-        labels(large, document)
-        large.set_ylabel("accuracy, %")
-        for i, group in enumerate(groups[:4]):
-            small = figure.add_subplot(grid[i // 2, 2 + i % 2], sharey=large)
-            _panel(small, document, group)
-            small.tick_params(labelleft=i % 2 == 0, labelbottom=i // 2 == 1 or len(groups) <= 2 + i)
-        figure.supxlabel("visual tokens, mean over the decoder layers", fontsize=10, color=INK)
-        return _svg(figure)
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
+    grid = figure.add_gridspec(
+        2, 2 + 2 * bool(groups), width_ratios=[1.15, 1.15] + [1, 1] * bool(groups)
+    )
+    large = figure.add_subplot(grid[:, :2])
+    _scale(large, document)
+    _panel(large, document, OVERALL)
+    left, right = large.get_xlim()
+    large.set_xlim(left * 0.72, right)
+    labels(large, document)
+    large.set_ylabel("accuracy, %")
+    for i, group in enumerate(groups[:4]):
+        small = figure.add_subplot(grid[i // 2, 2 + i % 2], sharey=large)
+        _panel(small, document, group)
+        small.tick_params(labelleft=i % 2 == 0, labelbottom=i // 2 == 1 or len(groups) <= 2 + i)
+    figure.supxlabel(AXIS, fontsize=10, color=INK)
+    return figure
 
 
 def _panel(axes: Any, document: Mapping[str, Any], group: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from foveate.evaluate.comparison import of_bare, tokens
+from foveate.evaluate.comparison import best, of_bare, showed, tokens
 from foveate.evaluate.curves import curves
 from foveate.evaluate.score import OVERALL
 
@@ -59,6 +59,8 @@ def report(
         scenes=scenes,
         methods={name: (methods or {}).get(slug, {}) for name, slug in names.items()},
         budget=budget,
+        best=best(document),
+        showed=showed(document),
         groups=[OVERALL, *(g for g in document["groups"] if g != OVERALL)],
         others=list(dict.fromkeys(run["model"] for run in document["runs"]))[1:],
         timed=any(run["prefill"] for run in document["runs"]),

@@ -249,7 +249,8 @@ def _finish(
         "history": history,
     }
     if main:
-        curve(history, out / "loss.png", recipe.name)
+        for kind in ("png", "svg", "pdf"):
+            curve(history, out / f"loss.{kind}", recipe.name)
         document = checkpoints.finish(document, made, out)
     return document
 
