@@ -12,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+import outcomes
 import pictures
 import tables
 
@@ -24,9 +25,9 @@ BLOCKS = {
     "methods": tables.methods,
     "arguments": tables.arguments,
     "families": tables.families,
-    "accuracy": tables.accuracy,
-    "costs": tables.costs,
-    "speed": tables.speed,
+    "accuracy": outcomes.accuracy,
+    "costs": outcomes.costs,
+    "speed": outcomes.speed,
 }
 
 

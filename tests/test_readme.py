@@ -47,7 +47,7 @@ def make(monkeypatch):
     """docs/make.py, importable."""
     monkeypatch.syspath_prepend(str(DOCS))
     yield __import__("make")
-    for name in ("make", "tables", "pictures"):
+    for name in ("make", "outcomes", "pictures", "tables"):
         sys.modules.pop(name, None)
 
 
@@ -273,11 +273,11 @@ def test_results_become_tables(make):
     document = {"model": "m", "task": "t", "n": 7, "groups": list(shares), "circumstances": where}
     other = {**run_, "model": "stf", "method": "llava_stf", "keep": None}
     runs = [{**run_, "model": "m"}, other]
-    text = make.tables.compared(Path("a.json"), {**document, "runs": runs})
+    text = make.outcomes.compared(Path("a.json"), {**document, "runs": runs})
     assert "| `stf`, trained | – | 36 |" in text
-    text = make.tables.compared(Path("a.json"), {**document, "runs": [run_]})
+    text = make.outcomes.compared(Path("a.json"), {**document, "runs": [run_]})
     assert "| `fastv` | 0.25 | 36 | **50.0** (20.0–80.0) | 25.0 | 0.50 | 12 |" in text
     wall = {"median": 1.01, "low": 0.99, "high": 1.03}
-    found = {name: {"wall": wall, "pairs": 30, "bar": 1.02} for name in make.tables.LIMITS}
-    text = make.tables.limits(found)
+    found = {name: {"wall": wall, "pairs": 30, "bar": 1.02} for name in make.outcomes.LIMITS}
+    text = make.outcomes.limits(found)
     assert "| 30 | 1.010 (0.990–1.030) | lower bound ≤ 1.02 |" in text

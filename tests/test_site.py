@@ -164,3 +164,12 @@ def test_a_name_without_a_docstring_is_an_error(hooks, caplog):
         shown + shown.replace("<p>Said.</p>", "\n").replace(".a", ".b"), page=page
     )
     assert "foveate.b has no docstring" in caplog.text
+
+
+def test_the_door_names_every_family(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS))
+    families = import_module("tables").FAMILIES
+    sys.modules.pop("tables")
+    door = " ".join((ROOT / "README.md").read_text().split())
+    assert all(name in door for name in families)
+    assert len(families) == 12 and "All twelve were tested" in door
