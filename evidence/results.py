@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from PIL.Image import Image
+
 from evidence.estimates import NOT_RUN, Estimate, NotRun, Sample
 from evidence.protocol import OWN, QUESTIONS, TEST_SEED, Ask, Page, Row, Run, asked
 from foveate.tasks import examples
@@ -53,19 +55,24 @@ def missing(page: Page) -> list[str]:
 
 
 class Question(NamedTuple):
-    """The group that a test question belongs to, and the scene it is about."""
+    """The group that a test question belongs to, the scene it is about, and whether it is about a thing."""
 
     group: str
     scene: str
+    asks: bool
 
 
 @cache
 def questions(task: str = "patchqa", n: int = QUESTIONS) -> tuple[Question, ...]:
     """The test's questions. A scene is its pictures: questions about the same ones are of one scene."""
     return tuple(
-        Question(e.group, hashlib.sha1(b"".join(i.tobytes() for i in e.images)).hexdigest())
+        Question(e.group, _digest(e.images), any(of.any() for of in e.asked))
         for e in examples(task, n, TEST_SEED)
     )
+
+
+def _digest(images: Sequence[Image]) -> str:
+    return hashlib.sha1(b"".join(image.tobytes() for image in images)).hexdigest()
 
 
 @dataclass(frozen=True)
