@@ -15,11 +15,11 @@ import os
 import subprocess
 import sys
 
-from evidence import llava_stf, llavolta, making, meteor, pages, results
+from evidence import focusllava, llava_stf, llavolta, making, meteor, pages, results
 from evidence.protocol import ROOT
 from foveate.keeping.held import HeldError
 
-PAGES = {room.PAGE.name: room.PAGE for room in (llavolta, llava_stf, meteor)}
+PAGES = {room.PAGE.name: room.PAGE for room in (llavolta, llava_stf, meteor, focusllava)}
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {
     "OMP_NUM_THREADS": "1",

@@ -24,7 +24,7 @@ STYLE = {
     "svg.fonttype": "none",
     "savefig.facecolor": "white",  # readable on a dark page too
 }
-GAP, ROOM = 0.052, 0.22  # of the height, between two names; of the width, for names on the right
+GAP, LETTER = 0.052, 0.0165  # of the height, between two names; of the width, for a letter
 
 
 class Point(NamedTuple):
@@ -61,8 +61,7 @@ def lines(
         axes.set_ylabel("right answers, %")
         axes.margins(x=0.08, y=0.1)
         if names == "right":
-            low, high = axes.get_xlim()
-            axes.set_xlim(low, high + ROOM * (high - low))
+            axes.set_xlim(right=max(axes.get_xlim()[1], *_reach(axes.get_xlim()[0], ends)))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
         _name(axes, ends, names)
@@ -86,6 +85,12 @@ def _level(axes: Axes, level: Estimate) -> None:
     )
 
 
+def _reach(low: float, ends: Mapping[str, tuple[float, float, str]]) -> list[float]:
+    """How far to the right each name on the right of its point needs the axis, which begins at low."""
+    widths = {name: 0.02 + LETTER * len(name) for name in ends}
+    return [(x - widths[name] * low) / (1 - widths[name]) for name, (x, *_) in ends.items()]
+
+
 def _name(axes: Axes, ends: Mapping[str, tuple[float, float, str]], names: str) -> None:
     """Each name beside its point, moved up where it would lie on another that is near."""
     low, high = axes.get_ylim()
@@ -106,4 +111,5 @@ def _name(axes: Axes, ends: Mapping[str, tuple[float, float, str]], names: str) 
             color=colour,
             ha=place[0],
             va=place[1],
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
         )

@@ -185,7 +185,6 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
     looking = ("mlp_selection", "meteor", "visual", "native", "native_words", "words")
     return {
         "main": [rows[name] for name in MAIN],
-        "smaller": [rows[name] for name in smaller],
         "others": [row for name, row in rows.items() if name not in budgets and name not in MAIN],
         "looking": [rows[name] for name in (*looking, "meteor_k16", "meteor_k7")],
         "scans": [rows[name] for name in ("scan_add", "scan_window", "forward_only", "mamba1")],
