@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +24,11 @@ STYLE = {
     "svg.fonttype": "none",
     "savefig.facecolor": "white",  # readable on a dark page too
 }
-GAP, LETTER = 0.052, 0.0165  # of the height, between two names; of the width, for a letter
+GAP, LETTER, NEAR = (
+    0.052,
+    0.0145,
+    0.3,
+)  # between two names, of the height; of the width, a letter, near
 
 
 class Point(NamedTuple):
@@ -34,37 +38,49 @@ class Point(NamedTuple):
     accuracy: Estimate
 
 
+class Name(NamedTuple):
+    """A line's name, and the point that it stands beside."""
+
+    text: str
+    x: float
+    y: float
+    colour: str
+
+
 def lines(
     found: Mapping[str, Sequence[Point]],
     level: Estimate,
     path: Path,
     tokens: str = "visual tokens",
-    names: str = "right",
+    below: Collection[str] = (),
 ) -> Path:
     """Draw a line for each name, and the level of all tokens across. Bars are 95 % intervals.
 
-    names: where a name stands: on the right of its line's end, or below its beginning.
+    A name stands on the right of its line's end, or if it is one of `below`, below its beginning.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
         axes = figure.add_subplot()
         _level(axes, level)
-        ends = {}
+        begins, ends = [], []
         for i, (name, points) in enumerate(found.items()):
+            if not points:
+                continue  # none of its runs is made yet
             x, y, half = zip(*sorted((p.tokens, *p.accuracy[:2]) for p in points), strict=True)
             y, half = ([100 * value for value in some] for some in (y, half))
             look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 6, "linewidth": 1.6}
             axes.errorbar(x, y, yerr=half if any(half) else None, capsize=3, **look)
-            end = -1 if names == "right" else 0
-            ends[name] = (x[end], y[end], COLOURS[i])
+            begins.append(Name(name, x[0], y[0] - half[0], COLOURS[i]))
+            ends.append(Name(name, x[-1], y[-1], COLOURS[i]))
         axes.set_xlabel(tokens)
         axes.set_ylabel("right answers, %")
         axes.margins(x=0.08, y=0.1)
-        if names == "right":
-            axes.set_xlim(right=max(axes.get_xlim()[1], *_reach(axes.get_xlim()[0], ends)))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
-        _name(axes, ends, names)
+        for name in begins:
+            if name.text in below:
+                _write(axes, name, name.y, (0, -5), ha="center", va="top")
+        _on_the_right(axes, [name for name in ends if name.text not in below])
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return provenance.write(path, file.getvalue())
@@ -85,31 +101,30 @@ def _level(axes: Axes, level: Estimate) -> None:
     )
 
 
-def _reach(low: float, ends: Mapping[str, tuple[float, float, str]]) -> list[float]:
-    """How far to the right each name on the right of its point needs the axis, which begins at low."""
-    widths = {name: 0.02 + LETTER * len(name) for name in ends}
-    return [(x - widths[name] * low) / (1 - widths[name]) for name, (x, *_) in ends.items()]
-
-
-def _name(axes: Axes, ends: Mapping[str, tuple[float, float, str]], names: str) -> None:
-    """Each name beside its point, moved up where it would lie on another that is near."""
-    low, high = axes.get_ylim()
+def _on_the_right(axes: Axes, names: Sequence[Name]) -> None:
+    """Names on the right of their points, moved up where one would lie on another that is near."""
+    left, right = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
+    for name in names:  # the axis reaches as far as its longest name
+        width = 0.03 + LETTER * len(name.text)
+        right = max(right, (name.x - width * left) / (1 - width))
+    axes.set_xlim(left, right)
+    axes.set_xticks(ticks)
+    gap = GAP * (axes.get_ylim()[1] - axes.get_ylim()[0])
     taken: list[tuple[float, float]] = []
-    reach = 0.3 * (axes.get_xlim()[1] - axes.get_xlim()[0])
-    offset, place = (
-        ((9, 0), ("left", "center")) if names == "right" else ((0, -8), ("center", "top"))
+    for name in sorted(names, key=lambda name: name.y):
+        near = [y + gap for x, y in taken if abs(x - name.x) < NEAR * (right - left)]
+        taken.append((name.x, max([name.y, *near])))
+        _write(axes, name, taken[-1][1], (9, 0), ha="left", va="center")
+
+
+def _write(axes: Axes, name: Name, y: float, offset: tuple[int, int], **aligned: str) -> None:
+    axes.annotate(
+        name.text,
+        (name.x, y),
+        xytext=offset,
+        textcoords="offset points",
+        color=name.colour,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+        **aligned,
     )
-    for name, (x, y, colour) in sorted(ends.items(), key=lambda end: end[1][1]):
-        near = [height for there, height in taken if abs(there - x) < reach]
-        at = max([y, *(height + GAP * (high - low) for height in near)]) if names == "right" else y
-        taken.append((x, at))
-        axes.annotate(
-            name,
-            (x, at),
-            xytext=offset,
-            textcoords="offset points",
-            color=colour,
-            ha=place[0],
-            va=place[1],
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-        )

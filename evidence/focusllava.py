@@ -297,7 +297,7 @@ def draws(rows: Mapping[str, Found], path: Path) -> Path:
     """A line for what has a ρ, a point for what has none."""
     by_keep = tells(PAGE, rows)["by_keep"]
     some = {name: by_keep[name] for name in by_keep if "text-guided, for" not in name}
-    some |= {rows[name].called: [rows[name]] for name in ("vision", "max2")}
+    some["max-pooling"] = [rows["max2"], rows["max4"]]
     found = {
         name: [Point(100 * Seen(row).layers, row.accuracy) for row in line if row.answers]
         for name, line in some.items()
@@ -307,6 +307,7 @@ def draws(rows: Mapping[str, Found], path: Path) -> Path:
         rows["baseline"].accuracy,
         path,
         tokens="tokens of a decoder layer, the mean over the layers, % of all",
+        below=[CALLED["both"], CALLED["text"]],
     )
 
 

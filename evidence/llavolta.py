@@ -160,7 +160,7 @@ def draws(rows: Mapping[str, Found], path: Path) -> Path:
         bare.accuracy._replace(half=0.0),
         path,
         tokens="visual tokens, mean over the decoder layers",
-        names="below",
+        below=found,
     )
 
 
