@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evidence.estimates import Estimate
+from evidence.results import Found
 from foveate.keeping import provenance
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
@@ -36,6 +37,11 @@ class Point(NamedTuple):
 
     tokens: float
     accuracy: Estimate
+
+
+def points(rows: Iterable[Found]) -> list[Point]:
+    """The points of those rows that are run."""
+    return [Point(row.tokens, row.accuracy) for row in rows if row.answers]
 
 
 class Name(NamedTuple):

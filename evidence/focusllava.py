@@ -13,146 +13,110 @@ from evidence import figures
 from evidence.estimates import NOT_RUN, Estimate, NotRun, Sample
 from evidence.figures import Point
 from evidence.guides import SCENES, guides
-from evidence.llava_stf import POOL
-from evidence.protocol import OWN, SEEDS, Ask, Page, Row, own
-from evidence.results import Found, questions
+from evidence.llava_stf import pooled
+from evidence.protocol import OWN, SEEDS, Ask, Page, Row, own, twin
+from evidence.results import Found
 from evidence.samples import LOOKED_AT, samples
 from foveate.patchqa.truth import LEAST
-from foveate.train import RECIPES, Recipe
+from foveate.train import RECIPES
 
 LAYERS, HALF = 6, 3  # of the language model; the paper's layer 16 of 32
-STEPS, LONGER = 120, 2  # and how many times as many the long rows take
+LONG = 240  # steps, twice as many
 KEEP, KEEPS = 0.5, (0.25, 0.5, 0.75)  # ρ, of the tokens that reach the text-guided sampler
 PAPER = 39  # per cent of the visual tokens, with which the paper beats its baseline
-RATE, BALANCE = 1e-3, 0.1  # of the router
+ROUTED = {"balance": 0.1}
 GUIDED = {"keep": KEEP, "sampled": [0.3, 1.0]}
-BOTH = {**GUIDED, "balance": BALANCE}
 MAIN = ("baseline", "vision", "text", "both")
-CALLED = dict(
-    zip(MAIN, ("all tokens", "vision-guided alone", "text-guided alone", "FocusLLaVA"), strict=True)
-)
 # For the test alone, of a model that was trained without compression.
 UNTRAINED = {
     "text-guided, for the test alone": ("focusllava", {"only": "text"}),
     "FastV, for the test alone": ("fastv", {}),
 }
+CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "layer1": ("guided before layer 1", {"layer": 1}),
+    "layer2": ("guided before layer 2", {"layer": 2}),
+    "layer4": ("guided before layer 4", {"layer": 4}),
+    "layer5": ("guided before layer 5", {"layer": 5}),
+    "balance0": ("balance term 0", {"balance": 0.0}),
+    "balance1": ("balance term 0.01", {"balance": 0.01}),
+    "balance30": ("balance term 0.3", {"balance": 0.3}),
+    "gate_chosen": ("gate of the chosen scale", {"gate": "chosen"}),
+    "no_explore": ("no noise in the choice", {"explore": False}),
+    "region8": ("regions of 8 × 8", {"region": 8}),
+    "rho25": ("ρ = 0.25 throughout", {"keep": 0.25, "sampled": None}),
+    "rho50": ("ρ = 0.5 throughout", {"keep": 0.5, "sampled": None}),
+    "rho75": ("ρ = 0.75 throughout", {"keep": 0.75, "sampled": None}),
+}
 T = TypeVar("T")
 
 
-def card(method: str, plain: Recipe | None = None, **arguments: Any) -> Recipe:
-    """The twin's recipe, or another, with a method."""
-    plain = plain or replace(RECIPES["patchqa"](), steps=STEPS)
-    return replace(plain, method=method, arguments=arguments)
-
-
-def focus(**arguments: Any) -> Recipe:
-    """FocusLLaVA, or its vision-guided half, with a router that chooses among scales."""
-    made = card("focusllava", **arguments)
-    return replace(made, trains={**made.trains, "compressor": RATE})
-
-
-def rows() -> tuple[Row, ...]:
-    """Both samplers and each alone; where guidance stands, the router, ρ, and simpler ways."""
-    return (*_main(), *_changed(), *_simple(), *_elsewhere(), *_tiles())
-
-
-def _main() -> list[Row]:
+def main() -> tuple[Row, ...]:
+    """All tokens, each sampler alone, and both."""
     untrained = tuple(
         Ask(method, {**given, "keep": keep, "layer": HALF})
         for method, given in UNTRAINED.values()
         for keep in KEEPS
     )
-    recipes = {
-        "baseline": (card("identity"), untrained),
-        "vision": (
-            focus(only="vision", balance=BALANCE),
-            tuple(own(price=price) for price in (0.5, 1.0, 2.0)),
-        ),
-        "text": (
-            card("focusllava", only="text", **GUIDED),
-            tuple(own(keep=keep) for keep in KEEPS if keep != KEEP),
-        ),
-        "both": (focus(**BOTH), tuple(own(keep=keep) for keep in (0.25, 0.75, 1.0))),
-    }
-    return [Row(name, CALLED[name], card, SEEDS, asks) for name, (card, asks) in recipes.items()]
+    routed = twin("focusllava", only="vision", **ROUTED)
+    guided = twin("focusllava", only="text", **GUIDED)
+    both = twin("focusllava", **GUIDED, **ROUTED)
+    prices = tuple(own(price=price) for price in (0.5, 1.0, 2.0))
+    less, more = own(keep=0.25), own(keep=0.75)
+    return (
+        Row("baseline", "all tokens", twin(), SEEDS, untrained),
+        Row("vision", "vision-guided alone", routed, SEEDS, prices),
+        Row("text", "text-guided alone", guided, SEEDS, (less, more)),
+        Row("both", "FocusLLaVA", both, SEEDS, (less, more, own(keep=1.0))),
+    )
 
 
-def _changed() -> list[Row]:
-    """One thing of FocusLLaVA changed, on one seed."""
-    changes = {
-        **{f"layer{k}": (f"guided before layer {k}", {"layer": k}) for k in (1, 2, 4, 5)},
-        "balance0": ("balance term 0", {"balance": 0.0}),
-        "balance1": ("balance term 0.01", {"balance": 0.01}),
-        "balance30": ("balance term 0.3", {"balance": 0.3}),
-        "gate_chosen": ("gate of the chosen scale", {"gate": "chosen"}),
-        "no_explore": ("no noise in the choice", {"explore": False}),
-        "region8": ("regions of 8 × 8", {"region": 8}),
-        **{
-            f"rho{round(100 * k)}": (f"ρ = {k:g} throughout", {"keep": k, "sampled": None})
-            for k in KEEPS
-        },
-    }
-    return [
-        Row(name, called, focus(**{**BOTH, **given}), beside="both")
-        for name, (called, given) in changes.items()
-    ]
-
-
-def _simple() -> list[Row]:
-    """One scale everywhere, and tokens that nothing guides."""
-    pooled = replace(card("pool", **POOL), positions="renumbered")
-    random = card("random", keep=KEEP, layer=HALF)
-    scale = {k: card("focusllava", only="vision", scales=[k]) for k in (2, 4)}
-    return [
-        Row("max2", "max-pooling 2 × 2", scale[2], beside="vision"),
-        Row("max4", "max-pooling 4 × 4", scale[4], beside="max2"),
-        Row("pool", "average pooling 2 × 2", pooled, SEEDS, beside="max2"),
-        Row("random", "random tokens half way", random, beside="text"),
-    ]
-
-
-def _elsewhere() -> list[Row]:
-    """From the embedded model as it comes, which knows the task, and for longer."""
-    how = {
-        "tuned": ("from the trained model", {"shrink": 1.0}),
-        "long": ("twice as long", {"steps": STEPS * LONGER}),
-    }
-    main = {row.name: row.recipe for row in _main() if row.name != "text"}
-    return [
-        Row(
-            f"{name}_{suffix}",
-            f"{CALLED[name]}, {said}",
-            replace(recipe, **given),
-            beside=name,
-            baseline=f"baseline_{suffix}",
+def rows() -> tuple[Row, ...]:
+    """One thing changed, simpler ways, and both samplers elsewhere, on one seed but for pooling."""
+    bare, vision, text, both = main()
+    scale = {k: twin("focusllava", only="vision", scales=[k]) for k in (2, 4)}
+    pool = Row("pool", "average pooling 2 × 2", pooled(steps=120), SEEDS, beside="max2")
+    random = twin("random", keep=KEEP, layer=HALF)
+    tuned, long = (
+        [
+            replace(
+                row.but(f"{row.name}_{how}", f"{row.called}, {said}", replace(row.recipe, **given)),
+                baseline=f"baseline_{how}",
+            )
+            for row in (bare, vision, both)
+        ]
+        for how, said, given in (
+            ("tuned", "from the trained model", {"shrink": 1.0}),
+            ("long", "twice as long", {"steps": LONG}),
         )
-        for suffix, (said, given) in how.items()
-        for name, recipe in main.items()
-    ]
+    )
+    return (
+        *(bare, vision, text, both),
+        *(both.but(name, called, **given) for name, (called, given) in CHANGED.items()),
+        vision.but("max2", "max-pooling 2 × 2", scale[2]),
+        replace(vision.but("max4", "max-pooling 4 × 4", scale[4]), beside="max2"),
+        pool,
+        text.but("random", "random tokens half way", random),
+        *(*tuned, *long, *tiles()),
+    )
 
 
-def _tiles() -> list[Row]:
+def tiles() -> list[Row]:
     """Four times as many pixels: 144 tokens of the whole, and a map of 24 × 24 with its newlines."""
-    plain = RECIPES["patchqa_2x"]()
     methods = {
         "baseline": ("all tokens", "identity", {}),
-        "both": (CALLED["both"], "focusllava", GUIDED),
-        "vision": (CALLED["vision"], "focusllava", {"only": "vision"}),
-        "text": (CALLED["text"], "focusllava", {"only": "text", **GUIDED}),
+        "both": ("FocusLLaVA", "focusllava", GUIDED),
+        "vision": ("vision-guided alone", "focusllava", {"only": "vision"}),
+        "text": ("text-guided alone", "focusllava", {"only": "text", **GUIDED}),
         "max2": ("max-pooling 2 × 2", "focusllava", {"only": "vision", "scales": [2]}),
     }
     priced = tuple(own(price=price) for price in (0.5, 1.0, 2.0, 4.0))
-    return [
-        Row(
-            f"tiles_{name}",
-            f"{called}, in tiles",
-            card(method, plain, **given),
-            asks=priced if name == "vision" else (),
-            beside="tiles_baseline",
-            baseline="tiles_baseline",
-        )
-        for name, (called, method, given) in methods.items()
-    ]
+    near = {"beside": "tiles_baseline", "baseline": "tiles_baseline"}
+    plain, found = RECIPES["patchqa_2x"](), []
+    for name, (called, method, given) in methods.items():
+        card = replace(plain, method=method, arguments=given)
+        asks = priced if name == "vision" else ()
+        found.append(Row(f"tiles_{name}", f"{called}, in tiles", card, asks=asks, **near))
+    return found
 
 
 @dataclass(frozen=True)
@@ -164,26 +128,25 @@ class Seen:
     @cached_property
     def shares(self) -> tuple[float, float] | NotRun:
         """Of all tokens, those left in the end and those a decoder layer has, the mean over the layers."""
-        whole, asked = self.row.baseline.tokens, self.row.ask
-        both = []
+        whole, K = self.row.baseline.tokens, self.layer
+        trained = self.row.ask.method == OWN.method
+        entered = self.row.told("samples", "tokens", "language 0") if trained else {}
+        found = []
         for seed, answer in self.row.answers.items():
-            end = answer["tokens"] / whole
-            sampled = self._told(seed, "samples", "tokens", "language 0")
-            entered = sampled.split() if sampled and asked.method == OWN.method else []
-            enter = fmean(map(int, entered)) / whole if entered else (1.0 if self.layer else end)
-            both.append((end, (self.layer * enter + (LAYERS - self.layer) * end) / LAYERS))
-        if not both:
-            return NOT_RUN
-        left, layers = (fmean(share) for share in zip(*both, strict=True))
-        return left, layers
+            left = answer["tokens"] / whole
+            enter = 1.0 if K else left
+            if seed in entered:
+                enter = fmean(numbers(entered[seed])) / whole
+            found.append((left, (K * enter + (LAYERS - K) * left) / LAYERS))
+        return tuple(map(fmean, zip(*found, strict=True))) if found else NOT_RUN
 
     @property
     def layer(self) -> int:
         """The decoder layer before which tokens go, 0 where all that go do so before the language model."""
         card, ask = self.row.row.recipe, self.row.ask
-        mine = ask.method == OWN.method
-        method = card.method if mine else ask.method
-        given = {**card.arguments, **ask.arguments} if mine else ask.arguments
+        method, given = ask.method, ask.arguments
+        if method == OWN.method:
+            method, given = card.method, {**card.arguments, **given}
         inside = method == "focusllava" and given.get("only") != "vision"
         return given.get("layer", HALF if inside else 0)
 
@@ -199,53 +162,33 @@ class Seen:
 
     def entering(self, how: Callable[[Iterable[int]], T]) -> T | NotRun:
         """Of the tokens that the router leaves of each picture: their mean, the least, the most."""
-        told = [self._told(seed, "samples", "tokens", "language 0") for seed in self.row.results]
-        counts = [int(n) for text in told for n in (text or "").split()]
-        return how(counts) if counts else NOT_RUN
+        told = self.row.told("samples", "tokens", "language 0").values()
+        return how([n for text in told for n in numbers(text)]) if told else NOT_RUN
 
     def scale(self, kind: str, scale: str) -> float | NotRun:
         """Of the regions of a kind, the share at a scale: the mean over the pictures that have such."""
-        shares = []
-        for seed in self.row.results:
-            counts = self._told(seed, "samples", "regions", kind)
-            if counts:
-                each = {s: [int(n) for n in text.split()] for s, text in counts.items()}
-                totals = [sum(some) for some in zip(*each.values(), strict=True)]
-                some = [n / all_ for n, all_ in zip(each[scale], totals, strict=True) if all_]
-                shares.append(fmean(some))
-        return fmean(shares) if shares else NOT_RUN
+        found = []
+        for counts in self.row.told("samples", "regions", kind).values():
+            totals = map(sum, zip(*map(numbers, counts.values()), strict=True))
+            pairs = zip(numbers(counts[scale]), totals, strict=True)
+            found.append(fmean(n / total for n, total in pairs if total))
+        return fmean(found) if found else NOT_RUN
 
     @property
     def busy(self) -> Estimate | NotRun:
         """The share of pairs in which the router expects more tokens of the busy region."""
-        scenes = [q.scene for q in questions(self.row.row.recipe.data, self.row.page.questions)]
-        return self.row.sample(self._both_kinds(scenes), "samples", "area").estimate()
-
-    def _both_kinds(self, scenes: list[str]) -> list[str]:
-        """The scenes that have busy regions and bare ones."""
-        for seed in self.row.results:
-            told = self._told(seed, "samples", "regions") or {}
-            sums = {
-                kind: [
-                    sum(map(int, n)) for n in zip(*(t.split() for t in of.values()), strict=True)
-                ]
-                for kind, of in told.items()
-            }
-            if sums:
-                each = zip(sums["text"], sums["object"], sums["background"], strict=True)
-                which = [i for i, (text, thing, bare) in enumerate(each) if text + thing and bare]
-                return [scenes[i] for i in which]
-        return []
+        areas = self.row.told("samples", "area")
+        pictures = max((len(text.split()) for text in areas.values()), default=0)
+        return self.row.sample(range(pictures), "samples", "area").estimate()
 
     @property
     def fine_on(self) -> tuple[float, float] | NotRun:
         """Of the tokens at scale 1, the share on text and objects; and how much of all patches those are."""
         fine, there = [0, 0], [0, 0]
-        for seed in self.row.results:
-            for kind, counts in (self._told(seed, "samples", "patches") or {}).items():
-                sums = {scale: sum(map(int, text.split())) for scale, text in counts.items()}
-                fine[kind == "background"] += sums["1"]
-                there[kind == "background"] += sum(sums.values())
+        for kinds in self.row.told("samples", "patches").values():
+            for kind, counts in kinds.items():
+                fine[kind == "background"] += sum(numbers(counts["1"]))
+                there[kind == "background"] += sum(sum(numbers(text)) for text in counts.values())
         return (fine[0] / sum(fine), there[0] / sum(there)) if sum(fine) else NOT_RUN
 
     def looks(self, layer: int, name: str) -> Sample:
@@ -260,11 +203,10 @@ class Seen:
         """How much more a patch is looked at when it is asked about than when another thing is."""
         return (self.looks(layer, "area") - self.looks(layer, "other")).estimate()
 
-    def _told(self, seed: int, *keys: str) -> Any:
-        told: Any = self.row.results[seed]
-        for key in keys:
-            told = (told or {}).get(key)
-        return told
+
+def numbers(text: str) -> list[int]:
+    """Counts, a picture each."""
+    return [int(n) for n in text.split()]
 
 
 def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
@@ -307,7 +249,7 @@ def draws(rows: Mapping[str, Found], path: Path) -> Path:
         rows["baseline"].accuracy,
         path,
         tokens="tokens of a decoder layer, the mean over the layers, % of all",
-        below=[CALLED["both"], CALLED["text"]],
+        below=[rows[name].called for name in ("both", "text")],
     )
 
 

@@ -10,21 +10,15 @@ from statistics import fmean
 from typing import Any
 
 from evidence import costs, figures
-from evidence.figures import Point
-from evidence.protocol import SEEDS, Page, Row
+from evidence.protocol import SEEDS, Page, Row, twin
 from evidence.results import Found
-from foveate.train import RECIPES, Recipe
+from foveate.train import Recipe
 
 STEPS = 240
 BEFORE_STEPS = 120  # of a first stage that trains the connector alone
 RATE = 3e-4  # of the connectors, whose layers read four times as many channels as the projector's
 HIDDEN = 128  # of the embedded projector; a warm start wants them for every place of a window
-POOL = {"stride": 2, "dims": 2, "layer": 0}
 MAIN = ("baseline", "pool", "stf", "mbtf", "stf_mbtf")
-LINES = {
-    "average pooling": ("pool", "pool_k3", "pool_k4"),
-    "STF + MBTF": ("stf_mbtf", "stf_mbtf_k3", "stf_mbtf_k4"),
-}
 # Tang and Shen 2025, arXiv:2506.07138, as METHODS quotes it; MME, which lacks a row, left out.
 BENCHMARKS = ("VQAv2", "GQA", "VizWiz", "SQA", "TextVQA", "POPE", "MMB", "MMB-CN")
 PAPER = {
@@ -34,27 +28,16 @@ PAPER = {
 }
 
 
-def pooled(stride: int = 2) -> Recipe:
-    """Average pooling of windows, positions counted anew as the paper does behind its fusion."""
-    return replace(
-        RECIPES["patchqa"](),
-        steps=STEPS,
-        method="pool",
-        arguments={**POOL, "stride": stride},
-        positions="renumbered",
-    )
+def pooled(steps: int = STEPS) -> Recipe:
+    """Average pooling of 2 × 2, positions counted anew as the paper does behind its fusion."""
+    return replace(twin("pool", steps, stride=2, dims=2, layer=0), positions="renumbered")
 
 
 def fused(**arguments: Any) -> Recipe:
     """LLaVA-STF's connector, begun as the projector with average pooling behind it."""
-    plain = pooled()
-    return replace(
-        plain,
-        method="llava_stf",
-        arguments=arguments,
-        trains={**plain.trains, "compressor": RATE},
-        warm_start=True,
-    )
+    plain = twin("llava_stf", STEPS, **arguments)
+    rates = {**plain.trains, "compressor": RATE}
+    return replace(plain, trains=rates, positions="renumbered", warm_start=True)
 
 
 def rows() -> tuple[Row, ...]:
@@ -62,23 +45,23 @@ def rows() -> tuple[Row, ...]:
     own = fused()
     connector = {part: rate for part, rate in own.trains.items() if part != "language"}
     first = replace(own, trains=connector, steps=BEFORE_STEPS)
-    baseline = replace(RECIPES["patchqa"](), steps=STEPS)
-    both = {"beside": "stf_mbtf"}
+    pool = Row("pool", "average pooling", pooled(), SEEDS)
+    both = Row("stf_mbtf", "STF + MBTF", own, SEEDS, beside="pool")
+    wide = {k: {"window": k, "hidden": k * k * HIDDEN} for k in (3, 4)}
+    staged = both.but("stf_mbtf_two_stage", "STF + MBTF, two stages")
     return (
-        Row("baseline", "all tokens, the projector", baseline, SEEDS),
-        Row("pool", "average pooling", pooled(), SEEDS),
+        Row("baseline", "all tokens, the projector", twin(steps=STEPS), SEEDS),
+        pool,
         Row("stf", "STF", fused(only="stf"), SEEDS, beside="pool"),
         Row("mbtf", "MBTF", fused(only="mbtf"), SEEDS, beside="pool"),
-        Row("stf_mbtf", "STF + MBTF", own, SEEDS, beside="pool"),
-        Row("pool_k3", "average pooling, k = 3", pooled(3), beside="pool"),
-        Row("pool_k4", "average pooling, k = 4", pooled(4), beside="pool"),
-        Row("stf_mbtf_k3", "STF + MBTF, k = 3", fused(window=3, hidden=9 * HIDDEN), **both),
-        Row("stf_mbtf_k4", "STF + MBTF, k = 4", fused(window=4, hidden=16 * HIDDEN), **both),
+        both,
+        *(pool.but(f"pool_k{k}", f"average pooling, k = {k}", stride=k) for k in (3, 4)),
+        *(both.but(f"stf_mbtf_k{k}", f"STF + MBTF, k = {k}", **wide[k]) for k in (3, 4)),
         # The embedded tower has four blocks to fuse, which is what STF + MBTF does.
-        Row("blocks1", "STF + MBTF of 1 block", fused(blocks=1), **both),
-        Row("blocks2", "STF + MBTF of 2 blocks", fused(blocks=2), **both),
-        Row("stf_mbtf_cold", "STF + MBTF, begun cold", replace(own, warm_start=False), **both),
-        Row("stf_mbtf_two_stage", "STF + MBTF, two stages", own, before=first, **both),
+        both.but("blocks1", "STF + MBTF of 1 block", blocks=1),
+        both.but("blocks2", "STF + MBTF of 2 blocks", blocks=2),
+        both.but("stf_mbtf_cold", "STF + MBTF, begun cold", replace(own, warm_start=False)),
+        replace(staged, before=first),
     )
 
 
@@ -105,8 +88,8 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
 def draws(rows: Mapping[str, Found], path: Path) -> Path:
     """A line for pooling and one for LLaVA-STF, over three sizes of windows."""
     found = {
-        name: [Point(rows[r].tokens, rows[r].accuracy) for r in some if rows[r].answers]
-        for name, some in LINES.items()
+        rows[name].called: figures.points(rows[f"{name}{k}"] for k in ("", "_k3", "_k4"))
+        for name in ("pool", "stf_mbtf")
     }
     return figures.lines(found, rows["baseline"].accuracy, path)
 

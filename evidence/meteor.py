@@ -10,138 +10,98 @@ from typing import Any
 
 from evidence import costs, figures
 from evidence.estimates import NOT_RUN, Estimate, NotRun, Sample
-from evidence.figures import Point
 from evidence.finds import ASKED, finds
-from evidence.llava_stf import POOL
-from evidence.protocol import SEEDS, Page, Row, own
+from evidence.llava_stf import pooled
+from evidence.protocol import SEEDS, Page, Row, own, twin
 from evidence.results import Found, Question, questions
 from foveate.patchqa.truth import LEAST
-from foveate.train import RECIPES, Recipe
+from foveate.train import Recipe
 
-STEPS, LONGER = 120, 4  # and how many times as many the long rows take
-BEFORE_STEPS = 60  # of a first stage that trains the connector alone
+BEFORE_STEPS, LONG = 60, 480  # of a first stage that trains the connector alone; of the long rows
 KEEP, SMALLER = 36, (16, 7)  # of 144: a quarter, 11 and 5 %
-HIDDEN = 128  # of the embedded projector, as which the fusion begins
-# One narrow block: the published shape has more parameters than all of this small model's decoder.
-BLOCK = {"hidden": HIDDEN, "depth": 1, "expand": 1, "states": 16}
+# One narrow block that begins as the embedded projector: the published shape has more parameters than all of
+# this small model's decoder.
+BLOCK = {"hidden": 128, "depth": 1, "expand": 1, "states": 16}
 # The trained weights with another budget, or with one expert alone, for the test alone.
 OTHER_BUDGETS = tuple(own(keep=keep) for keep in SMALLER)
 ALONE = (own(balance=1.0), own(balance=0.0))
 MAIN = ("baseline", "pool", "mlp_selection", "fusion_no_text", "meteor")
-SELECTION, METEOR, WORDS = "projector + selection", "LLaVA-Meteor", "the native one word by word"
-
-
-def card(method: str = "identity", warm: bool = False, **arguments: Any) -> Recipe:
-    """The twin's recipe with a method; warm: its connector begins as the projector."""
-    plain = replace(RECIPES["patchqa"](), steps=STEPS)
-    return replace(plain, method=method, arguments=arguments, warm_start=warm)
-
-
-def pooled(stride: int) -> Recipe:
-    """Average pooling of windows, positions counted anew."""
-    return replace(card("pool", **{**POOL, "stride": stride}), positions="renumbered")
-
-
-def selected(keep: int = KEEP) -> Recipe:
-    """Selection behind the projector."""
-    return card("meteor", only="selection", keep=keep)
+CHANGED: dict[str, tuple[str, dict[str, Any]]] = {
+    "visual": ("visual expert alone", {"balance": 1.0}),
+    "native": ("native expert alone", {"balance": 0.0}),
+    "product": ("product of the experts", {"aggregate": "product"}),
+    "max": ("maximum of the experts", {"aggregate": "max"}),
+    "union": ("union of the experts", {"aggregate": "union"}),
+    "native_words": (
+        "native expert alone, word by word",
+        {"balance": 0.0, "similarity": "words"},
+    ),
+    "words": ("both experts, the native one word by word", {"similarity": "words"}),
+    "scan_add": ("neighbours added (N steps)", {"scan": "add"}),
+    "scan_window": ("neighbours walked through (9N steps)", {"scan": "window"}),
+    "forward_only": ("forward alone", {"directions": "forward"}),
+    "mamba1": ("Mamba-1", {"operator": "mamba1"}),
+    "depth2": ("two blocks", {"depth": 2}),
+    "wide": ("a block twice as wide, 64 states", {"expand": 2, "states": 64}),
+}
 
 
 def fused(**arguments: Any) -> Recipe:
-    """Fusion in the projector's place, and selection behind it."""
-    return card("meteor", warm=True, **{"keep": KEEP, **BLOCK, **arguments})
+    """Fusion, begun as the projector and in its place, and what else the arguments say."""
+    return replace(twin("meteor", **BLOCK, **arguments), warm_start=True)
 
 
 def rows() -> tuple[Row, ...]:
     """A quarter of the tokens on all seeds; budgets, experts, scans and beginnings on one."""
-    once = {"seeds": SEEDS, "once": (*OTHER_BUDGETS, *ALONE)}
-    near = {"beside": "meteor"}
-    main = (
-        Row("baseline", "all tokens, the projector", card(), SEEDS),
-        Row("pool", "average pooling", pooled(2), SEEDS, beside="mlp_selection"),
-        Row("mlp_selection", SELECTION, selected(), **once),
-        Row(
-            "fusion_no_text",
-            "fusion without text + selection",
-            fused(text=False),
-            beside="mlp_selection",
-            **once,
-        ),
-        Row("meteor", METEOR, fused(), beside="mlp_selection", **once),
+    once = (*OTHER_BUDGETS, *ALONE)
+    near = {"beside": "mlp_selection"}
+    selected = twin("meteor", only="selection", keep=KEEP)
+    bare = Row("baseline", "all tokens, the projector", twin(), SEEDS)
+    pool = Row("pool", "average pooling", pooled(steps=120), SEEDS, **near)
+    selection = Row("mlp_selection", "projector + selection", selected, SEEDS, once=once)
+    silent = fused(keep=KEEP, text=False)
+    meteor = Row("meteor", "LLaVA-Meteor", fused(keep=KEEP), SEEDS, once=once, **near)
+    longer = selection.but(
+        "mlp_selection_long",
+        "projector + selection, four times the steps",
+        replace(selected, steps=LONG),
     )
-    experts = {
-        "visual": ("visual expert alone", {"balance": 1.0}),
-        "native": ("native expert alone", {"balance": 0.0}),
-        "product": ("product of the experts", {"aggregate": "product"}),
-        "max": ("maximum of the experts", {"aggregate": "max"}),
-        "union": ("union of the experts", {"aggregate": "union"}),
-        "native_words": (
-            "native expert alone, word by word",
-            {"balance": 0.0, "similarity": "words"},
-        ),
-        "words": (f"both experts, {WORDS}", {"similarity": "words"}),
-    }
-    scans = {
-        "scan_add": ("neighbours added (N steps)", {"scan": "add"}),
-        "scan_window": ("neighbours walked through (9N steps)", {"scan": "window"}),
-        "forward_only": ("forward alone", {"directions": "forward"}),
-        "mamba1": ("Mamba-1", {"operator": "mamba1"}),
-        "depth2": ("two blocks", {"depth": 2}),
-        "wide": ("a block twice as wide, 64 states", {"expand": 2, "states": 64}),
-    }
-    changed = [
-        Row(name, called, fused(**given), **near)
-        for name, (called, given) in {**experts, **scans}.items()
-    ]
-    return (*main, *changed, *_budgets(), *_beginnings())
-
-
-def _budgets() -> list[Row]:
-    """Fewer tokens still."""
-    found = [
-        Row("pool_k3", "average pooling, 16 tokens", pooled(3), beside="pool"),
-        Row("pool_k4", "average pooling, 9 tokens", pooled(4), beside="pool"),
-    ]
-    for keep in SMALLER:
-        named = f"mlp_selection_k{keep}", f"{SELECTION}, K = {keep}"
-        found.append(Row(*named, selected(keep), beside="mlp_selection"))
-        named = f"meteor_k{keep}", f"{METEOR}, K = {keep}"
-        found.append(Row(*named, fused(keep=keep), beside="meteor"))
-    drawn = fused(sampled=[*SMALLER[::-1], KEEP])
-    return [
-        *found,
-        Row("random_k", "K drawn in training", drawn, asks=OTHER_BUDGETS, beside="meteor"),
-        Row(
-            "random",
-            "projector + random tokens",
-            card("random", keep=KEEP),
-            beside="mlp_selection",
-        ),
-    ]
-
-
-def _beginnings() -> list[Row]:
-    """Another beginning, another length, and fusion without selection."""
-    connector = {part: rate for part, rate in card().trains.items() if part != "language"}
-    first = replace(fused(), trains=connector, steps=BEFORE_STEPS)
-    longer = {"steps": STEPS * LONGER}
-    return [
-        Row("fusion_all", "fusion, all tokens", card("meteor", warm=True, only="fusion", **BLOCK)),
-        Row(
-            "mlp_selection_long",
-            f"{SELECTION}, four times the steps",
-            replace(selected(), **longer),
-            beside="mlp_selection",
-        ),
-        Row(
+    drawn = meteor.but("random_k", "K drawn in training", sampled=[*SMALLER[::-1], KEEP])
+    return (
+        bare,
+        pool,
+        selection,
+        Row("fusion_no_text", "fusion without text + selection", silent, SEEDS, once=once, **near),
+        meteor,
+        *(meteor.but(name, called, **given) for name, (called, given) in CHANGED.items()),
+        selection.but("random", "projector + random tokens", twin("random", keep=KEEP)),
+        bare.but("fusion_all", "fusion, all tokens", fused(only="fusion")),
+        longer,
+        longer.but(
             "meteor_long",
-            f"{METEOR}, four times the steps",
-            replace(fused(), **longer),
-            beside="mlp_selection_long",
+            "LLaVA-Meteor, four times the steps",
+            replace(meteor.recipe, steps=LONG),
         ),
-        Row("meteor_two_stage", "two stages", fused(), before=first, beside="meteor"),
-        Row("meteor_cold", "begun cold", replace(fused(), warm_start=False), beside="meteor"),
-    ]
+        *_beginnings(meteor),
+        *(pool.but(f"pool_k{k}", f"average pooling, k = {k}", stride=k) for k in (3, 4)),
+        *(
+            row.but(f"{row.name}_k{keep}", f"{row.called}, K = {keep}", keep=keep)
+            for keep in SMALLER
+            for row in (selection, meteor)
+        ),
+        replace(drawn, asks=OTHER_BUDGETS),
+    )
+
+
+def _beginnings(meteor: Row) -> tuple[Row, ...]:
+    """The connector alone first, or no warm start."""
+    connector = {part: rate for part, rate in meteor.recipe.trains.items() if part != "language"}
+    first = replace(meteor.recipe, trains=connector, steps=BEFORE_STEPS)
+    cold = replace(meteor.recipe, warm_start=False)
+    return (
+        replace(meteor.but("meteor_two_stage", "two stages"), before=first),
+        meteor.but("meteor_cold", "begun cold", cold),
+    )
 
 
 @dataclass(frozen=True)
@@ -180,12 +140,10 @@ def _sought() -> list[Question]:
 
 def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
     """The tables' rows, what connectors cost, and what selection finds."""
-    smaller = [f"{name}_k{keep}" for keep in SMALLER for name in ("mlp_selection", "meteor")]
-    budgets = {"random_k", "pool_k3", "pool_k4", *smaller}
     looking = ("mlp_selection", "meteor", "visual", "native", "native_words", "words")
     return {
         "main": [rows[name] for name in MAIN],
-        "others": [row for name, row in rows.items() if name not in budgets and name not in MAIN],
+        "others": [r for name, r in rows.items() if name not in MAIN and "_k" not in name],
         "looking": [rows[name] for name in (*looking, "meteor_k16", "meteor_k7")],
         "scans": [rows[name] for name in ("scan_add", "scan_window", "forward_only", "mamba1")],
         "connectors": costs.connectors(page),
@@ -197,17 +155,12 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
 
 def draws(rows: Mapping[str, Found], path: Path) -> Path:
     """A line a method over the budgets that it was trained at, and one for a budget drawn in training."""
-    lines = {
-        rows[name].called: [rows[name], *(rows[f"{name}_k{k}"] for k in keeps)]
-        for name, keeps in (("pool", (3, 4)), ("mlp_selection", SMALLER), ("meteor", SMALLER))
-    }
-    drawn = rows["random_k"]
-    lines[drawn.called] = [drawn, *(drawn.asked(keep=keep) for keep in SMALLER)]
-    found = {
-        name: [Point(row.tokens, row.accuracy) for row in some if row.answers]
-        for name, some in lines.items()
-    }
-    return figures.lines(found, rows["baseline"].accuracy, path)
+    drawn, some = rows["random_k"], {}
+    for name, keeps in (("pool", (3, 4)), ("mlp_selection", SMALLER), ("meteor", SMALLER)):
+        trained = [rows[name], *(rows[f"{name}_k{k}"] for k in keeps)]
+        some[rows[name].called] = figures.points(trained)
+    some[drawn.called] = figures.points([drawn, *(drawn.asked(keep=k) for k in SMALLER)])
+    return figures.lines(some, rows["baseline"].accuracy, path)
 
 
 PAGE = Page(

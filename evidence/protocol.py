@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.train import Recipe
+from foveate.train import RECIPES, Recipe
 
 ROOT = Path(__file__).parents[1]
 QUESTIONS = 880  # each of the eleven kinds 80 times
@@ -38,6 +38,11 @@ OWN = Ask("own")
 def own(**arguments: Any) -> Ask:
     """What a run was trained with, but for these arguments."""
     return Ask(OWN.method, arguments)
+
+
+def twin(method: str = "identity", steps: int = 120, **arguments: Any) -> Recipe:
+    """The recipe on PatchQA with a method."""
+    return replace(RECIPES["patchqa"](), steps=steps, method=method, arguments=arguments)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,12 @@ class Row:
     before: Recipe | None = None
     beside: str = "baseline"
     baseline: str = "baseline"
+
+    def but(self, name: str, called: str, recipe: Recipe | None = None, **arguments: Any) -> Row:
+        """A row of one seed that differs from this one in its method's arguments, or in its recipe."""
+        card = recipe or self.recipe
+        card = replace(card, arguments={**card.arguments, **arguments})
+        return Row(name, called, card, beside=self.name, baseline=self.baseline)
 
     def runs(self) -> dict[int, Run]:
         """Its runs by seed."""

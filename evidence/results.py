@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -167,34 +167,34 @@ class Found:
         return self.to(self.neighbour)
 
     @property
+    def spent(self) -> float | NotRun:
+        """Multiply-accumulates of a run's forwards over training, all stages of it."""
+        for one in self.results.values():
+            stages = [one[stage] for stage in ("before", "training") if stage in one]
+            return sum(stage["steps"] * stage["cost"]["macs"] for stage in stages)
+        return NOT_RUN
+
+    @property
     def cost(self) -> float | NotRun:
-        """Its forwards over training, all stages of it, in a ratio to the baseline's."""
-        one, bare = (_spent(found.results) for found in (self, self.baseline))
-        return one / bare
+        """The same in a ratio to the baseline's."""
+        return self.spent / self.baseline.spent
 
     @property
     def macs(self) -> float | NotRun:
         """The language model's work for a question, in a ratio to the baseline's."""
         return self.mean("language_macs") / self.baseline.mean("language_macs")
 
-    def sample(self, scenes: Sequence[Any], *keys: str) -> Sample:
-        """What a measure wrote as a string of numbers, found by these keys, with the scene of each."""
-        found = {}
-        for seed, result in self.results.items():
-            told: Any = result
-            for key in keys:
-                told = (told or {}).get(key)
-            if told:
-                found[seed] = [float(value) for value in told.split()]
-        return Sample(found, scenes)
+    def told(self, *keys: str) -> dict[int, Any]:
+        """By seed, what a measure wrote under these keys; without seeds that lack it."""
+        found: dict[int, Any] = dict(self.results)
+        for key in keys:
+            found = {seed: one[key] for seed, one in found.items() if key in one}
+        return found
 
-
-def _spent(results: Mapping[int, Result]) -> float | NotRun:
-    """Multiply-accumulates of a run's forwards."""
-    for one in results.values():
-        stages = [one[stage] for stage in ("before", "training") if stage in one]
-        return sum(stage["steps"] * stage["cost"]["macs"] for stage in stages)
-    return NOT_RUN
+    def sample(self, scenes: Sequence[Hashable], *keys: str) -> Sample:
+        """What a measure wrote as a string of numbers under these keys, with the scene of each."""
+        told = self.told(*keys)
+        return Sample({s: [float(n) for n in text.split()] for s, text in told.items()}, scenes)
 
 
 def rows(page: Page) -> dict[str, Found]:
