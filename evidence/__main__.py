@@ -14,6 +14,8 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from evidence import focusllava, llava_stf, llavolta, making, meteor, pages, results
 from evidence.protocol import ROOT
@@ -56,21 +58,22 @@ def main() -> None:
         sys.exit(str(error))
 
 
-def all_of(page: str, names: list[str], jobs: int) -> None:
+def all_of(page: str, names: Sequence[str], jobs: int) -> None:
     """Make these runs, so many at once, in order; a run that fails does not stop the others."""
-    waiting, running, failed = list(names), {}, []
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            name = waiting.pop(0)
-            command = [sys.executable, "-m", "evidence", page, "--run", name]
-            running[subprocess.Popen(command, env={**os.environ, **CALM}, cwd=ROOT)] = name
-        pid, status = os.wait()
-        process = next(p for p in running if p.pid == pid)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        name = running.pop(process)
-        how = "failed" if process.returncode else "done"
-        print(f"{name}: {how}, {len(waiting)} waiting", flush=True)
-        failed += [name] if process.returncode else []
+
+    def one(name: str) -> bool:
+        command = [sys.executable, "-m", "evidence", page, "--run", name]
+        done = subprocess.run(command, env={**os.environ, **CALM}, cwd=ROOT, check=False)
+        print(f"{name}: {'failed' if done.returncode else 'done'}", flush=True)
+        return done.returncode == 0
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            done = list(pool.map(one, names))
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    failed = [name for name, well in zip(names, done, strict=True) if not well]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

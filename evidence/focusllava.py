@@ -102,21 +102,18 @@ def rows() -> tuple[Row, ...]:
 
 def tiles() -> list[Row]:
     """Four times as many pixels: 144 tokens of the whole, and a map of 24 × 24 with its newlines."""
-    methods = {
-        "baseline": ("all tokens", "identity", {}),
-        "both": ("FocusLLaVA", "focusllava", GUIDED),
-        "vision": ("vision-guided alone", "focusllava", {"only": "vision"}),
-        "text": ("text-guided alone", "focusllava", {"only": "text", **GUIDED}),
-        "max2": ("max-pooling 2 × 2", "focusllava", {"only": "vision", "scales": [2]}),
-    }
+    name, plain = "tiles_baseline", RECIPES["patchqa_2x"]()
+    bare = Row(name, "all tokens, in tiles", plain, beside=name, baseline=name)
+    focus = replace(plain, method="focusllava")
+    vision = bare.but("tiles_vision", "vision-guided alone, in tiles", focus, only="vision")
     priced = tuple(own(price=price) for price in (0.5, 1.0, 2.0, 4.0))
-    near = {"beside": "tiles_baseline", "baseline": "tiles_baseline"}
-    plain, found = RECIPES["patchqa_2x"](), []
-    for name, (called, method, given) in methods.items():
-        card = replace(plain, method=method, arguments=given)
-        asks = priced if name == "vision" else ()
-        found.append(Row(f"tiles_{name}", f"{called}, in tiles", card, asks=asks, **near))
-    return found
+    return [
+        bare,
+        bare.but("tiles_both", "FocusLLaVA, in tiles", focus, **GUIDED),
+        replace(vision, asks=priced),
+        bare.but("tiles_text", "text-guided alone, in tiles", focus, only="text", **GUIDED),
+        bare.but("tiles_max2", "max-pooling 2 × 2, in tiles", focus, only="vision", scales=[2]),
+    ]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -65,13 +65,7 @@ def guides(page: Page, run: Run, out: Path, scenes: int = SCENES) -> dict[str, A
 
 def scenes_of(task: PatchQA, n: int) -> list[Two]:
     """The first n scenes of a test with two questions about different things."""
-    found: list[Two] = []
-    index = 0
-    while len(found) < n:
-        two = two_of(task[index])
-        found += [two] if two is not None else []
-        index += 1
-    return found
+    return list(islice(filter(None, map(two_of, task)), n))
 
 
 def two_of(scene: Scene) -> Two | None:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from evidence import costs, figures
-from evidence.estimates import NOT_RUN, Estimate, NotRun
+from evidence.estimates import NOT_RUN
 from evidence.figures import Point
-from evidence.protocol import SEEDS, Ask, Page, Row
+from evidence.protocol import SEEDS, Ask, Page, Row, twin
 from evidence.results import Found
 from foveate import METHODS
 from foveate.bench import CONFIGS, training_cost
@@ -51,20 +51,15 @@ PAPER_STAGED = {
 
 def rows() -> tuple[Row, ...]:
     """Pooling without training, one small budget, the schedules, and two of them for longer."""
-    plain = RECIPES["patchqa"]()
     tests = tuple(Ask(slug, arguments) for slug, (_, arguments) in SMALL.items())
-    small = [
-        Row(slug, called, replace(plain, method=slug, arguments=arguments), SEEDS)
-        for slug, (called, arguments) in SMALL.items()
-    ]
+    bare = Row("baseline", "none", twin(), SEEDS, tests)
     cards = {name: RECIPES[f"llavolta_{name}_patchqa"]() for name in SCHEDULES}
-    staged = [Row(n, f"`{n}`", card, (0,) if n in ONCE else SEEDS) for n, card in cards.items()]
-    longer = {"baseline-long": plain, f"{BEST}-long": cards[BEST]}
+    longer = {"baseline-long": twin(), f"{BEST}-long": cards[BEST]}
     return (
         Row("embedded", "embedded", None, asks=tuple(Ask("pool", to) for to in CURVE.values())),
-        Row("baseline", "none", plain, SEEDS, tests),
-        *small,
-        *staged,
+        bare,
+        *(Row(slug, called, twin(slug, **to), SEEDS) for slug, (called, to) in SMALL.items()),
+        *(Row(n, f"`{n}`", card, (0,) if n in ONCE else SEEDS) for n, card in cards.items()),
         *(
             Row(name, name, replace(card, steps=LONG), baseline="baseline-long")
             for name, card in longer.items()
@@ -72,69 +67,53 @@ def rows() -> tuple[Row, ...]:
     )
 
 
-class Small(NamedTuple):
-    """A method at the small budget: for the test alone, trained, its gain, and pooling over it."""
-
-    called: str
-    alone: Found
-    trained: Found
-    gain: Estimate | NotRun
-    under_pool: Estimate | NotRun
-    paper: tuple[float, float]
-
-
-class Schedule(NamedTuple):
-    """What a schedule saves and where it ends."""
-
-    row: Found
-    compression: float
-    cost: float
-    time: float | NotRun
-    large: Mapping[str, float]
-    paper: float | None
-
-
 def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
     """Methods at the small budget, schedules, and pooling by layer and stride."""
-    bare = rows["baseline"]
-    small = {}
-    for slug, (called, arguments) in SMALL.items():
-        alone, trained = bare.asked(slug, **arguments), rows[slug]
-        gain, under = trained.to(alone), rows["pool"].to(trained)
-        small[slug] = Small(called, alone, trained, gain, under, PAPER_SMALL[slug])
+    small = {slug: small_budget(slug, rows) for slug in SMALL}
     large = {"baseline": {"compression": 1.0, "to_bare": 1.0}, **counted_7b(page)}
-    staged = [schedule(rows[name], large[name]) for name in ("baseline", *SCHEDULES)]
-    curve = {key: rows["embedded"].asked("pool", **given) for key, given in CURVE.items()}
     full = [rows[name] for name in SCHEDULES if name not in (*ONCE, "last_stage")]
     return {
         "small": small,
-        "starts_lowest": min(small, key=lambda slug: small[slug].alone.accuracy.mean),
-        "gains_most": max(small, key=lambda slug: small[slug].gain.mean),
-        "staged": [s for s in staged if s is not None],
+        "starts_lowest": min(small, key=lambda slug: small[slug]["alone"].accuracy.mean),
+        "gains_most": max(small, key=lambda slug: small[slug]["gain"].mean),
+        "staged": [schedule(rows[name], large[name]) for name in ("baseline", *SCHEDULES)],
         "full": full,
         "nearest": max(full, key=lambda row: row.far.mean),
         "farthest": min(full, key=lambda row: row.far.mean),
-        "curve": curve,
+        "curve": {key: rows["embedded"].asked("pool", **given) for key, given in CURVE.items()},
         "layers": LAYERS,
         "strides": STRIDES,
     }
 
 
-def schedule(row: Found, large: Mapping[str, float]) -> Schedule | None:
-    """What a schedule's training cost; None before it is run."""
-    if not row.results:
-        return None
-    bare = row.baseline
-    cost = next(iter(row.results.values()))["training"]["cost"]
-    saved = (cost["bare_macs"] - cost["macs"]) / next(iter(bare.answers.values()))["language_macs"]
-    seconds = [
-        found["training"]["cpu_seconds"] / bare.results[seed]["training"]["cpu_seconds"]
-        for seed, found in row.results.items()
-        if seed in bare.results
-    ]
-    time = fmean(seconds) if seconds else NOT_RUN
-    paper = PAPER_STAGED.get(row.row.name)
-    return Schedule(row, cost["compression"], 1 - saved, time, large, paper)
+def small_budget(slug: str, rows: Mapping[str, Found]) -> dict[str, Any]:
+    """A method for the test alone and trained, what training brings, and pooling over it."""
+    trained, (called, arguments) = rows[slug], SMALL[slug]
+    alone = rows["baseline"].asked(slug, **arguments)
+    return {
+        "called": called,
+        "alone": alone,
+        "trained": trained,
+        "gain": trained.to(alone),
+        "under_pool": rows["pool"].to(trained),
+        "paper": PAPER_SMALL[slug],
+    }
+
+
+def schedule(row: Found, large: Mapping[str, float]) -> dict[str, Any]:
+    """What a schedule's training costs, here and at 7B, and where it ends in the paper."""
+    cost = next(iter(row.told("training", "cost").values()), NOT_RUN)
+    saved = (cost["bare_macs"] - cost["macs"]) / row.baseline.mean("language_macs")
+    own, bare = (of.told("training", "cpu_seconds") for of in (row, row.baseline))
+    seconds = [own[seed] / bare[seed] for seed in own.keys() & bare.keys()]
+    return {
+        "row": row,
+        "compression": cost["compression"],
+        "cost": 1 - saved,
+        "time": fmean(seconds) if seconds else NOT_RUN,
+        "large": large,
+        "paper": PAPER_STAGED.get(row.row.name),
+    }
 
 
 def counted_7b(page: Page) -> dict[str, dict[str, float]]:

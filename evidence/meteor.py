@@ -144,7 +144,7 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
     return {
         "main": [rows[name] for name in MAIN],
         "others": [r for name, r in rows.items() if name not in MAIN and "_k" not in name],
-        "looking": [rows[name] for name in (*looking, "meteor_k16", "meteor_k7")],
+        "looking": [rows[name] for name in looking],
         "scans": [rows[name] for name in ("scan_add", "scan_window", "forward_only", "mamba1")],
         "connectors": costs.connectors(page),
         "finds": {name: Finds(row) for name, row in rows.items()},

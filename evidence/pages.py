@@ -4,8 +4,9 @@ A template sees every row by its name (`evidence.results.Found`), `groups`, `mis
 tells besides, and
 
     {% claim row.far.side < 0 %}A sentence that is true on this condition.{% endclaim %}
-    sides([one, other]) == [-1]     in a condition: all of these are below their baselines for certain
-    {{ row.accuracy }}   {{ row.far | points }}   {{ share | percent }}   {{ ratio | number(".2f") }}
+    sides([one.far, other.far]) == [-1]     in a condition: all of these are below zero for certain
+    {{ row.accuracy }}   {{ row.far | points }}   {{ row.far | size }} points below
+    {{ share | percent }}   {{ ratio | number(".2f") }}
 
 A claim whose numbers are not run yet is left out.
 """
@@ -24,7 +25,7 @@ from jinja2.parser import Parser
 
 from evidence.estimates import NOT_RUN, Estimate, NotRun
 from evidence.protocol import Page
-from evidence.results import Found, missing, questions, read, rows
+from evidence.results import missing, questions, read, rows
 from foveate.keeping import provenance
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -76,20 +77,25 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"points": points, "percent": percent, "number": format}
+    made.filters |= {"points": points, "size": size, "percent": percent, "number": format}
     made.globals["sides"] = sides
     return made
 
 
-def sides(rows: Iterable[Found], of: str = "far") -> list[int] | NotRun:
-    """On which sides of zero, -1 to 1, some rows' distances are; NOT_RUN while one of them is."""
-    found = {getattr(row, of).side for row in rows}
+def sides(distances: Iterable[Estimate | NotRun]) -> list[int] | NotRun:
+    """On which sides of zero, -1 to 1, some distances are; NOT_RUN while one of them is."""
+    found = {far.side for far in distances}
     return NOT_RUN if NOT_RUN in found else sorted(found)
 
 
 def points(far: Estimate | NotRun | float) -> str:
     """A distance in points, with its sign."""
     return far.text("+") if isinstance(far, Estimate) else f"{far:+.1f}"
+
+
+def size(far: Estimate | NotRun) -> str:
+    """A distance in points without its sign, where words say to which side it is."""
+    return f"{far._replace(mean=abs(far.mean))}"
 
 
 def percent(share: float | NotRun, digits: int = 1) -> str:
