@@ -16,7 +16,7 @@ from torch import Tensor
 
 from evidence.making import BATCH, own_method
 from evidence.protocol import Page, Run
-from evidence.seen import area, asked_of, looked, opened, task_of, written
+from evidence.seen import area, asked_of, looks, opened, task_of, written
 from foveate import Chain, Compressor, Step, TextGuided
 from foveate.core.ops import top
 from foveate.hosts import reading
@@ -88,17 +88,16 @@ def seen(
     """The measures by layer: in each, a sampler that keeps all and says what it would choose by."""
     samplers = (TextGuided(keep=1.0, layer=layer) for layer in layers)
     model, processor = opened(out, Chain(*routers, *samplers), "original")
-    found: dict[int, dict[str, list[float]]] = {k: defaultdict(list) for k in layers}
-    for start in range(0, len(scenes), BATCH):
-        some = scenes[start : start + BATCH]
-        asked = [
-            looked(model, processor, [((s.image,), s.questions[q]) for s in some])[len(routers) :]
-            for q in (0, 1)
-        ]
+    found = {k: defaultdict(list) for k in layers}
+    both = [looks(model, processor, [((s.image,), s.questions[q]) for s in scenes]) for q in (0, 1)]
+    place = 0
+    for batch in zip(*both, strict=True):
+        asked = [steps[len(routers) :] for steps in batch]
         for layer, steps in zip(layers, zip(*asked, strict=True), strict=True):
-            for i, scene in enumerate(some):
+            for i, scene in enumerate(scenes[place : place + BATCH]):
                 for name, value in measured(steps, i, scene, keep).items():
                     found[layer][name].append(value)
+        place += BATCH
     return {
         str(layer): {name: written(values) for name, values in of.items()}
         for layer, of in found.items()

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from evidence.making import BATCH, own_method
+from evidence.making import own_method
 from evidence.protocol import Page, Run
-from evidence.seen import KINDS, area, kinds, laid, looked, map_of, opened, task_of, written
+from evidence.seen import KINDS, area, kinds, laid, looks, map_of, opened, task_of, written
 from foveate import Step
 
 LOOKED_AT = 400  # of the test's pictures, the first
@@ -41,9 +41,7 @@ def samples(page: Page, run: Run, out: Path) -> dict[str, Any] | None:
     before: set[int] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
     first: list[tuple[Step, int]] = []
-    for start in range(0, len(examples), BATCH):
-        some = [(e.images, e.question) for e in examples[start : start + BATCH]]
-        steps = looked(model, processor, some)
+    for steps in looks(model, processor, [(e.images, e.question) for e in examples]):
         before |= set(steps[0].before.tolist())
         first += [(steps[0], i) for i in range(len(steps[0].owner))]
         for step in steps:

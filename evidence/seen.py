@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evidence.making import BATCH
 from evidence.protocol import TEST_SEED
 from foveate import Compressor, Step, compress, trace
 from foveate.evaluate import encode
@@ -39,6 +40,12 @@ def looked(model: Any, processor: Any, asks: Sequence[tuple]) -> list[Step]:
     with trace(model) as seen:
         model(**batch, instruction_mask=words, logits_to_keep=1)
     return seen.steps
+
+
+def looks(model: Any, processor: Any, asks: Sequence[tuple]) -> Iterator[list[Step]]:
+    """The same of many questions, a batch at a time."""
+    for start in range(0, len(asks), BATCH):
+        yield looked(model, processor, asks[start : start + BATCH])
 
 
 def area(score: Tensor, asked: Tensor) -> float:
