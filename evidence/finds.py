@@ -14,7 +14,7 @@ from torch import Tensor
 
 from evidence.making import changed
 from evidence.protocol import TEST_SEED, Page, Run
-from evidence.seen import area, looks, opened, shares, written
+from evidence.seen import area, each, opened, shares, written
 from foveate.patchqa import Example, patches_of
 from foveate.tasks import examples
 from foveate.train import Recipe
@@ -63,11 +63,11 @@ def measured(
     recall, areas, counts = {}, {}, set()
     for name, given in {"own": {}, **EXPERTS}.items():
         model, processor = opened(out, changed(card, out, given), card.positions)
-        steps = [last for *_, last in looks(model, processor, asks)]
-        counts |= {n for step in steps for n in step.after.tolist()}
-        recall[name] = written(shares(torch.cat([step.owner for step in steps]) >= 0, asked))
+        lasts = [(steps[-1], i) for steps, i in each(model, processor, asks)]
+        counts |= {int(step.after[i]) for step, i in lasts}
+        recall[name] = written(shares(torch.stack([s.owner[i] for s, i in lasts]) >= 0, asked))
         if name in EXPERTS:
-            scores = torch.cat([step.scores for step in steps])
+            scores = [step.scores[i] for step, i in lasts]
             areas[name] = written(area(*pair) for pair in zip(scores, asked, strict=True))
     (kept,) = counts
     return {"kept": kept, "recall": recall, "area": areas}

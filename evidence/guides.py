@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evidence.making import BATCH, own_method
+from evidence.making import own_method
 from evidence.protocol import Page, Run
-from evidence.seen import area, asked_of, looks, opened, task_of, written
+from evidence.seen import area, asked_of, each, opened, task_of, written
 from foveate import Chain, Compressor, Step, TextGuided
 from foveate.core.ops import top
 from foveate.hosts import reading
@@ -89,15 +89,12 @@ def seen(
     samplers = (TextGuided(keep=1.0, layer=layer) for layer in layers)
     model, processor = opened(out, Chain(*routers, *samplers), "original")
     found = {k: defaultdict(list) for k in layers}
-    both = [looks(model, processor, [((s.image,), s.questions[q]) for s in scenes]) for q in (0, 1)]
-    place = 0
-    for batch in zip(*both, strict=True):
-        asked = [steps[len(routers) :] for steps in batch]
-        for layer, steps in zip(layers, zip(*asked, strict=True), strict=True):
-            for i, scene in enumerate(scenes[place : place + BATCH]):
-                for name, value in measured(steps, i, scene, keep).items():
-                    found[layer][name].append(value)
-        place += BATCH
+    both = [each(model, processor, [((s.image,), s.questions[q]) for s in scenes]) for q in (0, 1)]
+    for scene, (one, i), (other, _) in zip(scenes, *both, strict=True):
+        pairs = zip(one[len(routers) :], other[len(routers) :], strict=True)
+        for layer, steps in zip(layers, pairs, strict=True):
+            for name, value in measured(steps, i, scene, keep).items():
+                found[layer][name].append(value)
     return {
         str(layer): {name: written(values) for name, values in of.items()}
         for layer, of in found.items()

@@ -12,7 +12,7 @@ import torch
 
 from evidence.making import own_method
 from evidence.protocol import Page, Run
-from evidence.seen import KINDS, area, kinds, laid, looks, map_of, opened, task_of, written
+from evidence.seen import KINDS, area, each, kinds, laid, map_of, opened, task_of, written
 from foveate import Step
 
 LOOKED_AT = 400  # of the test's pictures, the first
@@ -41,11 +41,11 @@ def samples(page: Page, run: Run, out: Path) -> dict[str, Any] | None:
     before: set[int] = set()
     tokens: dict[str, list[int]] = defaultdict(list)
     first: list[tuple[Step, int]] = []
-    for steps in looks(model, processor, [(e.images, e.question) for e in examples]):
-        before |= set(steps[0].before.tolist())
-        first += [(steps[0], i) for i in range(len(steps[0].owner))]
+    for steps, i in each(model, processor, [(e.images, e.question) for e in examples]):
+        before.add(int(steps[0].before[i]))
+        first.append((steps[0], i))
         for step in steps:
-            tokens[str(step.site)] += step.after.tolist()
+            tokens[str(step.site)].append(int(step.after[i]))
     (all_of_it,) = before
     found = {"before": all_of_it, "tokens": {site: _counts(n) for site, n in tokens.items()}}
     if len(card.arguments.get("scales", SCALES)) == 1 or card.arguments.get("only") == "text":

@@ -42,10 +42,11 @@ def looked(model: Any, processor: Any, asks: Sequence[tuple]) -> list[Step]:
     return seen.steps
 
 
-def looks(model: Any, processor: Any, asks: Sequence[tuple]) -> Iterator[list[Step]]:
-    """The same of many questions, a batch at a time."""
+def each(model: Any, processor: Any, asks: Sequence[tuple]) -> Iterator[tuple[list[Step], int]]:
+    """The same a batch at a time, with the row of each question."""
     for start in range(0, len(asks), BATCH):
-        yield looked(model, processor, asks[start : start + BATCH])
+        steps = looked(model, processor, asks[start : start + BATCH])
+        yield from ((steps, i) for i in range(len(steps[0].owner)))
 
 
 def area(score: Tensor, asked: Tensor) -> float:
