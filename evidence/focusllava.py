@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from evidence import figures
-from evidence.estimates import NOT_RUN, Estimate, NotRun, Sample
+from evidence.estimates import NOT_RUN, Estimate, NotRun
 from evidence.figures import Point
 from evidence.guides import SCENES, guides
 from evidence.llava_stf import pooled
@@ -172,13 +172,6 @@ class Seen:
         return fmean(found) if found else NOT_RUN
 
     @property
-    def busy(self) -> Estimate | NotRun:
-        """The share of pairs in which the router expects more tokens of the busy region."""
-        areas = self.row.told("samples", "area")
-        pictures = max((len(text.split()) for text in areas.values()), default=0)
-        return self.row.sample(range(pictures), "samples", "area").estimate()
-
-    @property
     def fine_on(self) -> tuple[float, float] | NotRun:
         """Of the tokens at scale 1, the share on text and objects; and how much of all patches those are."""
         fine, there = [0, 0], [0, 0]
@@ -188,17 +181,16 @@ class Seen:
                 there[kind == "background"] += sum(sum(numbers(text)) for text in counts.values())
         return (fine[0] / sum(fine), there[0] / sum(there)) if sum(fine) else NOT_RUN
 
-    def looks(self, layer: int, name: str) -> Sample:
-        """What a row has of a measure of `guides` in a layer, a number a scene."""
-        return self.row.sample(range(SCENES), "guides", "layers", str(layer), name)
-
     def look(self, layer: int, name: str) -> Estimate | NotRun:
-        """The mean of such a measure."""
-        return self.looks(layer, name).estimate()
+        """The mean of a measure of `guides` in a layer."""
+        return self.row.measured("guides", "layers", str(layer), name)
 
     def follows(self, layer: int) -> Estimate | NotRun:
         """How much more a patch is looked at when it is asked about than when another thing is."""
-        return (self.looks(layer, "area") - self.looks(layer, "other")).estimate()
+        own, other = (
+            self.row.sample("guides", "layers", str(layer), name) for name in ("area", "other")
+        )
+        return (own - other).estimate()
 
 
 def numbers(text: str) -> list[int]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evidence import costs, figures
-from evidence.estimates import NOT_RUN, Estimate, NotRun, Sample
 from evidence.finds import ASKED, finds
 from evidence.llava_stf import pooled
 from evidence.protocol import SEEDS, Page, Row, own, twin
-from evidence.results import Found, Question, questions
+from evidence.results import Found
 from foveate.patchqa.truth import LEAST
 from foveate.train import Recipe
 
@@ -104,52 +102,19 @@ def _beginnings(meteor: Row) -> tuple[Row, ...]:
     )
 
 
-@dataclass(frozen=True)
-class Finds:
-    """What a row's selection finds of what is asked about, a number a question."""
-
-    row: Found
-
-    def sample(self, *keys: str) -> Sample:
-        """A measure by its keys: "recall" or "area", of "own", "visual" or "native"."""
-        return self.row.sample([question.scene for question in _sought()], "finds", *keys)
-
-    def of(self, *keys: str) -> Estimate | NotRun:
-        """The mean of a measure."""
-        return self.sample(*keys).estimate()
-
-    def of_group(self, group: str, *keys: str) -> Estimate | NotRun:
-        """The mean over a group's questions."""
-        which = [i for i, question in enumerate(_sought()) if question.group == group]
-        return self.sample(*keys).of(which).estimate()
-
-    def moved(self, *keys: str) -> Estimate | NotRun:
-        """How far it is above what it is when another picture's question is put."""
-        return (self.sample(*keys) - self.sample("swapped", *keys)).estimate()
-
-    @property
-    def chance(self) -> float | NotRun:
-        """The share of a picture's patches that is kept."""
-        told = [result["finds"] for result in self.row.results.values()]
-        return told[0]["kept"] / told[0]["patches"] if told else NOT_RUN
-
-
-def _sought() -> list[Question]:
-    return [question for question in questions() if question.asks][:ASKED]
-
-
 def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
-    """The tables' rows, what connectors cost, and what selection finds."""
+    """The tables' rows, what connectors cost, and whether the question matters to what is kept."""
     looking = ("mlp_selection", "meteor", "visual", "native", "native_words", "words")
+    kept = [rows["meteor"].sample("finds", *put, "recall", "own") for put in ((), ("swapped",))]
     return {
         "main": [rows[name] for name in MAIN],
         "others": [r for name, r in rows.items() if name not in MAIN and "_k" not in name],
         "looking": [rows[name] for name in looking],
         "scans": [rows[name] for name in ("scan_add", "scan_window", "forward_only", "mamba1")],
         "connectors": costs.connectors(page),
-        "finds": {name: Finds(row) for name, row in rows.items()},
+        "moved": (kept[0] - kept[1]).estimate(),
         "least": LEAST,
-        "sought": Counter(question.group for question in _sought()),
+        "asked": ASKED,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -55,20 +55,16 @@ def missing(page: Page) -> list[str]:
 
 
 class Question(NamedTuple):
-    """The group that a test question belongs to, the scene it is about, and whether it is about a thing."""
+    """The group that a test question belongs to, and the scene it is about."""
 
     group: str
     scene: str
-    asks: bool
 
 
 @cache
 def questions(task: str = "patchqa", n: int = QUESTIONS) -> tuple[Question, ...]:
     """The test's questions. A scene is its pictures: questions about the same ones are of one scene."""
-    return tuple(
-        Question(e.group, _digest(e.images), any(of.any() for of in e.asked))
-        for e in examples(task, n, TEST_SEED)
-    )
+    return tuple(Question(e.group, _digest(e.images)) for e in examples(task, n, TEST_SEED))
 
 
 def _digest(images: Sequence[Image]) -> str:
@@ -191,10 +187,14 @@ class Found:
             found = {seed: one[key] for seed, one in found.items() if key in one}
         return found
 
-    def sample(self, scenes: Sequence[Hashable], *keys: str) -> Sample:
-        """What a measure wrote as a string of numbers under these keys, with the scene of each."""
-        told = self.told(*keys)
-        return Sample({s: [float(n) for n in text.split()] for s, text in told.items()}, scenes)
+    def sample(self, *keys: str) -> Sample:
+        """What a measure wrote as a string of numbers under these keys, each of a scene of its own."""
+        values = {s: [float(n) for n in text.split()] for s, text in self.told(*keys).items()}
+        return Sample(values, range(max(map(len, values.values()), default=0)))
+
+    def measured(self, *keys: str) -> Estimate | NotRun:
+        """The mean of such numbers."""
+        return self.sample(*keys).estimate()
 
 
 def rows(page: Page) -> dict[str, Found]:
