@@ -109,6 +109,11 @@ def test_a_claim_stands_while_its_condition_does(tmp_path, monkeypatch):
         one.render(far=Estimate(-0.01, 0.02))
 
 
+def test_the_library_knows_no_evidence():
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py")]
+    assert sources and not any(re.search(r"(import|from) evidence\b", text) for text in sources)
+
+
 # Estimates
 
 
