@@ -25,11 +25,8 @@ STYLE = {
     "svg.fonttype": "none",
     "savefig.facecolor": "white",  # readable on a dark page too
 }
-GAP, LETTER, NEAR = (
-    0.052,
-    0.0145,
-    0.3,
-)  # between two names, of the height; of the width, a letter, near
+GAP = 0.052  # between two names, of the height
+LETTER, NEAR = 0.0145, 0.3  # the width of a letter, and how near is near, of the width
 
 
 class Point(NamedTuple):
