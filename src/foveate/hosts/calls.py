@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from foveate.hosts import traits
-from foveate.hosts.flow import Flow
+from foveate.hosts.flow import Call
 
 IGNORED = -100  # a label that no loss counts, and padding of instruction_ids
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
 
-def check(base: nn.Module, kwargs: dict[str, Any], flow: Flow, first: bool) -> None:
+def check(base: nn.Module, kwargs: dict[str, Any], call: Call, first: bool) -> None:
     """Raise for a call that cannot be right; first: no cache yet, so the call is a whole prompt.
 
     Raises NotImplementedError for what is not supported, with the way out, TypeError and ValueError for
@@ -31,11 +31,11 @@ def check(base: nn.Module, kwargs: dict[str, Any], flow: Flow, first: bool) -> N
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
         raise TypeError(f"input_ids: want integers (prompts, columns), got {said(ids)}")
     _check_mask(kwargs, ids, first)
-    _check_like(flow.labels, "labels", ids, exact=True)
+    _check_like(call.labels, "labels", ids, exact=True)
     if first:  # later calls read no instruction; generate may pass them the prompt's
-        _check_like(flow.instruction_mask, "instruction_mask", ids, exact=False)
-        if flow.instruction_ids is not None:
-            check_words(base, flow.instruction_ids, "instruction_ids", len(ids))
+        _check_like(call.instruction_mask, "instruction_mask", ids, exact=False)
+        if call.instruction_ids is not None:
+            check_words(base, call.instruction_ids, "instruction_ids", len(ids))
     _check_positions(base, kwargs.get("position_ids"), ids)
 
 

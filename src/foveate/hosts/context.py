@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate.core.compressor import Compressor, Context, Tower
+from foveate.core.compressor import Compressor, Context
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import authored
-from foveate.hosts.flow import Flow
+from foveate.hosts.flow import Draws
 from foveate.hosts.trace import Step
 
 
 def apply(
-    part: Compressor, tokens: VisualTokens, known: dict[str, Any], flow: Flow
-) -> VisualTokens:
-    """One compressor on the tokens, with no more than it needs; notes the step on the flow.
+    part: Compressor,
+    tokens: VisualTokens,
+    known: Mapping[str, Any],
+    draws: Draws,
+    width: int,
+    traced: bool,
+) -> tuple[VisualTokens, Step]:
+    """What one compressor leaves of the tokens, given no more than it needs, and a note of it.
 
-    known: fields of the tokens as they are now, or of the patches (cls_attention, keys, features).
+    known: fields of the tokens as they are now, or of the patches (cls_attention, keys, features); width: of
+    what it must give. Only where `traced` is it asked what it chose by.
     """
     if missing := part.needs - known.keys() - {"generator"}:
         raise NotImplementedError(f"{type(part).__name__} at {part.site} needs {sorted(missing)}")
+    fields = {name: known[name] for name in part.needs - {"generator"}}
     if "features" in part.needs:
-        known = known | {"features": {i: known["features"][i] for i in part.vision_layers}}
-    fields = {name: _carried(tokens, name, known[name]) for name in part.needs - {"generator"}}
+        fields["features"] = {i: known["features"][i] for i in part.vision_layers}
+    fields = {name: _carried(tokens, name, value) for name, value in fields.items()}
     if "generator" in part.needs:
-        fields["generator"] = flow.generators(part.seed)
+        fields["generator"] = draws.generators(part.seed, len(tokens.valid))
     context = Context(**fields)
     out = _given(part, tokens, context)
-    width = (
-        flow.decoder.config.hidden_size
-        if part.site.tower == Tower.projector
-        else tokens.x.shape[-1]
-    )
     authored.check_result(part, tokens, out, width)
-    scores = part.scores(tokens, context) if flow.traced else None
-    flow.steps.append(_note(part, tokens, out, scores, known.get("grid")))
-    return out
+    scores = part.scores(tokens, context) if traced else None
+    return out, _note(part, tokens, out, scores, known.get("grid"))
 
 
 def _given(part: Compressor, tokens: VisualTokens, context: Context) -> Any:

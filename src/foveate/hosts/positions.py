@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from foveate.core.tokens import VisualTokens
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -154,8 +156,41 @@ def entered_positions(position: Tensor | None, hidden: Tensor, past: int) -> Ten
     return position[len(position) == 4 :].expand(-1, B, S)
 
 
-def renumbered(position: Tensor, real: Tensor, lost: Tensor) -> Tensor:
-    """Position ids (A, B, S) counted anew, on all axes alike, in rows that lost something. lost (B,)."""
+def at(row: Tensor, place: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the prompts what is marked True stands, as an index. row (I,), place, mask (I, N)."""
+    return row[:, None].expand_as(place)[mask], place[mask]
+
+
+def last(position: Tensor, real: Tensor) -> Tensor:
+    """(B,) the largest of position ids (A, B, S), padding apart."""
+    return torch.where(real, position, -1).amax((0, 2))
+
+
+def of_left(
+    position: Tensor,
+    columns: Tensor,
+    tokens: VisualTokens,
+    patches: Tensor,
+    where: tuple[Tensor, Tensor],
+) -> Tensor:
+    """(A, B, M) position ids of the columns left; a token's is the floor of its patches' mean.
+
+    position (A, B, S), columns (B, M), patches (A, I, P), where: the valid tokens stand.
+    """
+    axes = []
+    for ids, own in zip(position, patches, strict=True):
+        axis = gather_columns(ids, columns)
+        axis[where] = tokens.mean(own)[tokens.valid]
+        axes.append(axis)
+    return torch.stack(axes)
+
+
+def renumbered(position: Tensor, columns: Tensor, real: Tensor, lost: Tensor) -> Tensor:
+    """(A, B, M) position ids of the columns left, counted anew where a row lost some, on all axes alike.
+
+    position (A, B, S), columns, real (B, M), lost (B,).
+    """
+    position = torch.stack([gather_columns(ids, columns) for ids in position])
     start = torch.where(real, position, position.amax()).amin((0, 2))[:, None]
     anew = start + (real.long().cumsum(1) - 1).clamp(min=0)
     return torch.where(lost[:, None], anew, position)

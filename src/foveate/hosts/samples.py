@@ -59,9 +59,9 @@ def _dealt(
         if pixels.dim() == 5:  # tiles by prompt, where tiles of zeros are padding
             pixels = pixels.flatten(0, 1)
             pixels = pixels[pixels.flatten(1).any(1)]
-        if seen.grid is None:
+        if "grid" not in seen.known:
             return []
-        counts = (seen.grid[list(mine), :, 0].amax(1) + 1).tolist()
+        counts = (seen.known["grid"][list(mine), :, 0].amax(1) + 1).tolist()
     if len(counts) != len(mine) or sum(counts) != len(pixels):
         return []
     parts = list(pixels.split(counts))
