@@ -1,24 +1,31 @@
 """How compression is done to an unmodified Hugging Face model. Hosts know models and no method.
 
-attach     compress, restore, and what hangs on the model in between
+attach     compress and restore
+attachment what hangs on the model in between
 checks     what compress refuses, and why
 authored   what a compressor must be, and give back, whoever wrote it
 hooks      when something is done: the moments of a forward pass
+calls      calls that compression would get wrong, refused by name
 encode     features out, and what compressors need to see of the vision tower
 grids      where patches stand, and how a tower's tokens merge into them
 rows       images and videos as compressors see them, one row each
-before     before the language model: compressors on, dropped columns out of the prompt
+samples    what random draws follow, and by what they tell images apart
+before     compressors on the images, before the language model
+drop       dropped columns out of the prompt
 inside     inside it: the sequence gets shorter before decoder layer K
 later      decoding and later turns on the cache of a compressed prompt
 asked      what the user asked, in columns and in words; never an answer
 context    what a compressor may look at, and a note of what it did
 glance     the few attention rows and keys that methods ask for
+newlines   newline embeddings behind rows of patches
 positions  which columns stay, and what that does to positions, masks and shapes
 flow       what one forward pass, and one generation, know of their visual tokens
 support    whether a compressor can act on a model, and what is different there
 versions   which transformers this is
 connectors what stands between tower and language model, taken apart
 traits     what differs between model families, found by attribute
+protocol   how papers ask, which checkpoints do not say
+assemble   a new LLaVA from a tower and a language model
 saving     what a checkpoint says of its compressor
 reading    the one place that reads models, processors and configs, and runs no code of theirs
 files      the files of a saved model, and what is broken in them

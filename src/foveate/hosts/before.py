@@ -14,7 +14,7 @@ from foveate.core.compressor import Compressor, Site, Tower
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import asked, context, drop, encode, rows, samples, traits
 from foveate.hosts.attachment import Attachment
-from foveate.hosts.flow import Call, Draws, Images, Landing, Memory, Prompt
+from foveate.hosts.flow import Call, Images, Landing, Memory, Prompt
 from foveate.hosts.trace import Step
 
 ENTRY = Site(Tower.language)  # the last place before the language model
@@ -43,28 +43,25 @@ def prefill(
     if not len(seen.prompt):
         return kwargs, None
     columns, words = asked.read(base, kwargs, call, seen, encoded, parts, copies)
-    drawn = base.training and any("generator" in part.needs for part in parts)
-    numbers = samples.of_rows(base, kwargs, seen, pixels) if drawn else ()
-    draws, traced = Draws(base.training, attachment.step, numbers), bool(attachment.traces)
     seen = replace(seen, known={**seen.known, **words})
+    draws, traced = _draws(base, kwargs, attachment, seen, parts, pixels), bool(attachment.traces)
     tokens, steps = compress_images(base, seen, early, draws, traced)
-    count, seen = len(seen.prompt), replace(seen, tokens=tokens).repeated(copies)
-    closed, renumber = attachment.newlines == "rows", attachment.positions == "renumbered"
-
+    left, closed = replace(seen, tokens=tokens).repeated(copies), attachment.newlines == "rows"
     counted, following = drop.counted(base, kwargs, columns.real)
+    S, renumbered = ids.shape[1], attachment.positions == "renumbered"
     prompt = Prompt(
         decoder=traits.decoder_of(base),
         inside=_by_layer(parts),
         draws=draws,
         traced=traced,
         closed=closed,
-        images=_images(seen, count, counted, closed or not early),
+        images=_images(left, len(seen.prompt), counted, closed or not early),
         columns=columns,
-        entry=_entry(seen, steps),
-        memory=Memory(ids.shape[1], ids.shape[1], None, following, None, renumber),
+        entry=_entry(left, steps),
+        memory=Memory(S, S, None, following, None, renumbered),
     )
     kwargs, prompt = drop.out(base, kwargs, prompt, counted)
-    given = {m: _output(m, output, seen, prompt) for m, output in outputs.items()}
+    given = {m: _output(m, output, left, prompt) for m, output in outputs.items()}
     return {**kwargs, "mm_encoder_outputs": {**_given(kwargs), **given}}, prompt
 
 
@@ -73,8 +70,22 @@ def _given(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _by_layer(parts: Sequence[Compressor]) -> dict[int, list[Compressor]]:
+    """The compressors inside the language model."""
     layers = {part.site.layer for part in parts if part.site > ENTRY}
     return {layer: [p for p in parts if p.site == (Tower.language, layer)] for layer in layers}
+
+
+def _draws(
+    base: nn.Module,
+    kwargs: Mapping[str, Any],
+    attachment: Attachment,
+    seen: rows.Rows,
+    parts: Sequence[Compressor],
+    pixels: Mapping[str, Tensor],
+) -> samples.Draws:
+    drawn = base.training and any("generator" in part.needs for part in parts)
+    numbers = samples.of_rows(base, kwargs, seen, pixels) if drawn else ()
+    return samples.Draws(base.training, attachment.step, numbers)
 
 
 def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) -> None:
@@ -106,7 +117,7 @@ def _copies(ids: Tensor, outputs: dict[str, Any]) -> int:
 
 
 def compress_images(
-    base: nn.Module, seen: rows.Rows, parts: list[Compressor], draws: Draws, traced: bool
+    base: nn.Module, seen: rows.Rows, parts: list[Compressor], draws: samples.Draws, traced: bool
 ) -> tuple[VisualTokens, list[Step]]:
     """The tokens after every compressor up to language 0, and after the projector; a note of each."""
     tokens, projected, steps = seen.tokens, seen.projected, []
@@ -126,41 +137,37 @@ def compress_images(
     return tokens if projected else project(), steps
 
 
-def _images(seen: rows.Rows, count: int, counted: Tensor, closed: bool) -> Images:
+def _images(left: rows.Rows, count: int, counted: Tensor, closed: bool) -> Images:
     """closed: newlines may stay."""
-    newlines = seen.newlines
-    if newlines is not None:
-        alive = newlines.alive(seen.tokens) & closed
-        newlines = replace(newlines, column=newlines.column.masked_fill(~alive, -1))
-    patches = counted[:, seen.prompt[:, None], seen.column.clamp(min=0)]
-    return Images(count, seen.prompt, patches, seen.known, newlines)
+    newlines = left.newlines and left.newlines.left(left.tokens, closed)
+    patches = counted[:, left.prompt[:, None], left.column.clamp(min=0)]
+    return Images(count, left.prompt, patches, left.known, newlines)
 
 
-def _entry(seen: rows.Rows, steps: Sequence[Step]) -> Landing:
-    tokens, column = seen.tokens, seen.column
+def _entry(left: rows.Rows, steps: Sequence[Step]) -> Landing:
+    tokens, column = left.tokens, left.column
     place = column.gather(1, tokens.anchor.clamp(max=max(column.shape[1] - 1, 0)))
-    bare = tokens.carry(tokens.x.detach()[..., :0])
-    return Landing(bare, place, None, tokens.penalty, steps)
+    return Landing.of(tokens, place, None, steps)
 
 
-def _output(modality: str, output: Any, seen: rows.Rows, prompt: Prompt) -> Any:
+def _output(modality: str, output: Any, left: rows.Rows, prompt: Prompt) -> Any:
     """A feature function's output with what is left, in the order of the prompts."""
-    tokens, images, S = seen.tokens, prompt.images, prompt.columns.real.shape[1]
+    tokens, images, S = left.tokens, prompt.images, prompt.columns.real.shape[1]
     number = torch.arange(len(images.row), device=images.row.device) % images.count
-    mine = ((number < seen.images) == (modality == "image"))[:, None]
+    mine = ((number < left.images) == (modality == "image"))[:, None]
     begin = images.row[:, None] * S
     keep = tokens.valid & mine
     vectors, column = [tokens.x[keep]], [(begin + prompt.entry.place)[keep]]
     if (newlines := images.newlines) is not None:
-        left = (newlines.column >= 0) & mine
-        vectors.append(newlines.x[left].to(tokens.x.dtype))
-        column.append((begin + newlines.column)[left])
+        stay = (newlines.column >= 0) & mine
+        vectors.append(newlines.x[stay].to(tokens.x.dtype))
+        column.append((begin + newlines.column)[stay])
     # A copy: without a cache, generate hands the same encoded images to every step.
     output = copy.copy(output)
     order = torch.cat(column).argsort()
     x = torch.cat(vectors)[order]
     # A tensor stays one, of units of one token: any number of them divides into whole units.
     output.pooler_output = x[:, None] if isinstance(output.pooler_output, Tensor) else [x]
-    if seen.deep:
-        output.deepstack_features = [[tokens.mean(layer)[keep][order]] for layer in seen.deep]
+    if left.deep:
+        output.deepstack_features = [[tokens.mean(layer)[keep][order]] for layer in left.deep]
     return output

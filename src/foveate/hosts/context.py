@@ -12,7 +12,7 @@ from torch import Tensor
 from foveate.core.compressor import Compressor, Context
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import authored
-from foveate.hosts.flow import Draws
+from foveate.hosts.samples import Draws
 from foveate.hosts.trace import Step
 
 

@@ -119,12 +119,9 @@ def _cut(
 
 def _moved(prompt: Prompt, cut: Cut) -> Prompt:
     """What stands in the prompt, where it stands after the cut."""
-    row, images, newlines = prompt.images.row[:, None], prompt.images, prompt.images.newlines
-    if newlines is not None:
-        now = cut.back[row, newlines.column.clamp(min=0)]
-        column = torch.where(newlines.column < 0, -1, now)
-        images = replace(images, newlines=replace(newlines, column=column))
-    entry = replace(prompt.entry, place=cut.back[row, prompt.entry.place])
+    back, images = cut.back[prompt.images.row], prompt.images
+    images = replace(images, newlines=images.newlines and images.newlines.moved(back))
+    entry = replace(prompt.entry, place=back.gather(1, prompt.entry.place))
     return replace(prompt, images=images, columns=prompt.columns.left(cut), entry=entry, cut=cut)
 
 

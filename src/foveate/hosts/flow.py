@@ -3,13 +3,13 @@
 A `Flow` travels through the model's forward as a keyword: an argument, not state. Its pieces are made whole,
 each by one function, and never change; only `Path` and `Memory` grow, from layer to layer:
 
-    Call                                  the call came with it
-    Draws Newlines Images Columns Prompt  what is known before the language model
-    Landing Stage Path                    the way through its layers
-    Memory Later                          of later calls on the same cache
+    Call                     what the call came with
+    Images Columns Prompt    what is known before the language model
+    Landing Stage Path       the way through its layers
+    Memory Later             of later calls on the same cache
 
 Letters: B prompts, S columns of the language model's input, I images, P patches, N tokens, M after,
-Q newlines, A axes of position ids (one, or the three of M-RoPE).
+A axes of position ids (one, or the three of M-RoPE).
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor
 from foveate.core.tokens import VisualTokens
+from foveate.hosts.newlines import Newlines
 from foveate.hosts.positions import Cut
 from foveate.hosts.trace import Step
 
 if TYPE_CHECKING:
     from foveate.hosts.glance import PromptGlance
+    from foveate.hosts.samples import Draws
 
 KEY = "visual_flow"  # the keyword under which a Flow travels through a model's forward
 
@@ -48,62 +49,6 @@ class Call:
     instruction_ids: Tensor | None = None
     logits_to_keep: int = 0
     outer: bool = False
-
-
-@dataclass(frozen=True)
-class Draws:
-    """What random draws follow. before.py makes it, context.py draws.
-
-    step     of training; None outside, or where nobody said
-    samples  a number of each image's own, in training
-    """
-
-    training: bool
-    step: int | None
-    samples: Sequence[int] = ()
-
-    def generators(self, seed: int, images: int) -> tuple[torch.Generator, ...]:
-        """One generator per image: seeded alike at inference, by step and sample in training.
-
-        Raises RuntimeError in training if nobody said which step it is.
-        """
-        if self.training and self.step is None:
-            raise RuntimeError(
-                "training with random draws: foveate.set_progress(model, step, max_steps) must say the step, "
-                "as foveate.ProgressCallback() does in a Trainer"
-            )
-        seeds = [seed] * images
-        if self.training:
-            seeds = [_mix(seed, self.step, sample) for sample in self.samples]
-        return tuple(torch.Generator().manual_seed(one) for one in seeds)
-
-
-@dataclass(frozen=True, eq=False)
-class Newlines:
-    """The newline embeddings of each image: no compressor sees them, no budget counts them.
-
-    rows.py makes them, before.py moves them, inside.py lets them go.
-
-    x       (I, Q, D)  vectors
-    column  (I, Q)     where they stand, -1 behind the last and where one left
-    closes  (I, P)     which newline closes the row that a patch stands in; -1 none
-    """
-
-    x: Tensor
-    column: Tensor
-    closes: Tensor
-
-    def alive(self, tokens: VisualTokens) -> Tensor:
-        """(I, Q) which newlines stay: one leaves when its row held patches and no token stands there now."""
-        anchor = tokens.anchor.clamp(max=self.closes.shape[1] - 1)
-        closes = self.closes.gather(1, anchor).masked_fill(~tokens.valid, -1)
-        return (self._among(closes) | ~self._among(self.closes)) & (self.column >= 0)
-
-    def _among(self, closes: Tensor) -> Tensor:
-        """(I, Q) which newlines are among these. closes (I, …), -1 is none of them."""
-        Q = self.x.shape[1]
-        found = torch.zeros(len(closes), Q + 1, dtype=torch.bool, device=closes.device)
-        return found.scatter(1, closes % (Q + 1), True)[:, :-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,12 +132,20 @@ class Landing:
     penalty: Tensor | float
     steps: Sequence[Step]
 
+    @classmethod
+    def of(
+        cls, tokens: VisualTokens, place: Tensor, stage: Stage | None, steps: Sequence[Step]
+    ) -> Landing:
+        """Of tokens with vectors."""
+        bare = tokens.carry(tokens.x.detach()[..., :0])
+        return cls(bare, place, stage, tokens.penalty, steps)
+
 
 @dataclass(eq=False)
 class Memory:
     """What decoding must remember of a compressed prompt; it hangs on the cache it belongs to.
 
-    before.py makes it, inside.py adds its stages, later.py reads it.
+    before.py makes it, hooks.py adds stages, later.py reads it.
 
     outside    columns of the prompt as the caller knows it
     length     columns that entered the language model
@@ -322,7 +275,3 @@ def _latest(found: Mapping[int, Any], layer: int) -> Any:
     """What was noted at a layer, or at the last one before it where something was; None if nowhere."""
     reached = [k for k in found if k <= layer]
     return found[max(reached)] if reached else None
-
-
-def _mix(seed: int, step: int, sample: int) -> int:
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample + 1) % 2**63

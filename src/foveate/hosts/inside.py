@@ -8,6 +8,7 @@ gradient checkpointing of some versions does) gives the same result again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -44,10 +45,10 @@ def shorten(
         width = tokens.x.shape[-1]
         tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced)
         steps.append(step)
-    bare, gone = _bare(tokens), _newlines_leaving(prompt, layer, came, tokens)
+    gone = _newlines_leaving(prompt, layer, came, tokens)
     if bool((tokens.counts == came.counts).all()) and gone is None:
         hidden = hidden if tokens.x is came.x else _put(hidden, row, place, tokens)
-        return hidden, Landing(_bare(came), place, None, tokens.penalty, steps)
+        return hidden, replace(path.landing(layer), stage=None, penalty=tokens.penalty, steps=steps)
     refuse_window(prompt.decoder, prompt.columns.real.shape[1], cache)
 
     # A new token stands where the token that carried its first patch stood.
@@ -63,12 +64,8 @@ def shorten(
     cut = Cut.keeping(keep, pad_right=bool((~real[:, -1]).any()))
     stands = cut.back[row[:, None], stands]
     stage = _stage(prompt, path, before, cut, tokens, stands)
-    landing = Landing(bare, stands, stage, tokens.penalty, steps)
+    landing = Landing.of(tokens, stands, stage, steps)
     return _put(cut.take(hidden), row, stands, tokens), landing
-
-
-def _bare(tokens: VisualTokens) -> VisualTokens:
-    return tokens.carry(tokens.x.detach()[..., :0])
 
 
 def _newlines_leaving(

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import grids, traits
 from foveate.hosts.encode import Encoded
-from foveate.hosts.flow import Newlines
+from foveate.hosts.newlines import Newlines
 
 MARKER_GAP = (
     4  # tokens that stand between two tiles of one image, at most: a line break and markers
@@ -57,17 +57,13 @@ class Rows:
         rows = len(self.prompt)
         index = torch.arange(rows, device=self.prompt.device).repeat(copies)
         copy = torch.arange(copies, device=self.prompt.device).repeat_interleave(rows)
-        newlines = self.newlines
-        if newlines is not None:
-            parts = (newlines.x, newlines.column, newlines.closes)
-            newlines = Newlines(*(part[index] for part in parts))
         return replace(
             self,
             tokens=self.tokens.rows(index),
             prompt=(self.prompt * copies)[index] + copy,
             column=self.column[index],
             known={name: value[index] for name, value in self.known.items()},
-            newlines=newlines,
+            newlines=self.newlines and self.newlines.rows(index),
             deep=[layer[index] for layer in self.deep],
         )
 
