@@ -142,6 +142,26 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return unit(a.float(), dim=-1) @ unit(b.float(), dim=-1).mT
 
 
+def cosine_to_mean(x: Tensor, text: Tensor, said: Tensor) -> Tensor:
+    """(B, N) cosine of every token to the mean word. x (B, N, D), text (B, T, D), said (B, T)."""
+    total, count = (text * said[..., None]).sum(1, keepdim=True), said.sum(1)[:, None, None]
+    return cosine(x, total / count.clamp(min=1))[..., 0]
+
+
+def standing_out(x: Tensor, text: Tensor, said: Tensor, valid: Tensor) -> Tensor:
+    """(B, N) each word's cosines, standardised over the valid tokens; of every token the largest.
+
+    x (B, N, D), text (B, T, D), said (B, T), valid (B, N).
+    """
+    if not said.any():
+        return text.new_zeros(valid.shape)
+    count, there = valid.sum(1)[:, None, None].clamp(min=1), valid[..., None]
+    alike = cosine(x, text)
+    far = (alike - (alike * there).sum(1, keepdim=True) / count) * there
+    deviation = (far.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+    return (far / deviation).masked_fill(~said[:, None], -torch.inf).amax(-1)
+
+
 def windows(cell: Tensor, side: int, valid: Tensor) -> tuple[Tensor, int]:
     """The window of `side` × `side` cells that each token stands in, and how many there may be.
 
@@ -172,15 +192,14 @@ def windowed(tokens: VisualTokens, grid: Tensor, side: int) -> tuple[VisualToken
 
     grid (B, P, 3). Where a window is not full, its nearest token stands in for each that is missing.
     """
-    patch = tokens.anchor.clamp(max=grid.shape[1] - 1)
-    cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
+    cell = tokens.of_first(grid)
     merged = tokens.merge(*windows(cell, side, tokens.valid))
     M, cells = merged.x.shape[1], side**2
     row, column = (cell[..., 1:] % side).unbind(-1)
-    place = merged.owner.gather(1, patch) * cells + row * side + column
+    place = tokens.of_first(merged.owner) * cells + row * side + column
     place = place.masked_fill(~tokens.valid, M * cells)  # behind the last window
-    token = torch.arange(patch.shape[1], device=patch.device).expand_as(patch)
-    there = token.new_full((len(patch), M * cells + 1), -1).scatter(1, place, token)
+    token = torch.arange(place.shape[1], device=place.device).expand_as(place)
+    there = token.new_full((len(place), M * cells + 1), -1).scatter(1, place, token)
     there = there[:, :-1].unflatten(1, (M, cells))
     source = there.gather(2, nearest(there >= 0, side)).clamp(min=0).flatten(1)
     x = tokens.x.gather(1, source[..., None].expand(-1, -1, tokens.x.shape[-1]))

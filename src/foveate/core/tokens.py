@@ -130,6 +130,12 @@ class VisualTokens:
             return (self.total(value.to(_accumulator(value.dtype))) / size).to(value.dtype)
         return self.total(value).div(size, rounding_mode="floor")
 
+    def of_first(self, value: Tensor) -> Tensor:
+        """What holds of the first patch of each token. value (B, P, …) → (B, N, …), anything for padding."""
+        first = self.anchor.clamp(max=max(value.shape[1] - 1, 0))
+        index = first.reshape(*first.shape, *[1] * (value.dim() - 2))
+        return value.gather(1, index.expand(*first.shape, *value.shape[2:]))
+
     def in_order(self) -> VisualTokens:
         """The same tokens in the order of their first patch, padding behind the longest row cut off."""
         order = self.anchor.argsort(dim=1, stable=True)[:, : int(self.counts.max())]

@@ -29,9 +29,8 @@ def apart(tokens: VisualTokens, view: Tensor, *fields: Tensor) -> tuple[VisualTo
 
     view (B, P), fields (B, N, …).
     """
-    first = tokens.anchor.clamp(max=view.shape[1] - 1)
     every = torch.arange(int(view.max()) + 1, device=view.device)
-    mine = (view.gather(1, first)[:, None] == every[:, None]) & tokens.valid[:, None]  # (B, V, N)
+    mine = (tokens.of_first(view)[:, None] == every[:, None]) & tokens.valid[:, None]  # (B, V, N)
     count = mine.sum(-1, keepdim=True)
     order = (~mine).to(torch.uint8).argsort(dim=-1, stable=True)[..., : int(count.max())]
     valid = torch.arange(order.shape[-1], device=view.device) < count

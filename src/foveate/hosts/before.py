@@ -57,7 +57,7 @@ def prefill(
         closed=closed,
         images=_images(left, len(seen.prompt), counted, closed or not early),
         columns=columns,
-        entry=_entry(left, steps),
+        entry=Landing.of(left.tokens, left.tokens.of_first(left.column), None, steps),
         memory=Memory(S, S, None, following, None, renumbered),
     )
     kwargs, prompt = drop.out(base, kwargs, prompt, counted)
@@ -142,12 +142,6 @@ def _images(left: rows.Rows, count: int, counted: Tensor, closed: bool) -> Image
     newlines = left.newlines and left.newlines.left(left.tokens, closed)
     patches = counted[:, left.prompt[:, None], left.column.clamp(min=0)]
     return Images(count, left.prompt, patches, left.known, newlines)
-
-
-def _entry(left: rows.Rows, steps: Sequence[Step]) -> Landing:
-    tokens, column = left.tokens, left.column
-    place = column.gather(1, tokens.anchor.clamp(max=max(column.shape[1] - 1, 0)))
-    return Landing.of(tokens, place, None, steps)
 
 
 def _output(modality: str, output: Any, left: rows.Rows, prompt: Prompt) -> Any:

@@ -52,8 +52,7 @@ def shorten(
     refuse_window(prompt.decoder, prompt.columns.real.shape[1], cache)
 
     # A new token stands where the token that carried its first patch stood.
-    anchor = tokens.anchor.clamp(max=came.owner.shape[1] - 1)
-    stands = place.gather(1, came.owner.gather(1, anchor).clamp(min=0))
+    stands = place.gather(1, tokens.of_first(came.owner).clamp(min=0))
     keep = real.clone()
     keep[at(row, place, came.valid)] = False
     keep[at(row, stands, tokens.valid)] = True

@@ -28,8 +28,7 @@ class Newlines:
 
     def alive(self, tokens: VisualTokens) -> Tensor:
         """(I, Q) which newlines stay: one leaves when its row held patches and no token stands there now."""
-        anchor = tokens.anchor.clamp(max=self.closes.shape[1] - 1)
-        closes = self.closes.gather(1, anchor).masked_fill(~tokens.valid, -1)
+        closes = tokens.of_first(self.closes).masked_fill(~tokens.valid, -1)
         return (self._among(closes) | ~self._among(self.closes)) & (self.column >= 0)
 
     def left(self, tokens: VisualTokens, closed: bool) -> Newlines:
