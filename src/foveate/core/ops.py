@@ -53,6 +53,13 @@ def whole(name: str, value: int, least: int = 1) -> int:
     return given
 
 
+def described(value: Any) -> str:
+    """An argument in words: what it is and its shape, or how it begins."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+    return f"{type(value).__name__} {str(value)[:40]!r}"
+
+
 def number(name: str, value: float, least: float = 0) -> float:
     """The value itself, a finite number of at least `least`. Raises ValueError otherwise."""
     given = real(value)
@@ -136,6 +143,18 @@ def spread(keep: Keep, valid: Tensor) -> Tensor:
     return hits.scatter_add(1, middle.clamp(max=valid.shape[1] - 1), chosen.long()).bool() & valid
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """What stands in these places of each row. x (B or 1, N, …), index (B, M) → (B, M, …)."""
+    x = x.expand(len(index), *x.shape[1:])
+    wide = index.reshape(*index.shape, *[1] * (x.dim() - 2))
+    return x.gather(1, wide.expand(*index.shape, *x.shape[2:]))
+
+
+def in_front(mask: Tensor, most: int) -> Tensor:
+    """(…, most) the places of each row, those marked True first, all in order. mask (…, N) bool."""
+    return (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :most]
+
+
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity of every row of a (…, N, D) with every row of b (…, M, D) → (…, N, M)."""
     unit = torch.nn.functional.normalize
@@ -202,8 +221,7 @@ def windowed(tokens: VisualTokens, grid: Tensor, side: int) -> tuple[VisualToken
     there = token.new_full((len(place), M * cells + 1), -1).scatter(1, place, token)
     there = there[:, :-1].unflatten(1, (M, cells))
     source = there.gather(2, nearest(there >= 0, side)).clamp(min=0).flatten(1)
-    x = tokens.x.gather(1, source[..., None].expand(-1, -1, tokens.x.shape[-1]))
-    return merged, x.unflatten(1, (M, cells))
+    return merged, pick(tokens.x, source).unflatten(1, (M, cells))
 
 
 def neighbours(cell: Tensor, valid: Tensor) -> Tensor:
@@ -229,9 +247,3 @@ def neighbours(cell: Tensor, valid: Tensor) -> Tensor:
     )
     found = there.gather(2, nearest(there >= 0, 3))
     return torch.where(inside[..., None], found, token[..., None])
-
-
-def square_side(tokens: int) -> int | None:
-    """Side of a square grid of that many tokens; None if it is not a square."""
-    side = math.isqrt(tokens)
-    return side if side * side == tokens else None

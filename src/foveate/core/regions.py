@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from foveate.core.ops import windows
+from foveate.core.ops import pick, windows
 from foveate.core.tokens import VisualTokens
 
 
@@ -56,13 +56,12 @@ class Regions:
         return table.masked_scatter(pad(self.there, (0, 1)), value).gather(1, self.region)
 
     def means_and_maxima(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(regions, D) each: of the tokens of every region that is there. x (B, N, D)."""
+        """(B, R + 1, D) each: of the tokens of every region, and last of those in none. x (B, N, D)."""
         index = self.region[..., None].expand_as(x)
         bins = x.new_zeros(len(x), self.there.shape[1] + 1, x.shape[-1])
         count = bins[..., 0].scatter_add(1, self.region, torch.ones_like(x[..., 0]))
         mean = bins.scatter_add(1, index, x) / count.clamp(min=1)[..., None]
-        most = bins.scatter_reduce(1, index, x, "amax", include_self=False)
-        return mean[:, :-1][self.there], most[:, :-1][self.there]
+        return mean, bins.scatter_reduce(1, index, x, "amax", include_self=False)
 
     def pooled(self, tokens: VisualTokens, side: Tensor) -> VisualTokens:
         """One token of every window: their maximum. side (B, N) of the window that each token is in."""
@@ -74,7 +73,7 @@ class Regions:
     def maxima(self, x: Tensor, side: Tensor) -> Tensor:
         """The maximum of the window that each token is in. x (B, N, D), side (B, N) → (B, N, D)."""
         into, M = self._windows(side)
-        return _maximum(x, into, M).gather(1, into[..., None].expand_as(x))
+        return pick(_maximum(x, into, M), into)
 
     def _windows(self, side: Tensor) -> tuple[Tensor, int]:
         """(B, N) the window of each token, and how many there may be; tokens of no region are alone."""

@@ -3,10 +3,10 @@
 attach     compress and restore
 attachment what hangs on the model in between
 checks     what compress refuses, and why
-authored   what a compressor must be, and give back, whoever wrote it
 hooks      when something is done: the moments of a forward pass
 calls      calls that compression would get wrong, refused by name
 encode     features out, and what compressors need to see of the vision tower
+watched    the base model as its own feature functions see it, with more channels to carry
 grids      where patches stand, and how a tower's tokens merge into them
 rows       images and videos as compressors see them, one row each
 samples    what random draws follow, and by what they tell images apart

@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor
+from foveate.core.ops import described
 from foveate.hosts import calls, traits
 from foveate.hosts.encode import Encoded
 from foveate.hosts.flow import Call, Columns
+from foveate.hosts.glance import PROMPT_ROWS
 from foveate.hosts.positions import Cut, padding_mask
 from foveate.hosts.rows import Rows
 
 WORDS = frozenset({"text", "text_mask"})
-ROWS = frozenset({"last_attention", "prompt_attention"})
+READ = WORDS | PROMPT_ROWS  # the fields that come of the prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +69,11 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
     for name, value in (("mask", mask), ("ids", ids)):
         if value is not None and not (isinstance(value, Tensor) and value.dim() == 2):
             raise TypeError(
-                f"foveate.instruction: {name}: want a tensor of two dimensions, got {calls.said(value)}"
+                f"foveate.instruction: {name}: want a tensor of two dimensions, got {described(value)}"
             )
     if mask is not None and bool(((mask != 0) & (mask != 1)).any()):
         raise ValueError(
-            f"foveate.instruction: mask: want True and False, got {calls.said(mask)} with values up to "
+            f"foveate.instruction: mask: want True and False, got {described(mask)} with values up to "
             f"{mask.max()}; token ids are ids="
         )
     told, before = _Told(mask, ids), {*threading.enumerate()}
@@ -105,7 +107,7 @@ def read(
     real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
     real = torch.ones_like(is_visual) if real is None else real
     length = min(_prompt_columns(one, kwargs) for one in encoded.values())
-    call = _listen(base, call, ids, length, copies, bool(needs & (WORDS | ROWS)))
+    call = _listen(base, call, ids, length, copies, bool(needs & READ))
     if length < ids.shape[1] and call.labels is None and call.instruction_mask is None:
         call = replace(call, instruction_mask=torch.ones_like(ids[:, :length]))
     columns = _columns(call, real, real & ~is_visual, needs, base.training)
@@ -157,7 +159,7 @@ def _listen(
         if len(mask) != prompts or not columns - guessed <= mask.shape[1] <= columns:
             raise ValueError(
                 f"foveate.instruction: mask: want ({prompts}, {columns}), a row for each prompt, as long as "
-                f"its input_ids; got {calls.said(mask)}"
+                f"its input_ids; got {described(mask)}"
             )
     if told.ids is not None:
         calls.check_words(base, told.ids, "foveate.instruction: ids", prompts)
@@ -202,7 +204,7 @@ def _columns(
 
 def _reads(call: Call) -> frozenset[str]:
     """The fields that are read from the prompt itself."""
-    return ROWS if call.instruction_ids is not None else ROWS | WORDS
+    return READ if call.instruction_ids is None else PROMPT_ROWS
 
 
 def _refuse_guessing(call: Call, training: bool) -> None:

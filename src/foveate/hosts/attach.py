@@ -38,7 +38,9 @@ def compress(
         attachment.traces, attachment.step = earlier.traces, earlier.step
         attachment.max_steps = earlier.max_steps
         restore(model)
-    base.visual_compressor = _like(method, base).train(model.training)
+    like = next(base.parameters())
+    device = None if like.device.type == "meta" else like.device  # offloaded: on the method's own
+    base.visual_compressor = method.to(device=device, dtype=like.dtype).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
     for module, class_token in glanced.items():
@@ -204,13 +206,6 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _blank(cls: type[nn.Module]) -> nn.Module:
     compressed = compressed_class(cls)
     return compressed.__new__(compressed)
-
-
-def _like(method: Compressor, base: nn.Module) -> Compressor:
-    """The method on the model's device and in its dtype; where weights are offloaded, on its own device."""
-    like = next(base.parameters())
-    device = None if like.device.type == "meta" else like.device
-    return method.to(device=device, dtype=like.dtype)
 
 
 def _attachment(model: nn.Module) -> Attachment:

@@ -89,8 +89,7 @@ def _draws(
 
 
 def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) -> None:
-    needs = encode.of_tower(parts)
-    early = any(part.site.tower < Tower.language for part in parts)
+    needs, early = encode.of_tower(parts), encode.before_projector(parts)
     for modality, one in encoded.items():
         if needs - one.needs or one.projected == early:
             raise ValueError(

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from foveate.core import authored
 from foveate.core.compressor import Compressor, Context
 from foveate.core.tokens import VisualTokens
-from foveate.hosts import authored
 from foveate.hosts.samples import Draws
 from foveate.hosts.trace import Step
 

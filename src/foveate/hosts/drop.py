@@ -119,9 +119,9 @@ def _cut(
 
 def _moved(prompt: Prompt, cut: Cut) -> Prompt:
     """What stands in the prompt, where it stands after the cut."""
-    back, images = cut.back[prompt.images.row], prompt.images
-    images = replace(images, newlines=images.newlines and images.newlines.moved(back))
-    entry = replace(prompt.entry, place=back.gather(1, prompt.entry.place))
+    row, images, entry = prompt.images.row, prompt.images, prompt.entry
+    images = replace(images, newlines=images.newlines and images.newlines.moved(cut.back[row]))
+    entry = replace(entry, place=cut.back[row[:, None], entry.place])
     return replace(prompt, images=images, columns=prompt.columns.left(cut), entry=entry, cut=cut)
 
 

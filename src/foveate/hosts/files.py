@@ -55,7 +55,7 @@ def short(value: Any) -> str:
 
 
 @contextmanager
-def named(path: str | Path, what: str, cannot: str = "cannot be read") -> Iterator[None]:
+def faults_of(path: str | Path, what: str, cannot: str = "cannot be read") -> Iterator[None]:
     """Whatever the libraries below raise of a broken file becomes one line that names what was read."""
     try:
         yield

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from foveate.core.compressor import Compressor
+from foveate.core.ops import in_front
 from foveate.hosts import grids
 from foveate.hosts.flow import KEY, Columns, Stage
 
@@ -156,8 +157,7 @@ class PromptGlance:
             self.shown["last_attention"] = rows(last)[:, 0]
         if "prompt_attention" in self.wants:
             count = self.asked.sum(1, keepdim=True).clamp(min=1)
-            order = (~self.asked).to(torch.uint8).argsort(dim=1, stable=True)
-            index = order[:, : int(count.max())]
+            index = in_front(self.asked, int(count.max()))
             counted = self.asked.gather(1, index)[..., None]
             self.shown["prompt_attention"] = (rows(index) * counted).sum(1) / count
 

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.hosts import before, calls, inside, later, traits
+from foveate.hosts import before, calls, encode, inside, later, traits
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.context import of_images
-from foveate.hosts.encode import KEY as ENCODED
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
 from foveate.hosts.glance import MergerAfter, PromptGlance
 from foveate.hosts.positions import entered_positions
@@ -112,50 +111,14 @@ class BaseBefore:
             self.attachment.counts = []
             if cache is not None:  # one that was reset forgets its prompt
                 vars(cache).pop("visual_memory", None)
-            outputs, pixels, kwargs = self._features(base, kwargs)
+            outputs, pixels, kwargs = encode.features(base, kwargs, self.attachment)
             if outputs:
-                given = flow.call, self.attachment, outputs, pixels
-                kwargs, flow.prompt = before.prefill(base, kwargs, *given)
+                kwargs, flow.prompt = before.prefill(
+                    base, kwargs, flow.call, self.attachment, outputs, pixels
+                )
         else:
             kwargs, flow.later = self._later(base, kwargs, cache)
         return (), {**kwargs, KEY: flow}
-
-    def _features(self, base: nn.Module, kwargs: dict) -> tuple[dict, dict, dict]:
-        """By modality, what was encoded, before or here, and the pixels that came; the call without them."""
-        ids, outputs, given = kwargs.get("input_ids"), {}, {}
-        for modality in traits.modalities(base):
-            output = (kwargs.get("mm_encoder_outputs") or {}).get(modality)
-            pixels = [name for name in PIXELS[modality] if kwargs.get(name) is not None]
-            if output is None and pixels and len(kwargs[pixels[0]]):
-                encode = getattr(base, f"get_{modality}_features")
-                names = inspect.signature(encode).parameters
-                known = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
-                output = encode(**known, return_dict=True)
-            if pixels:
-                given[modality] = kwargs[pixels[0]]
-            kwargs = {name: value for name, value in kwargs.items() if name not in pixels}
-            if output is not None and ENCODED not in output:
-                raise NotImplementedError(
-                    f"{modality} features that this model did not encode for compression, as a chunked "
-                    f"prefill passes them: use prefill_chunk_size=None, or the outputs of this model's "
-                    f"get_{modality}_features"
-                )
-            if output is not None:
-                outputs[modality] = output
-            elif ids is not None:
-                count = int((ids == traits.placeholder_id(base, modality)).sum())
-                if count and not all(part.keeps_all for part in self.attachment.acting(base)):
-                    raise ValueError(
-                        f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
-                        "and no prefill_chunk_size: a chunked prefill loses them. An assistant in assisted "
-                        "decoding is never given any: foveate.restore(assistant), or let it keep all"
-                    )
-        if ids is None:
-            raise NotImplementedError(
-                "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
-                "or foveate.restore(model) first"
-            )
-        return outputs, given, kwargs
 
     def _later(self, base: nn.Module, kwargs: dict, cache: Any) -> tuple[dict, Later | None]:
         """The call on the cache's columns, and what layers above a cut must know of it."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from foveate.core.ops import pick
 from foveate.core.tokens import VisualTokens
 from foveate.hosts.context import apply
 from foveate.hosts.flow import Landing, Path, Prompt, Stage
@@ -20,7 +21,6 @@ from foveate.hosts.positions import (
     Cut,
     at,
     causal_mask,
-    gather_columns,
     gather_rotary,
     last,
     layer_type,
@@ -148,7 +148,7 @@ def deepen(prompt: Prompt, landing: Landing, deep: Tensor, hidden: Tensor) -> Te
 def stretched(prompt: Prompt, path: Path, hidden: Tensor) -> Tensor:
     """What left the language model, (B, M, D), in the columns that the caller knows: (B, S, D)."""
     if (stage := path.stage(len(prompt.decoder.layers))) is not None:
-        hidden = gather_columns(hidden, stage.back)
+        hidden = pick(hidden, stage.back)
     return hidden if prompt.cut is None else prompt.cut.stretch(hidden)
 
 
@@ -186,7 +186,7 @@ def _mask(
     if mask is None:
         return causal_mask(prompt.decoder, layer, hidden, stage.real, cache)
     if mask.dim() == 2:
-        return gather_columns(mask, stage.columns) * stage.real
+        return pick(mask, stage.columns) * stage.real
     return short_attention(mask, stage.columns, stage.real, static)
 
 

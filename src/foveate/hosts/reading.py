@@ -70,7 +70,7 @@ def config(path: str | Path, **kwargs: Any) -> Any:
             raise Unreadable(
                 f"{folder / files.CONFIG}: model_type {kind!r} is unknown to transformers {__version__}"
             )
-    with files.named(path, "config.json"):
+    with files.faults_of(path, "config.json"):
         return AutoConfig.from_pretrained(path, **SAFE, **kwargs)
 
 
@@ -93,9 +93,9 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
         if (folder / GENERATION).exists():
             generation_config(folder)  # what is wrong there is not the model's
         stored = files.headers(files.weight_files(folder, kwargs.get("variant")))
-        with files.named(path, files.CONFIG), torch.device("meta"):
+        with files.faults_of(path, files.CONFIG), torch.device("meta"):
             whole.check_size(path, untrained(said, kind), stored)
-    with files.named(path, "the model"), whole.quiet():
+    with files.faults_of(path, "the model"), whole.quiet():
         found, info = kind.from_pretrained(
             path,
             **SAFE,
@@ -140,7 +140,7 @@ def processor(path: str | Path, **kwargs: Any) -> Any:
     if (folder := _settled(path, kwargs)) is not None:
         _refuse_no_processor(folder)
     try:
-        with files.named(path, "the processor"):
+        with files.faults_of(path, "the processor"):
             _refuse_own_parts(path, kwargs)
             found = AutoProcessor.from_pretrained(path, **SAFE, **kwargs)
     except Unreadable:
@@ -156,14 +156,14 @@ def processor(path: str | Path, **kwargs: Any) -> Any:
 def tokenizer(path: str | Path, **kwargs: Any) -> Any:
     """The tokenizer of a model. Raises Unreadable where it is not there, or broken."""
     _settled(path, kwargs)
-    with files.named(path, "the tokenizer"):
+    with files.faults_of(path, "the tokenizer"):
         return AutoTokenizer.from_pretrained(path, **SAFE, **kwargs)
 
 
 def image_processor(path: str | Path) -> Any:
     """The image processor of a model. Raises Unreadable where it is not there, or broken."""
     _settled(path, {})
-    with files.named(path, "the image processor"):
+    with files.faults_of(path, "the image processor"):
         return AutoImageProcessor.from_pretrained(path, **SAFE)
 
 
@@ -171,7 +171,7 @@ def generation_config(path: str | Path) -> GenerationConfig:
     """How a model answers unless told. Raises Unreadable for what says nothing of it."""
     if (folder := _settled(path, {})) is not None and (folder / GENERATION).exists():
         files.check_generation(folder / GENERATION)
-    with files.named(path, GENERATION):
+    with files.faults_of(path, GENERATION):
         return GenerationConfig.from_pretrained(path)
 
 
@@ -180,7 +180,7 @@ def weights(path: str | Path, **kwargs: Any) -> list[Path]:
     hub = {name: kwargs[name] for name in HUB if name in kwargs}
     if (folder := _folder(path, kwargs)) is not None:
         return files.weight_files(folder, kwargs.get("variant"))
-    with files.named(path, "the weights"):
+    with files.faults_of(path, "the weights"):
         single = cached_file(
             path, files.WEIGHTS, _raise_exceptions_for_missing_entries=False, **hub
         )

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.core.sizes import said
+from foveate.core.sizes import size_of
 from foveate.hosts import connectors
 
 MODALITIES = ("image", "video")
@@ -180,7 +180,7 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
         inside = "the vision tower itself merges windows of tokens and projects them"
         mixes = "it has no connector that foveate knows" if merger_of(base) is None else inside
     else:
-        mixes = connectors.mixes(connector, said(base.config, "feature_width"))
+        mixes = connectors.mixes(connector, size_of(base.config, "feature_width"))
     if mixes is None:
         return connectors.apart(connector)
     raise NotImplementedError(

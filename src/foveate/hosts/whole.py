@@ -102,7 +102,7 @@ def check_asked(path: str | Path, model: nn.Module, processor: Any) -> None:
                 f"{path}: its tokenizer has neither eos_token nor pad_token: tokenizer_config.json says them"
             )
         tokens.pad_token = tokens.eos_token  # masked wherever it stands
-    with files.named(path, "its processor and chat template", "cannot ask a question"):
+    with files.faults_of(path, "its processor and chat template", "cannot ask a question"):
         text = prompt(processor, "?")
         batch = processor(images=[Image.new("RGB", (64, 64))], text=[text], return_tensors="pt")
     wanted = traits.placeholder_id(traits.base_of(model))

@@ -127,10 +127,10 @@ class RegionSampler(Compressor):
             return torch.zeros(int(regions.there.sum()), 1, device=tokens.x.device)
         # A sum would be too large for float16.
         share = whole_view / whole_view.sum(1, keepdim=True).clamp(min=1)
-        image = (share.to(tokens.x.dtype)[:, None] @ tokens.x)[:, 0].float()
-        row = regions.there.nonzero()[:, 0]
-        known = torch.cat([*regions.means_and_maxima(tokens.x.float()), image[row]], dim=-1)
-        odds = self.router(known.to(tokens.x.dtype)).float()
+        image = (share.to(tokens.x.dtype)[:, None] @ tokens.x).float()
+        mean, most = regions.means_and_maxima(tokens.x.float())
+        known = torch.cat([mean, most, image.expand_as(mean)], dim=-1).to(tokens.x.dtype)
+        odds = self.router(known[:, :-1][regions.there]).float()
         return (odds if self.training else odds - self.price * self._left(odds)).log_softmax(-1)
 
     def _choose(

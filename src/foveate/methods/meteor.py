@@ -17,6 +17,7 @@ from foveate.core.ops import (
     check_keep,
     choice,
     cosine_to_mean,
+    pick,
     real,
     refuse_unused,
     standing_out,
@@ -114,7 +115,7 @@ class FlashGlobalFusion(Compressor):
         if self.words is not None:
             # Words stand last in their part, next to the image.
             said, order = context.text_mask.to(z.device).sort(dim=1, stable=True)
-            text = context.text.to(z).gather(1, order[..., None].expand_as(context.text))
+            text = pick(context.text.to(z), order)
             z = torch.cat([self.words(text), z], dim=1)
         cell, directions = tokens.of_first(context.grid), DIRECTIONS[own["directions"]]
         route = Route.of(cell, tokens.valid, said, own["scan"], directions)
