@@ -117,8 +117,8 @@ def compressed(
     """`foveate.compressed`, of a compressor that is made."""
     base, outer = traits.base_of(model), None
     if is_compressed(model):
-        earlier = base.visual_attachment
-        outer = base.visual_compressor, earlier.positions, earlier.newlines
+        before = base.visual_attachment
+        outer = base.visual_compressor, before.positions, before.newlines
     compress(model, method, positions, newlines)
     try:
         yield model
