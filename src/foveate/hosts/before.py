@@ -30,8 +30,7 @@ def prefill(
 ) -> tuple[dict[str, Any], Prompt | None]:
     """Compress the images and videos of a prompt: the shorter call, and what is known of it.
 
-    outputs: what the model's feature functions gave, pixels: what they were given, by modality. No prompt
-    where that holds no image.
+    outputs, pixels: what the feature functions gave, and were given, by modality. Without an image no prompt.
     """
     parts, ids = attachment.acting(base), kwargs["input_ids"]
     early = [part for part in parts if part.site <= ENTRY]
@@ -46,9 +45,10 @@ def prefill(
     seen = replace(seen, known={**seen.known, **words})
     draws, traced = _draws(base, kwargs, attachment, seen, parts, pixels), bool(attachment.traces)
     tokens, steps = compress_images(base, seen, early, draws, traced)
-    left, closed = replace(seen, tokens=tokens).repeated(copies), attachment.newlines == "rows"
+    left = replace(seen, tokens=tokens).repeated(copies)
     counted, following = drop.counted(base, kwargs, columns.real)
-    S, renumbered = ids.shape[1], attachment.positions == "renumbered"
+    closed, renumbered = attachment.newlines == "rows", attachment.positions == "renumbered"
+    place, S = left.tokens.of_first(left.column), ids.shape[1]
     prompt = Prompt(
         decoder=traits.decoder_of(base),
         inside=_by_layer(parts),
@@ -57,8 +57,8 @@ def prefill(
         closed=closed,
         images=_images(left, len(seen.prompt), counted, closed or not early),
         columns=columns,
-        entry=Landing.of(left.tokens, left.tokens.of_first(left.column), None, steps),
-        memory=Memory(S, S, None, following, None, renumbered),
+        entry=Landing.of(left.tokens, place, steps),
+        memory=Memory(S, S, following, renumbered),
     )
     kwargs, prompt = drop.out(base, kwargs, prompt, counted)
     given = {m: _output(m, output, left, prompt) for m, output in outputs.items()}

@@ -103,28 +103,32 @@ def features(
         if came:
             pixels[modality] = kwargs[came[0]]
         kwargs = {name: value for name, value in kwargs.items() if name not in came}
-        if output is not None and KEY not in output:
+        if output is None and ids is not None:
+            _refuse_missing(base, ids, modality, attachment)
+        elif output is not None and KEY not in output:
             raise NotImplementedError(
                 f"{modality} features that this model did not encode for compression, as a chunked "
                 f"prefill passes them: use prefill_chunk_size=None, or the outputs of this model's "
                 f"get_{modality}_features"
             )
-        if output is not None:
+        elif output is not None:
             outputs[modality] = output
-        elif ids is not None:
-            count = int((ids == traits.placeholder_id(base, modality)).sum())
-            if count and not all(part.keeps_all for part in attachment.acting(base)):
-                raise ValueError(
-                    f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
-                    "and no prefill_chunk_size: a chunked prefill loses them. An assistant in assisted "
-                    "decoding is never given any: foveate.restore(assistant), or let it keep all"
-                )
     if ids is None:
         raise NotImplementedError(
             "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
             "or foveate.restore(model) first"
         )
     return outputs, pixels, kwargs
+
+
+def _refuse_missing(base: nn.Module, ids: Tensor, modality: str, attachment: Attachment) -> None:
+    count = int((ids == traits.placeholder_id(base, modality)).sum())
+    if count and not all(part.keeps_all for part in attachment.acting(base)):
+        raise ValueError(
+            f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
+            "and no prefill_chunk_size: a chunked prefill loses them. An assistant in assisted "
+            "decoding is never given any: foveate.restore(assistant), or let it keep all"
+        )
 
 
 def before_projector(parts: Iterable[Compressor]) -> bool:

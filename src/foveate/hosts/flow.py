@@ -134,7 +134,7 @@ class Landing:
 
     @classmethod
     def of(
-        cls, tokens: VisualTokens, place: Tensor, stage: Stage | None, steps: Sequence[Step]
+        cls, tokens: VisualTokens, place: Tensor, steps: Sequence[Step], stage: Stage | None = None
     ) -> Landing:
         """Of tokens with vectors."""
         bare = tokens.carry(tokens.x.detach()[..., :0])
@@ -149,19 +149,19 @@ class Memory:
 
     outside    columns of the prompt as the caller knows it
     length     columns that entered the language model
-    real       (B, length) False where padded; None if nothing is
     following  (B,) position id of the next token, as the caller counts
-    shift      (B,) what renumbering takes off later position ids; None for original positions
     renumbered whether positions were counted anew, also inside the language model
+    real       (B, length) False where padded; None if nothing is
+    shift      (B,) what renumbering takes off later position ids; None for original positions
     stages     the stages inside the language model, by layer
     """
 
     outside: int
     length: int
-    real: Tensor | None
     following: Tensor
-    shift: Tensor | None
     renumbered: bool
+    real: Tensor | None = None
+    shift: Tensor | None = None
     stages: dict[int, Stage] = field(default_factory=dict)
 
     def stage(self, layer: int) -> Stage | None:

@@ -63,7 +63,7 @@ def shorten(
     cut = Cut.keeping(keep, pad_right=bool((~real[:, -1]).any()))
     stands = cut.back[row[:, None], stands]
     stage = _stage(prompt, path, before, cut, tokens, stands)
-    landing = Landing.of(tokens, stands, stage, steps)
+    landing = Landing.of(tokens, stands, steps, stage)
     return _put(cut.take(hidden), row, stands, tokens), landing
 
 
