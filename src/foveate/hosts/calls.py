@@ -22,7 +22,11 @@ def check(base: nn.Module, kwargs: dict[str, Any], call: Call, first: bool) -> N
     Raises NotImplementedError for what is not supported, with the way out, TypeError and ValueError for
     what is no call at all.
     """
-    _refuse_kernels(base)
+    kernel = str(traits.decoder_of(base).config._attn_implementation or "")
+    if "flex" in kernel or kernel.startswith("paged"):
+        raise NotImplementedError(
+            f"attention {kernel!r} is not supported: use sdpa, eager or flash"
+        )
     _check_features(kwargs)
     ids = kwargs.get("input_ids")
     if ids is None:
@@ -38,14 +42,6 @@ def check(base: nn.Module, kwargs: dict[str, Any], call: Call, first: bool) -> N
         if call.instruction_ids is not None:
             check_words(base, call.instruction_ids, "instruction_ids", len(ids))
     _check_positions(base, kwargs.get("position_ids"), ids)
-
-
-def _refuse_kernels(base: nn.Module) -> None:
-    kernel = str(traits.decoder_of(base).config._attn_implementation or "")
-    if "flex" in kernel or kernel.startswith("paged"):
-        raise NotImplementedError(
-            f"attention {kernel!r} is not supported: use sdpa, eager or flash"
-        )
 
 
 def _check_features(kwargs: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -82,9 +81,3 @@ def _note(
         scores = scores.detach().float().gather(1, tokens.owner.clamp(min=0))
         scores = scores.masked_fill(tokens.owner < 0, torch.nan)
     return Step(part.site, out.owner.detach(), tokens.counts, out.counts, scores, grid)
-
-
-def of_images(step: Step, count: int) -> Step:
-    """The step, of the first images only."""
-    fields = {name: getattr(step, name) for name in ("owner", "before", "after", "scores", "grid")}
-    return replace(step, **{k: v[:count] for k, v in fields.items() if v is not None})

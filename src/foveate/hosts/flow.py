@@ -35,7 +35,7 @@ KEY = "visual_flow"  # the keyword under which a Flow travels through a model's 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What the call came with, and no base model is told. hooks.py makes it, calls.py and asked.py read it.
+    """What a call came with that no base model is told. hooks.py makes it, calls.py and asked.py read it.
 
     labels            (B, S)  or None
     instruction_mask  (B, ≤ S)  or None
@@ -71,7 +71,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The columns of the prompts, (B, S) each. asked.py makes it, before.py cuts it, glance.py reads it.
+    """The columns of the prompts, (B, S) each. asked.py makes it, drop.py cuts it, glance.py reads it.
 
     real         False where padded
     instruction  columns of the instruction
@@ -117,7 +117,7 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class Landing:
-    """What the compressors of one site left. before.py makes the first, inside.py one at each later layer.
+    """What the compressors of one site left. before.py makes the first, inside.py one at each later site.
 
     tokens   the tokens now, without vectors
     place    (I, N) the columns they stand in

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from foveate.hosts import before, calls, encode, inside, later, traits
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
-from foveate.hosts.context import of_images
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
 from foveate.hosts.glance import MergerAfter, PromptGlance
 from foveate.hosts.positions import entered_positions
@@ -168,7 +167,7 @@ class BaseAfter:
     def _note(self, flow: Flow) -> None:
         images = flow.prompt.images.count  # of several beams, the first
         self.attachment.counts = flow.landings[-1].tokens.counts[:images].tolist()
-        steps = [of_images(step, images) for landing in flow.landings for step in landing.steps]
+        steps = [step.first(images) for landing in flow.landings for step in landing.steps]
         for seen in self.attachment.traces:
             seen.steps.extend(steps)
 

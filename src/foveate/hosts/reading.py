@@ -86,8 +86,7 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
                 f"{name}={value!r}: foveate runs no code of a checkpoint, reads safetensors alone and makes "
                 "up no weights; load the model with transformers and compress it with foveate.compress"
             )
-    own = {name: kwargs[name] for name in HUB if name in kwargs}
-    said = kwargs.get("config") or config(path, **own)
+    said = kwargs.get("config") or config(path, **on_hub(kwargs))
     check_kind(path, said, kind)
     if (folder := _settled(path, kwargs)) is not None:
         if (folder / GENERATION).exists():
@@ -177,7 +176,7 @@ def generation_config(path: str | Path) -> GenerationConfig:
 
 def weights(path: str | Path, **kwargs: Any) -> list[Path]:
     """The safetensors files of a model, from the Hub if need be. Raises Unreadable where there are none."""
-    hub = {name: kwargs[name] for name in HUB if name in kwargs}
+    hub = on_hub(kwargs)
     if (folder := _folder(path, kwargs)) is not None:
         return files.weight_files(folder, kwargs.get("variant"))
     with files.faults_of(path, "the weights"):
@@ -189,6 +188,11 @@ def weights(path: str | Path, **kwargs: Any) -> list[Path]:
         index = Path(cached_file(path, files.INDEX, **hub))
         names = set(files.read_object(index)["weight_map"].values())
         return [Path(cached_file(path, name, **hub)) for name in sorted(names)]
+
+
+def on_hub(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of these keywords, those that say where on the Hub something lies."""
+    return {name: kwargs[name] for name in HUB if name in kwargs}
 
 
 def _folder(path: str | Path, kwargs: dict[str, Any]) -> Path | None:
@@ -223,7 +227,7 @@ def _refuse_no_processor(folder: Path) -> None:
 
 def _refuse_own_parts(path: str | Path, kwargs: dict[str, Any]) -> None:
     """Read, where code is named, each part by itself: not every way of AutoProcessor hands on not to ask."""
-    hub = {key: kwargs[key] for key in HUB if key in kwargs}
+    hub = on_hub(kwargs)
     found = [cached_file(path, name, **hub, **IF_THERE) for name in files.PROCESSOR]
     named = [Path(file).name for file in found if file and "auto_map" in files.text(Path(file))]
     if named:

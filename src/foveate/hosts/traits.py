@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -202,22 +202,22 @@ def refuse_unordered(base: nn.Module) -> None:
 
 def merge_size(base: nn.Module) -> int:
     """How many tokens of the tower, along each side, become one visual token where sizes are given."""
-    tower = base.config.vision_config
-    return getattr(base.config, "spatial_merge_size", None) or getattr(
-        tower, "spatial_merge_size", 1
-    )
+    own = getattr(base.config, "spatial_merge_size", None)
+    return own or getattr(base.config.vision_config, "spatial_merge_size", 1)
 
 
 def patch_size(base: nn.Module) -> int:
     """Side of the tower's patches in pixels."""
-    size = base.config.vision_config.patch_size
-    return size if isinstance(size, int) else size[0]
+    return _side(base.config.vision_config.patch_size)
 
 
 def tokens_of_view(base: nn.Module) -> int:
     """Patches of one full view of the tower, for towers of one image size."""
-    size = base.config.vision_config.image_size
-    return ((size if isinstance(size, int) else size[0]) // patch_size(base)) ** 2
+    return (_side(base.config.vision_config.image_size) // patch_size(base)) ** 2
+
+
+def _side(size: int | Sequence[int]) -> int:
+    return size if isinstance(size, int) else size[0]
 
 
 def tokens_of_tile(base: nn.Module, pixels: Tensor) -> int | None:
