@@ -38,9 +38,7 @@ class _Told:
 
 _told: ContextVar[_Told | None] = ContextVar("told", default=None)
 _open: dict[_Told, int] = {}  # the thread of each block that tells something now
-_born: WeakSet[threading.Thread] = (
-    WeakSet()
-)  # threads that began inside such a block and outlived it
+_born: WeakSet[threading.Thread] = WeakSet()  # those that began inside such a block and outlived it
 
 
 @contextmanager

@@ -191,10 +191,9 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
             f"{folder} holds its weights in {few(pickled)} alone: foveate reads safetensors and no pickles; "
             "load it with transformers and save_pretrained it again"
         )
-    what = (
-        "is a folder: want a file" if single.is_dir() else "is not there: the weights are missing"
-    )
-    raise Unreadable(f"{single} {what}")
+    if single.is_dir():
+        raise Unreadable(f"{single} is a folder: want a file")
+    raise Unreadable(f"{single} is not there: the weights are missing")
 
 
 def indexed(index: Path) -> list[Path]:

@@ -93,9 +93,8 @@ def _known(
     glance = path.glances.get(layer)
     for name, score in ({} if glance is None else glance.shown).items():
         arrived = score[prompt.images.row[:, None], place].masked_fill(~came.valid, 0)
-        if (
-            now is not came
-        ):  # an earlier link at this site dropped or merged: sum over what it carries
+        # An earlier link at this site may have dropped or merged: sum over what a token carries.
+        if now is not came:
             share = (arrived / came.size.clamp(min=1)).gather(1, came.owner.clamp(min=0))
             arrived = now.total(share.masked_fill(came.owner < 0, 0))
         known[name] = arrived

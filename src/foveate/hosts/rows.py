@@ -20,9 +20,7 @@ from foveate.hosts import grids, traits
 from foveate.hosts.encode import Encoded
 from foveate.hosts.newlines import Newlines
 
-MARKER_GAP = (
-    4  # tokens that stand between two tiles of one image, at most: a line break and markers
-)
+MARKER_GAP = 4  # tokens between two tiles of one image, at most: a line break and markers
 PLACES = ("grid", "overview")
 
 
@@ -140,9 +138,8 @@ def _of_modality(
     if encoded.together is None:
         sizes = _runs(ids.to(device), mine, traits.tiles_are_marked(base))
     elif encoded.together > 1:
-        sizes = [
-            sum(sizes[i : i + encoded.together]) for i in range(0, len(sizes), encoded.together)
-        ]
+        step = encoded.together
+        sizes = [sum(sizes[i : i + step]) for i in range(0, len(sizes), step)]
     S = ids.shape[1]
     cells["column"], prompt = found % S, found // S
     rows = []

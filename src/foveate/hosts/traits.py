@@ -192,9 +192,8 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
 def refuse_unordered(base: nn.Module) -> None:
     """Raise NotImplementedError where nothing says which of the tower's tokens a visual token is made of."""
     connector = connector_of(base)
-    if (connector is None and merger_of(base) is None) or (
-        connector and connectors.resamples(connector)
-    ):
+    without = merger_of(base) is None if connector is None else connectors.resamples(connector)
+    if without:
         raise NotImplementedError(
             f"{type(base).__name__}: nothing says which tokens of the vision tower a visual token is made of"
         )
