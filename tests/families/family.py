@@ -195,6 +195,11 @@ class Family:
         weights = squares(views, 4, 4, self.merged, skip=int(self.class_token))
         return Sight(cells(views, 4, 4), weights, self.merged**2)
 
+    @property
+    def placeholders(self) -> Tensor:
+        """The ids that stand for an image or a video."""
+        return torch.tensor(sorted({self.image_id, self.video_id} - {None}))
+
     # What a family may have of its own.
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
