@@ -8,8 +8,9 @@ import pickle
 
 import pytest
 import torch
+import unusual
 from calling import greedy, last_words, logits, traced
-from families import FAMILIES, ONE, SHORT, TEXT, TWO, Prompt
+from families import FAMILIES, ONE, TEXT, TWO, Prompt
 from probes import PromptRows, Ragged, asked, zipped
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
@@ -435,18 +436,6 @@ def test_another_feature_layer_in_the_config_is_refused(make):
         model(**inputs)
 
 
-def test_rows_taken_out_of_a_cache_are_refused(model, family):
-    inputs = family.inputs((SHORT, ONE))
-    for method in (Stride(4), FastV(4)):
-        foveate.compress(model, method)
-        cache = model(**inputs, use_cache=True).past_key_values
-        cache.batch_select_indices(torch.tensor([1]))
-        with pytest.raises(
-            NotImplementedError, match="1 rows on the cache of a compressed prompt with 2"
-        ):
-            model(input_ids=torch.tensor([[5]]), past_key_values=cache)
-
-
 def test_an_image_nobody_asks_about_is_refused(model, family):
     """A later image behind an answer: no row may be read that has seen the image and no answer."""
     prompts = (Prompt((2, "i", 5, "i", 4)),)
@@ -503,26 +492,8 @@ def test_wrong_calls_say_so_and_leave_the_model_untouched(model, says):
     assert fingerprint(model) == before
 
 
-def turn_with_images(m, x):
-    return m(**x, past_key_values=m(**x, use_cache=True).past_key_values)
-
-
-def chunked(m, x):
-    return m.generate(**x, max_new_tokens=2, prefill_chunk_size=7)
-
-
 def chunked_behind_the_image(m, x):
-    return m.generate(**x, max_new_tokens=2, prefill_chunk_size=x["input_ids"].shape[1] - 2)
-
-
-def assisted(m, x):
-    x["input_ids"][:, -2:] = x["input_ids"][:, -6:-4]  # so there is something to look up
-    return greedy(m, x, 6, prompt_lookup_num_tokens=3)
-
-
-def custom_mask(m, x):
-    B, S = x["input_ids"].shape
-    return m(**{**x, "attention_mask": torch.ones(B, 1, S, S, dtype=torch.bool).tril()})
+    return greedy(m, x, 2, prefill_chunk_size=x["input_ids"].shape[1] - 2)
 
 
 def one_placeholder_more(m, x):
@@ -536,24 +507,26 @@ def flex(m, x):
 
 
 UNSUPPORTED = [
-    ("inputs_embeds", lambda m, x: m(inputs_embeds=torch.randn(1, 20, 64)), FastV(4)),
-    ("new images on a cache", turn_with_images, FastV(4)),
-    ("new images on a cache", turn_with_images, Stride(4)),
-    ("chunked prefill", chunked, FastV(4)),
-    ("chunked prefill", chunked, Stride(4)),
+    ("inputs_embeds", unusual.embedded, FastV(4)),
+    ("new images on a cache", unusual.an_image_later, FastV(4)),
+    ("new images on a cache", unusual.an_image_later, Stride(4)),
+    ("4 rows on the cache of a compressed prompt with 2", unusual.other_rows, FastV(4)),
+    ("4 rows on the cache of a compressed prompt with 2", unusual.other_rows, Stride(4)),
+    ("chunked prefill", unusual.in_chunks, FastV(4)),
+    ("chunked prefill", unusual.in_chunks, Stride(4)),
     ("chunked prefill", chunked_behind_the_image, FastV(4)),
-    ("logits_to_keep=|guessed", assisted, FastV(4)),
-    ("4-D", custom_mask, Stride(4)),
+    ("logits_to_keep=|guessed", unusual.looked_up, FastV(4)),
+    ("4-D", unusual.prepared_mask, Stride(4)),
     (r"\d+ placeholders for \d+ visual tokens of \d+ image", one_placeholder_more, Stride(4)),
     (
         r"\d+ image placeholders, but no images",
         lambda m, x: m(**{k: v for k, v in x.items() if "pixel" not in k}),
         Stride(4),
     ),
-    ("labels or instruction_mask", lambda m, x: m.train()(**x), FastV(4)),
+    ("labels or instruction_mask", unusual.gradients_without_labels, FastV(4)),
     ("flex_attention", flex, Stride(4)),
 ]
-ALONE = (chunked_behind_the_image, assisted)  # on a prompt of one image
+ALONE = (chunked_behind_the_image, unusual.looked_up)  # on a prompt of one image
 
 
 @pytest.mark.parametrize(("says", "call", "method"), UNSUPPORTED)
