@@ -2,7 +2,6 @@
 
 import io
 import json
-import pickle
 import random
 import sys
 from pathlib import Path
@@ -200,16 +199,6 @@ def test_keywords_that_would_read_more_are_refused(name, value):
         foveate.from_pretrained(STF, **{name: value})
 
 
-class Evil:
-    """Leaves a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (open, (str(self.path), "w"))
-
-
 @pytest.mark.parametrize("sharded", [False, True])
 def test_pickles_are_no_weights(saved, capsys, sharded):
     put(saved, "model.safetensors", None)
@@ -224,14 +213,6 @@ def test_pickles_are_no_weights(saved, capsys, sharded):
     if sharded:  # nor under the other index
         put(saved, "model.safetensors.index.json", json.dumps(index))
         refused(capsys, saved, f"index.json names {name}: foveate reads safetensors alone")
-
-
-def test_convert_reads_pickles_of_weights_alone(tmp_path, capsys):
-    (tmp_path / "mm_projector.bin").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
-    words = [str(tmp_path / "mm_projector.bin"), str(tmp_path / "out"), "--language", str(PATH)]
-    assert run(["convert", *words]) == 2
-    assert "mm_projector.bin holds no weights that can be read" in capsys.readouterr().err
-    assert not (tmp_path / "ran").exists() and not (tmp_path / "out").exists()
 
 
 # Only whole models answer.
