@@ -6,7 +6,6 @@ import copy
 import pickle
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,7 +15,6 @@ from PIL import Image
 from processors import ENDS, MAKERS, image, processor
 
 from foveate import embedded
-from foveate.chat.pictures import read as picture
 from foveate.hosts.assemble import pad_to_square
 from foveate.train.data import Collator, Record, Turn
 
@@ -261,15 +259,6 @@ def test_words_behind_the_caption_are_not_beside_it():
     assert processor("llava").tokenizer.decode(ids[0]) == "What?"
 
 
-def test_pictures_are_turned_and_in_colour(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # taken with the camera on its side
-    image(1, 60, 40).save(tmp_path / "a.jpg", exif=exif)
-    Image.new("LA", (5, 7)).save(tmp_path / "b.png")
-    assert picture(tmp_path / "a.jpg").size == (40, 60)
-    assert picture(tmp_path / "b.png").mode == "RGB" and picture(image(1)).size == (60, 40)
-
-
 def test_square_pictures_reach_the_model_whole():
     """The processor itself learns to pad, so that whoever asks the model later pads as well."""
     wide = replace(MIXED[0], images=(Image.new("RGB", (300, 100), "white"),))
@@ -323,11 +312,3 @@ def test_it_travels_to_workers(name):
     again = pickle.loads(pickle.dumps(collator(name)))
     want, found = collator(name)(MIXED), again(MIXED)
     assert all(torch.equal(want[key], found[key]) for key in want)
-
-
-def test_paths_and_pictures_are_the_same(tmp_path):
-    made = image(3)
-    made.save(tmp_path / "a.png")
-    kept = [replace(MIXED[0], images=(source,)) for source in (made, Path(tmp_path / "a.png"))]
-    first, second = (collator("llava")([rec])["pixel_values"] for rec in kept)
-    assert torch.equal(first, second)
