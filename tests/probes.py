@@ -141,6 +141,26 @@ def asked(family) -> Asked:
     return Asked(family.projected)
 
 
+class Looks(Compressor):
+    """Keeps everything, and what it was shown."""
+
+    selects = True
+
+    def __init__(
+        self, site: Site, needs=("cls_attention", "keys", "features"), vision_layers=(3, 0, 4)
+    ):
+        super().__init__()
+        self.site, self.needs, self.seen = site, frozenset(needs), []
+        self.vision_layers = vision_layers
+
+    def forward(self, tokens, context):
+        self.seen.append((tokens, context))
+        return tokens
+
+    def arguments(self):
+        return {}
+
+
 class PromptRows(Compressor):
     """FastV with the mean over the instruction's rows."""
 

@@ -11,7 +11,7 @@ import torch
 import unusual
 from calling import greedy, last_words, logits, traced
 from families import FAMILIES, ONE, TEXT, TWO, Prompt
-from probes import PromptRows, Ragged, asked, zipped
+from probes import PromptRows, Ragged, zipped
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
@@ -197,26 +197,6 @@ def test_weights_of_a_compressor_are_saved_under_its_own_name(model, family, inp
         foveate.from_pretrained(tmp_path / "bare")
     with pytest.raises(ValueError, match=r"lacks weights.*gate\.bias"):
         foveate.from_pretrained(tmp_path / "bare", method=Ragged())
-
-
-# generate warns, before 5.22, that offloaded weights wait on "meta".
-@pytest.mark.filterwarnings("ignore:You are calling .generate.. with the .input_ids.")
-def test_dispatched_with_a_device_map(model, family, inputs, tmp_path):
-    """accelerate replaces forwards and moves arguments; hooks still see every call."""
-    model.save_pretrained(tmp_path)
-    mapped = AutoModelForImageTextToText.from_pretrained(tmp_path, device_map={"": "cpu"})
-    from accelerate import cpu_offload
-
-    # With weights of its own, which must not be lost to "meta".
-    chain = Chain(asked(family), FastV(3))
-    foveate.compress(model, copy.deepcopy(chain))
-    want = logits(model, inputs)
-    text = greedy(model, inputs, 3)
-    mapped.generation_config = model.generation_config
-    for other in [mapped] + [cpu_offload(family.model())] * family.offloads:
-        foveate.compress(other, copy.deepcopy(chain))
-        assert torch.equal(logits(other, inputs), want)
-        assert torch.equal(greedy(other, inputs, 3), text)
 
 
 class Wrapped(nn.Module):

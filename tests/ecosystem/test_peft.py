@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from calling import greedy, logits
 from peft import LoraConfig, PeftModel, get_peft_model
 from training import gate, labelled, weights
 
@@ -32,11 +33,6 @@ def train(model, batch, steps: int = 3) -> list[float]:
         losses.append(loss.item())
     model.eval()
     return losses
-
-
-def logits(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits
 
 
 def test_only_the_adapter_and_the_compressor_learn(model, family):
@@ -104,6 +100,5 @@ def test_generating_through_the_adapter_is_generating(model, family):
     adapter = adapted(model)
     train(adapter, batch)
     inputs = {k: v for k, v in batch.items() if k != "labels"}
-    got = adapter.generate(**inputs, max_new_tokens=4, do_sample=False)
-    want = adapter.get_base_model().generate(**inputs, max_new_tokens=4, do_sample=False)
+    got, want = greedy(adapter, inputs, 4), greedy(adapter.get_base_model(), inputs, 4)
     assert torch.equal(got, want) and got.shape[1] == inputs["input_ids"].shape[1] + 4

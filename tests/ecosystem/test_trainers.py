@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -211,20 +213,15 @@ def test_trl_trains_a_compressed_model(model, family, tmp_path):
     assert len(noted.counts) == 4 and not same(before, weights(model))
 
 
-def test_trl_may_not_lose_a_penalty(model, family, tmp_path):
-    """Its loss is made of log-probabilities; what a compressor adds to the model's own would be gone."""
-    foveate.compress(model.train(), gate())
-    run = sft(model, family, tmp_path)
-    with pytest.raises(NotImplementedError, match="penalty"):
-        run.compute_loss(model, labelled(family))
+ELSEWHERE = {"TRL": sft, "label smoothing": partial(trainer, label_smoothing_factor=0.1)}
 
 
-def test_a_loss_computed_elsewhere_may_not_lose_a_penalty(model, family, tmp_path):
-    """Label smoothing, and any `compute_loss_func`: Trainer takes the labels out of the call."""
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_loss_computed_elsewhere_may_not_lose_a_penalty(model, family, tmp_path, name):
+    """TRL's is made of log-probabilities; and Trainer may take the labels out of the call."""
     foveate.compress(model.train(), gate())
-    run = trainer(model, family, tmp_path, label_smoothing_factor=0.1)
     with pytest.raises((NotImplementedError, ValueError), match="penalty"):
-        run.compute_loss(model, labelled(family))
+        ELSEWHERE[name](model, family, tmp_path).compute_loss(model, labelled(family))
 
 
 @pytest.mark.parametrize(

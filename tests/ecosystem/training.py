@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from calling import last_words
 from families import ONE, TWO
 from probes import Ragged
 
@@ -24,9 +25,7 @@ def gate():
 def labelled(family, prompts=(ONE, TWO), seed: int = 1) -> dict:
     """A batch whose last two columns are the answer."""
     inputs = family.inputs(prompts, seed=seed)
-    labels = torch.full_like(inputs["input_ids"], -100)
-    labels[:, -2:] = inputs["input_ids"][:, -2:]
-    return {**inputs, "labels": labels}
+    return {**inputs, "labels": last_words(inputs)}
 
 
 class Batches(torch.utils.data.Dataset):

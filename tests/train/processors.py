@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from foveate import embedded
+from foveate.train import Record, Turn
 
 WORDS = [
     "user User assistant Assistant model system You are a helpful assistant. USER: ASSISTANT:",
@@ -189,3 +190,11 @@ def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
     """Noise of some size."""
     draw = np.random.default_rng(seed)
     return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def record(*texts: str, where: str = "set.json, line 7") -> Record:
+    """Human and model in turn, an image of some size for each mark."""
+    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
+    marks = sum(text.count("<image>") for text in texts)
+    images = tuple(image(n, 40 + 50 * (n % 2), 40 + 20 * (n % 3)) for n in range(marks))
+    return Record("a", images, turns, where)

@@ -22,25 +22,18 @@ from transformers import (
 )
 
 from foveate import cli
-from foveate.train import Recipe
+from foveate.train import Lora, Recipe
 
 LAYERS, WIDTH = 4, 32
-WORDS = [
-    "cat",
-    "sits",
-    "on",
-    "the",
-    "mat",
-    "the",
-    "answer",
-    "is",
-    "yes",
-    "no",
-    "or",
-    "a",
-    "red",
-    "dog",
-]
+SAID = "cat sits on the mat the answer is yes no or a red dog"
+WORDS = SAID.split()
+# Changes of a recipe: a schedule, a compressor that learns, adapters beside it.
+STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
+LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
+ADAPTERS = {
+    "lora": Lora(rank=4, alpha=8, dropout=0.05),
+    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
+}
 
 
 def vision() -> CLIPVisionConfig:

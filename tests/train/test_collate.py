@@ -12,21 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from processors import ENDS, MAKERS, image, processor
+from processors import ENDS, MAKERS, image, processor, record
 
 from foveate import embedded
 from foveate.hosts.assemble import pad_to_square
 from foveate.train.data import Collator, Record, Turn
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
-
-
-def record(*texts: str, where: str = "set.json, line 7") -> Record:
-    """Human and model in turn, an image of some size for each mark."""
-    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
-    marks = sum(text.count("<image>") for text in texts)
-    images = tuple(image(n, 40 + 50 * (n % 2), 40 + 20 * (n % 3)) for n in range(marks))
-    return Record("a", images, turns, where)
 
 
 MIXED = [

@@ -10,14 +10,10 @@ import small
 from safetensors.torch import load_file, save_file
 
 from foveate.keeping.provenance import sealed
-from foveate.train import Lora, checkpoints, manifest, run
+from foveate.train import checkpoints, manifest, run
 
-WHOLE = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 5}
-LORA = {
-    **WHOLE,
-    "lora": Lora(rank=4, alpha=8, dropout=0.05),
-    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
-}
+WHOLE = {**small.LEARNED, "steps": 5}
+LORA = {**WHOLE, **small.ADAPTERS}
 KINDS = {"whole": WHOLE, "adapters": LORA}
 FILES = {
     "whole": {"model.safetensors", "config.json", "tokenizer.json"},

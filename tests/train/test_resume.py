@@ -19,11 +19,11 @@ import torch
 from small import known, same
 from transformers.utils.logging import disable_progress_bar
 
-from foveate.train import Lora, checkpoints, run
+from foveate.train import checkpoints, run
 
-STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}, "steps": 8}
+STAGED = {**small.STAGED, "steps": 8}
 RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}, "steps": 4}
-LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 4}
+LEARNED = {**small.LEARNED, "steps": 4}
 # Scales and shares are drawn, the router learns from them, and its balance is in the loss.
 FOCUSED = {
     "method": "focusllava",
@@ -31,11 +31,7 @@ FOCUSED = {
     "split": True,
     "steps": 4,
 }
-LORA = {
-    **LEARNED,
-    "lora": Lora(rank=4, alpha=8, dropout=0.05),
-    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
-}
+LORA = {**LEARNED, **small.ADAPTERS}
 
 
 def die_at(last: int):

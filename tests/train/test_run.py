@@ -8,18 +8,12 @@ from dataclasses import replace
 import pytest
 import small
 import torch
+from small import ADAPTERS, LEARNED, STAGED
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import foveate
-from foveate.train import DataError, Lora, Record, Records, Turn, run
-
-STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
-LORA = {
-    "lora": Lora(rank=4, alpha=8, dropout=0.05),
-    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
-}
-LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
+from foveate.train import DataError, Record, Records, Turn, run
 
 
 class Stream(IterableDataset):
@@ -35,7 +29,7 @@ class Stream(IterableDataset):
 RANDOM = {
     "method": "random",
     "arguments": {"keep": 5, "layer": 2},
-    **LORA,
+    **ADAPTERS,
     "trains": {"lora": 1e-2},
 }
 
@@ -104,7 +98,7 @@ def test_adapters(card, model, data, tmp_path, changes):
     from peft import PeftModel
 
     out = tmp_path / "out"
-    run(card(**changes, **LORA), out)
+    run(card(**changes, **ADAPTERS), out)
     before, after = small.weights(model), small.weights(out)
     kinds = {n for n in before if not torch.equal(before[n], after[n])}
     tuned = ("multi_modal_projector", "self_attn", "mlp")
@@ -173,7 +167,7 @@ def test_what_is_not_installed(card, tmp_path, changes, says):
     [
         ({"trains": {"compressor": 1e-3}}, "nothing would learn"),
         ({"batch": 9}, "batch=9 is no multiple of micro_batch=8 × 1 devices"),
-        ({**LORA, "trains": {"lora": 1e-3, "vision": 1e-3}}, "only projector and compressor"),
+        ({**ADAPTERS, "trains": {"lora": 1e-3, "vision": 1e-3}}, "only projector and compressor"),
         ({"method": "pool", "arguments": {"layer": 9}}, "decoder layers 0 to 3"),
     ],
 )
@@ -231,7 +225,7 @@ def test_a_warm_start_does_not_undo_training(card, tmp_path):
 
 
 def test_a_warm_connector_beside_adapters(card, tmp_path):
-    changes = {**LORA, "method": "llava_stf", "warm_start": True, "steps": 1}
+    changes = {**ADAPTERS, "method": "llava_stf", "warm_start": True, "steps": 1}
     run(card(**changes), tmp_path / "out")
     back = foveate.from_pretrained(tmp_path / "out")
     assert isinstance(back.model.visual_compressor, foveate.LLaVASTF)

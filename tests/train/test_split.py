@@ -10,22 +10,15 @@ from dataclasses import replace
 import pytest
 import small
 import torch
-from processors import MAKERS, image, processor
+from processors import MAKERS, processor, record
 from test_resume import killed, known
 from test_run import Stream
 
 from foveate.cli import run as command
-from foveate.train import Collator, DataError, Record, Records, Turn, run
+from foveate.train import Collator, DataError, Record, Records, run
 from foveate.train.data import by_question
 
 READS = {"method": "meteor", "arguments": {"keep": 5, "hidden": 16, "depth": 1}}
-
-
-def record(*texts: str, where: str = "set.json, line 7") -> Record:
-    """Human and model in turn, an image for each mark."""
-    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
-    marks = sum(text.count("<image>") for text in texts)
-    return Record("a", tuple(image(n, 40 + 9 * n, 40) for n in range(marks)), turns, where)
 
 
 LATE = (
