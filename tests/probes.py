@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain, product
+
 import torch
 from torch import nn
 
@@ -204,3 +206,9 @@ SELECT = {  # keep-all settings of every method that selects: identity, bit for 
     "kmeans": lambda: KMeans(1.0),
     "vccattention": lambda: VCCAttention(1.0),
 }
+
+
+def views(*sizes: tuple[int, int]) -> torch.Tensor:
+    """(1, P, 3) the cells of views of these rows and columns, one behind the other."""
+    cells = [product([v], range(rows), range(columns)) for v, (rows, columns) in enumerate(sizes)]
+    return torch.tensor([[*chain(*cells)]])

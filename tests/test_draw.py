@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from probes import views
 
 from foveate.core.compressor import Site, Tower
 from foveate.draw import draw, heatmaps, panels
@@ -80,12 +81,6 @@ def test_scores_are_drawn_where_a_step_has_them():
     plain = draw(image, [step([[0, -1, -1, 1]])], side=100)
     heated = draw(image, [step([[0, -1, -1, 1]], scores=scores)], side=100)
     assert heated.width > plain.width
-
-
-def views(*shapes):
-    return torch.tensor(
-        [[(v, r, c) for v, (h, w) in enumerate(shapes) for r in range(h) for c in range(w)]]
-    )
 
 
 def at(sheet, left, top, row=0, column=0, cell=CELL):

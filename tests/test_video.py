@@ -3,7 +3,7 @@
 The reference is made by hand, prompt by prompt and without padding: the model's own layers up to K see
 every column; then the members of each token are averaged, vectors and positions, and the layers from K on
 run on what is left. Which patches belong together is said by the cells in families/. It shares no code
-with the host.
+with the host. What is learnt of a clip, and said behind it, the contract shows.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
+from calling import close, traced
 from families import ONE, TEXT, VIDEO, VIDEO_AND_IMAGE, Prompt, Qwen25VL, VideoLlava
 from PIL import Image
 from torch import Tensor, nn
 
 import foveate
-from foveate import Chain, Identity, Pool, Stages
+from foveate import Chain, Pool
 from foveate.draw import panels
 from foveate.draw.layout import GAP
 
-TOLERANCE = 1e-5  # of the scale
 TWO_CLIPS = Prompt((1, "v", "v", 4))
 CLIPS = (VIDEO_AND_IMAGE, TEXT, TWO_CLIPS, ONE)
 STRIDES = {1: 5, 2: 3}  # by dims: over the ends of frames, and over the edges of the grid
@@ -148,30 +148,6 @@ def stretched(pooled: Short, S: int) -> list[int]:
     return [sum(first <= column for first in pooled.first) - 1 for column in range(S)]
 
 
-def loss_of(shorts: list[Short], inputs: dict, labels: Tensor) -> Tensor:
-    """Mean cross entropy of every labelled column, told by the place that speaks for the one before."""
-    losses = []
-    for i, pooled in enumerate(shorts):
-        mine = labels[i][inputs["attention_mask"][i].bool()]
-        speaks = stretched(pooled, len(mine))[:-1]
-        losses.append(
-            nn.functional.cross_entropy(pooled.logits[speaks], mine[1:], reduction="none")
-        )
-    return torch.cat(losses).sum() / (labels[:, 1:] != -100).sum()
-
-
-def close(got: Tensor, want: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert got.shape == want.shape
-    error = (got - want).abs().max() / want.abs().max()
-    assert error <= tolerance, f"off by {error:.2e} of the scale {want.abs().max():.1f}"
-
-
-def traced(model, inputs: dict, **more):
-    with foveate.trace(model) as seen:
-        output = model(**inputs, **more)
-    return output, seen.steps
-
-
 # Clips in prompts
 
 
@@ -218,24 +194,6 @@ def test_tokens_are_means_at_the_floor_of_their_positions(model, films, pool, pa
             close(logits[i, real], want.logits[stretched(want, int(real.sum()))], 2e-5)
 
 
-def test_generating_is_recomputing(model, films, pool):
-    inputs = films.inputs(CLIPS)
-    with torch.no_grad():
-        with foveate.compressed(model, pool):
-            out = model.generate(
-                **inputs,
-                max_new_tokens=4,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-        whole = films.longer(inputs, out.sequences[:, :-1])
-        got = torch.stack(out.logits, dim=1)
-        for i in range(len(CLIPS)):
-            want = short(model, films, CLIPS, whole, i, pool).logits[-4:]
-            close(got[i], want, 2e-5)
-
-
 def test_one_step_per_site_speaks_of_the_patches_of_the_clip(model, films, pool):
     inputs, cells = films.inputs(CLIPS), cells_of(films, CLIPS)
     both = Chain(pool, Pool(3, layer=3))
@@ -267,77 +225,6 @@ def test_windows_never_reach_over_the_end_of_a_frame(model, films, layer):
             assert len(grid[owner == token, 0].unique()) == 1
     views = step.grid[:, :, 0].amax(1) + 1
     assert (views[2:] > 1).all()  # the clips, behind two images
-
-
-# Training
-
-
-@pytest.mark.parametrize(
-    ("padding", "checkpointing"),
-    [
-        ("left", None),
-        ("right", True),
-        ("left", False),
-        pytest.param("right", None, marks=pytest.mark.full),
-        pytest.param("left", True, marks=pytest.mark.full),
-        pytest.param("right", False, marks=pytest.mark.full),
-    ],
-)
-def test_loss_and_gradients_are_the_references(model, films, pool, padding, checkpointing):
-    """With every word labelled, also those between a clip and an image."""
-    inputs = films.inputs(CLIPS, padding)
-    labels = labelled(films, inputs)
-    model.train()
-    if checkpointing is not None:
-        model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
-        model.enable_input_require_grads()
-    with foveate.compressed(model, pool):
-        got = model(**inputs, labels=labels, use_cache=False).loss
-        got.backward()
-    grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    model.gradient_checkpointing_disable()
-    want = loss_of(every_short(model, films, inputs, pool), inputs, labels)
-    want.backward()
-    close(got, want)
-    bare = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
-    assert grads.keys() == bare.keys()
-    scale = max(grad.abs().max() for grad in bare.values())
-    for name, grad in grads.items():
-        assert (grad - bare[name]).abs().max() <= 1e-5 * scale, name
-
-
-def labelled(films, inputs: dict) -> Tensor:
-    """Every real column that is no placeholder; but the first of a prompt has nothing before it."""
-    visual = torch.isin(inputs["input_ids"], torch.tensor([films.image_id, films.video_id]))
-    real = inputs["attention_mask"]
-    first = (real.cumsum(1) == 1) | (real == 0)
-    return inputs["input_ids"].masked_fill(visual | first, -100)
-
-
-def every_short(model, films, inputs: dict, pool: Pool) -> list[Short]:
-    return [short(model, films, CLIPS, inputs, i, pool) for i in range(len(CLIPS))]
-
-
-def test_a_schedule_over_a_clip(model, films):
-    """Each quarter of training pools otherwise, and an evaluation in between moves nothing."""
-    pools = [Pool(8, layer=2), Pool(2, layer=2, dims=2), Pool(2, layer=3)]
-    inputs = films.inputs(CLIPS)
-    given = {**inputs, "labels": labelled(films, inputs)}
-    with torch.no_grad():
-        bare = model(**given).loss
-        wants = [
-            loss_of(every_short(model, films, inputs, pool), inputs, given["labels"])
-            for pool in pools
-        ]
-        stages = zip((0.25, 0.5, 0.75, 1.0), (*pools, Identity()), strict=True)
-        foveate.compress(model, Stages(*stages))
-        for step in range(8):
-            foveate.set_progress(model, step, 8)
-            got = model.train()(**given).loss
-            close(got, (*wants, bare)[step // 2])
-            assert torch.equal(model.eval()(**given).loss, bare)
-            assert torch.equal(model.train()(**given).loss, got)
 
 
 # The picture

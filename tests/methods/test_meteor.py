@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from probes import views
 from torch.nn import functional
 
 import foveate
@@ -27,12 +28,6 @@ from foveate.statespace.scan import sequential
 WIDTH, FEATURE = 24, 16
 
 
-def cells(rows, columns, view=0):
-    """(1, P, 3) of one view."""
-    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.stack([torch.full_like(row, view), row, column], -1).reshape(1, -1, 3)
-
-
 def fusion(feature=FEATURE, **arguments):
     """With weights that are all random: what begins at 0 or 1 hides mistakes."""
     torch.manual_seed(0)
@@ -50,7 +45,7 @@ def seen(rows=3, columns=4, words=5, seed=1):
     x = torch.randn(1, rows * columns, FEATURE, generator=draw, dtype=torch.float64)
     text = torch.randn(1, words, WIDTH, generator=draw, dtype=torch.float64)
     context = {"text": text, "text_mask": torch.ones(1, words, dtype=torch.bool)}
-    return VisualTokens.of(x), Context(**context, grid=cells(rows, columns))
+    return VisualTokens.of(x), Context(**context, grid=views((rows, columns)))
 
 
 def averaged(n, rows, columns):
@@ -148,7 +143,7 @@ def test_the_fusion_is_what_it_is_by_hand(scan, directions, operator, text):
 def test_ragged_images_and_questions_are_each_alone(scan, operator):
     """Unequal grids, unequal questions, words anywhere in the mask, and a prompt that says nothing."""
     method = fusion(scan=scan, operator=operator)
-    grids = [cells(3, 4), cells(2, 3), torch.cat([cells(2, 2), cells(1, 3, view=1)], 1)]
+    grids = [views((3, 4)), views((2, 3)), views((2, 2), (1, 3))]
     P = max(g.shape[1] for g in grids)
     draw = torch.Generator().manual_seed(2)
     x = torch.randn(3, P, FEATURE, generator=draw, dtype=torch.float64)
@@ -185,7 +180,7 @@ def test_every_token_perceives_the_whole_image():
 
 def test_words_and_neighbours_that_were_dropped():
     """A method before it may drop tokens: the nearest neighbour that is left stands in."""
-    cell, valid = cells(3, 3), torch.ones(1, 9, dtype=torch.bool)
+    cell, valid = views((3, 3)), torch.ones(1, 9, dtype=torch.bool)
     around = neighbours(cell, valid)[0]
     assert around[4].tolist() == list(range(9))
     assert around[0].tolist() == [0, 0, 1, 0, 0, 1, 3, 3, 4]  # a corner, replicated
@@ -200,7 +195,7 @@ def test_words_and_neighbours_that_were_dropped():
 
 
 def test_two_views_do_not_meet():
-    cell = torch.cat([cells(2, 2), cells(2, 2, view=1)], 1)
+    cell = views((2, 2), (2, 2))
     around = neighbours(cell, torch.ones(1, 8, dtype=torch.bool))[0]
     assert around[:4].max() == 3 and around[4:].min() == 4
 
@@ -224,8 +219,10 @@ def test_sequences_of_every_length(operator):
         for words in (0, 1, 10):
             text = torch.randn(1, words + 3, WIDTH, dtype=torch.float64)
             mask = torch.arange(words + 3)[None] < words
-            said = Context(text=text, text_mask=mask, grid=cells(side, side))
-            bare = Context(text=text[:, :words], text_mask=mask[:, :words], grid=cells(side, side))
+            said = Context(text=text, text_mask=mask, grid=views((side, side)))
+            bare = Context(
+                text=text[:, :words], text_mask=mask[:, :words], grid=views((side, side))
+            )
             with torch.no_grad():
                 padded, alone = (method(VisualTokens.of(x), c).x for c in (said, bare))
             torch.testing.assert_close(padded, alone, atol=1e-10, rtol=1e-8)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import FAMILIES, ONE, TWO, Llava
+from probes import views
 
 import foveate
 from foveate import Context, VisionZip, VisualTokens
@@ -65,17 +66,6 @@ def test_the_contextual_share_is_checked():
 
 
 # Budgets of views
-
-
-def views(*sizes):
-    """(1, P, 3) views of these rows and columns, one behind the other."""
-    cells = [
-        (v, r, c)
-        for v, (rows, columns) in enumerate(sizes)
-        for r in range(rows)
-        for c in range(columns)
-    ]
-    return torch.tensor([cells])
 
 
 def seen(P, width=4, batch=1):

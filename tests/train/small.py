@@ -27,9 +27,10 @@ from foveate.train import Lora, Recipe
 LAYERS, WIDTH = 4, 32
 SAID = "cat sits on the mat the answer is yes no or a red dog"
 WORDS = SAID.split()
-# Changes of a recipe: a schedule, a compressor that learns, adapters beside it.
+# Changes of a recipe: a schedule, a compressor that learns, one that draws, adapters.
 STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
 LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
+RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}}
 ADAPTERS = {
     "lora": Lora(rank=4, alpha=8, dropout=0.05),
     "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},

@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 from foveate.train import checkpoints, run
 
 STAGED = {**small.STAGED, "steps": 8}
-RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}, "steps": 4}
+RANDOM = {**small.RANDOM, "steps": 4}
 LEARNED = {**small.LEARNED, "steps": 4}
 # Scales and shares are drawn, the router learns from them, and its balance is in the loss.
 FOCUSED = {

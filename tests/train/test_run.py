@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import small
 import torch
-from small import ADAPTERS, LEARNED, STAGED
+from small import ADAPTERS, LEARNED, RANDOM, STAGED
 from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -26,15 +26,10 @@ class Stream(IterableDataset):
         return iter(self.records)
 
 
-RANDOM = {
-    "method": "random",
-    "arguments": {"keep": 5, "layer": 2},
-    **ADAPTERS,
-    "trains": {"lora": 1e-2},
-}
+DRAWN = {**RANDOM, **ADAPTERS, "trains": {"lora": 1e-2}}
 
 
-@pytest.mark.parametrize(("changes", "every"), [(RANDOM, 2), (STAGED, 1)])
+@pytest.mark.parametrize(("changes", "every"), [(DRAWN, 2), (STAGED, 1)])
 def test_an_evaluation_moves_nothing(card, data, tmp_path, changes, every):
     """Not the schedule, not the random draws, not the dropout of adapters."""
     bare = run(card(**changes), tmp_path / "bare")

@@ -96,13 +96,6 @@ def test_the_model_takes_them(place):
     assert float(together.loss) == pytest.approx(total / count, rel=1e-5)
 
 
-def test_longer_than_allowed_says_how_long(place):
-    with pytest.raises(
-        ValueError, match=r"line 7: images stand up to column \d+ of \d+, max_length=40"
-    ):
-        Collator(processor("llava_next"), max_length=40)([record(SIZES[2])])
-
-
 def test_draws_are_those_of_an_image_in_any_micro_batch(place, tmp_path):
     """However many tiles stand beside it, an image's scales and share are its own."""
     whole = run(recipe(place), tmp_path / "whole", ROWS)
