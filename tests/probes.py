@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from itertools import chain, product
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from foveate.core.compressor import Compressor, Site, Tower, language
@@ -212,3 +214,9 @@ def views(*sizes: tuple[int, int]) -> torch.Tensor:
     """(1, P, 3) the cells of views of these rows and columns, one behind the other."""
     cells = [product([v], range(rows), range(columns)) for v, (rows, columns) in enumerate(sizes)]
     return torch.tensor([[*chain(*cells)]])
+
+
+def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """Noise of some size."""
+    draw = np.random.default_rng(seed)
+    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))

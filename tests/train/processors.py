@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
-from PIL import Image
+from probes import image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoProcessor,
@@ -184,12 +183,6 @@ ENDS = {  # what an answer ends with
 def processor(name: str):
     """Every test's one; nothing changes it."""
     return MAKERS[name]()
-
-
-def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """Noise of some size."""
-    draw = np.random.default_rng(seed)
-    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 def record(*texts: str, where: str = "set.json, line 7") -> Record:

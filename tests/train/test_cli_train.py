@@ -258,8 +258,3 @@ def test_a_tower_that_is_not_there(data, tmp_path, capsys, place):
     card = small.card(place, data, vision=place, steps=1)
     assert run(["train", *small.words(card), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"foveate: {place}: no such folder"
-
-
-def test_an_argument_that_is_no_number_json_can_hold(tmp_path, capsys):
-    words = ("patchqa", "--set", "arguments.keep=1e400", "--out", tmp_path / "out")
-    assert "arguments.keep=inf: want finite numbers" in refused(capsys, *words)

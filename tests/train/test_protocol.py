@@ -175,30 +175,19 @@ def test_other_words_are_refused():
 
 
 ANEW = {"positions": "renumbered", "newlines": "none"}
+BEFORE = [VisionZip, DivPrune, lambda: Pool(4), llava_stf, meteor]
+INSIDE = [
+    *(FastV, focusllava, lambda: Pool(8, layer=2), lambda: llavolta("two_stage")),
+    lambda: Chain(VisionZip(), FastV()),
+]
 
 
-ALIKE = {
-    "visionzip": VisionZip,
-    "divprune": DivPrune,
-    "pool": lambda: Pool(4),
-    "llava_stf": llava_stf,
-    "meteor": meteor,
-}
-INSIDE = {
-    "fastv": FastV,
-    "pool": lambda: Pool(8, layer=2),
-    "llavolta": lambda: llavolta("two_stage"),
-    "focusllava": focusllava,
-    "a chain": lambda: Chain(VisionZip(), FastV()),
-}
-
-
-def test_what_stands_before_the_language_model_is_counted_anew():
+@pytest.mark.parametrize(
+    ("make", "says"), [*((make, ANEW) for make in BEFORE), *((make, {}) for make in INSIDE)]
+)
+def test_what_stands_before_the_language_model_is_counted_anew(make, says):
     with torch.device("meta"):
-        for name, make in ALIKE.items():
-            assert foveate.as_published(make()) == ANEW, name
-        for name, make in INSIDE.items():
-            assert foveate.as_published(make()) == {}, name
+        assert foveate.as_published(make()) == says
 
 
 def test_models_saved_with_another_prompt_keep_it(tmp_path):
@@ -275,18 +264,9 @@ def test_a_job_of_before_is_the_checkpoints_own(tmp_path):
 
 
 def test_compare_shows_the_protocol(capsys, place, tmp_path):
-    command = [
-        "compare",
-        "--methods",
-        "stride,fastv",
-        "--keeps",
-        "0.25",
-        "--limit",
-        3,
-        "--out",
-        tmp_path,
-    ]
-    document = one(capsys, [*command, "--no-timing", "--scenes", "0"], place, "--protocol", "llava")
+    budget = ["--methods", "stride,fastv", "--keeps", "0.25", "--limit", 3]
+    command = ["compare", *budget, "--no-timing", "--scenes", "0", "--out", tmp_path]
+    document = one(capsys, command, place, "--protocol", "llava")
     assert document["protocol"] == "llava"
     assert "patchqa, protocol llava, 3" in table(document).title
     page = (tmp_path / "report.html").read_text()
@@ -299,19 +279,12 @@ def test_compare_shows_the_protocol(capsys, place, tmp_path):
 
 def test_what_it_does_not_fit_is_one_line(capsys, place, tmp_path):
     image(1).save(tmp_path / "a.png")
-    ask = ["ask", str(tmp_path / "a.png"), "What?", "--model", place, "--protocol"]
+    other = shutil.copytree(place, tmp_path / "other")
+    llava(MISTRAL).save_pretrained(other)
+    ask = ["ask", str(tmp_path / "a.png"), "What?", "--model", str(other), "--protocol"]
     assert run([*ask, "lava"]) == 2
     assert "nearest: llava" in capsys.readouterr().err
-    other = tmp_path / "other"
-    shutil.copytree(place, other)
-    llava(MISTRAL).save_pretrained(other)
-    assert (
-        run(["ask", str(tmp_path / "a.png"), "What?", "--model", str(other), "--protocol", "llava"])
-        == 2
-    )
+    assert run([*ask, "llava"]) == 2
     said = capsys.readouterr().err
-    assert (
-        said.startswith("foveate: --protocol llava: ")
-        and "[INST]" in said
-        and said.count("\n") == 1
-    )
+    assert said.startswith("foveate: --protocol llava: ") and said.count("\n") == 1
+    assert "[INST]" in said
