@@ -293,16 +293,19 @@ def test_a_second_turn_of_unequal_questions(model, family, name, shorter):
 
 
 @torch.no_grad()
-def test_cache_length_per_layer_is_what_was_computed(model, family):
+def test_caches_and_hidden_states_are_as_short_as_the_tokens(model, family):
+    """Layer by layer; the logits have the length the caller knows."""
     inputs = family.inputs((ONE,))
     foveate.compress(model, Chain(Stride(12), FastV(6, layer=2), Pool(3, layer=4)))
-    out, steps = traced(model, inputs, use_cache=True)
+    out, steps = traced(model, inputs, use_cache=True, output_hidden_states=True)
     assert [step.after.tolist() for step in steps] == [[12], [6], [2]]
     assert foveate.last_counts(model) == [2]
     found = plans(family.stands((ONE,), inputs["input_ids"]), inputs["attention_mask"], steps)
     left = {k: int(plan.visible.sum()) for k, plan in found.items()}
     lengths = [layer.keys.shape[2] for layer in out.past_key_values.layers]
     assert lengths == [left[0], left[0], left[2], left[2], left[4]]
+    assert [h.shape[1] for h in out.hidden_states] == [left[0], *lengths]
+    assert out.logits.shape[1] == inputs["input_ids"].shape[1] and len(lengths) == LAYERS
 
 
 @pytest.mark.parametrize("checkpointing", [None, True, False])
@@ -411,18 +414,6 @@ def test_bfloat16_stays_near_given_the_same_kept_set(model, family, name):
     error = (got.logits.float() - want.logits)[real].norm() / want.logits[real].norm()
     # Two of the small models are off by 2e-2 themselves, whoever compresses them.
     assert error <= max(2e-2, 1.1 * own), f"{error:.4f}, the bare model {own:.4f}"
-
-
-def test_hidden_states_are_short_from_the_cut_on(model, family):
-    inputs = family.inputs((ONE,))
-    S = inputs["input_ids"].shape[1]
-    stands = family.stands((ONE,), inputs["input_ids"])
-    with foveate.compressed(model, FastV(6, layer=2)), torch.no_grad():
-        out, steps = traced(model, inputs, output_hidden_states=True)
-    M = int(plans(stands, inputs["attention_mask"], steps)[2].visible.sum())
-    assert [h.shape[1] for h in out.hidden_states] == [S, S, S, M, M, M]
-    assert out.logits.shape[1] == S
-    assert len(out.hidden_states) == LAYERS + 1
 
 
 class Heard(list):

@@ -193,15 +193,14 @@ def assert_shown(context, whole: list[list[bool]]):
 
 
 def test_what_prompt_rows_look_at_is_what_eager_attention_says(model, family):
-    bare, looks = family.model("eager"), Looks(language(2), OF_PROMPT)
+    bare = family.model("eager")
     for prompts in family.batches().values():
-        for padding in ("left", "right"):
+        for padding, layer in (("left", 2), ("right", 1), ("left", LAYERS - 1)):
             inputs = family.inputs(prompts, padding)
             with recorded() as calls, torch.no_grad():
                 bare(**inputs)
-            ((_, weights),) = list(calls.values())[-LAYERS:][1]
-            looks.seen.clear()
-            _, context, _ = looked(model, inputs, looks)
+            ((_, weights),) = list(calls.values())[-LAYERS:][layer - 1]
+            _, context, _ = looked(model, inputs, Looks(language(layer), OF_PROMPT))
             ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
             words = real & ~torch.isin(ids, family.placeholders)
             for i, stand in enumerate(family.stands(prompts, ids)):

@@ -134,21 +134,10 @@ def test_a_final_activation_is_an_option():
 # The connector
 
 
-def macs(method, patches=576):
-    """Multiplications of an image, by hand: the blocks' map runs on patches, the windows' on windows."""
-    rows = {"multi_block": patches, "spatial": patches // method.spatial.window**2}
-    return sum(
-        rows[name.split(".")[0]] * p.numel()
-        for name, p in method.named_parameters()
-        if p.dim() == 2
-    )
-
-
 def test_at_7b_it_has_the_published_shape():
     with torch.device("meta"):
         method = LLaVASTF()
     assert sum(p.numel() for p in method.parameters()) == 171_992_064  # 172.0 M
-    assert round(macs(method) / 1e9, 1) == 41.1
     shapes = {name: tuple(p.shape) for name, p in method.named_parameters() if p.dim() == 2}
     assert shapes == {
         "multi_block.mlp.0.weight": (4096, 8192),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import FAMILIES, ONE, TWO, Llava
+from families import FAMILIES
 from probes import views
 
 import foveate
@@ -42,22 +42,6 @@ def test_each_joins_the_target_with_the_most_similar_key():
             joined = [i for i in rest if i != t and out.owner[row, i] == out.owner[row, t]]
             want = x[row, t] + (x[row, joined].mean(0) if joined else 0)
             torch.testing.assert_close(out.x[row, out.owner[row, t]], want)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_it_reads_the_class_tokens_row_of_the_block_before_the_feature(attention):
-    family = Llava()
-    inputs = family.inputs((ONE, TWO))
-    model = family.model("eager")
-    with torch.no_grad():
-        tower = model.model.vision_tower(inputs["pixel_values"], output_attentions=True)
-        want = tower.attentions[2].mean(1)[
-            :, 0, 1:
-        ]  # hidden state -2 of 4 blocks is made by block 2
-        model = foveate.compress(family.model(attention), VisionZip(6))
-        with foveate.trace(model) as seen:
-            model(**inputs)
-    torch.testing.assert_close(seen.steps[0].scores, want, atol=1e-6, rtol=1e-5)
 
 
 def test_the_contextual_share_is_checked():

@@ -27,7 +27,7 @@ from transformers import (
 
 import foveate
 from foveate.hosts.assemble import IMAGE, assemble
-from foveate.train import Collator, Record, Turn, run
+from foveate.train import run
 from foveate.train.model import load
 
 CLASSES = pytest.mark.parametrize("tower", ["clip", "siglip"])
@@ -115,17 +115,6 @@ def test_the_chat_template_is_llavas(towers, speaker):
     assert processor.chat_template == asks.chat_template
 
 
-def test_the_chat_template_teaches_answers(towers, speaker):
-    _, processor = assemble(towers["clip"], speaker)
-    turns = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "a red dog"))
-    batch = Collator(processor)([Record("a", (image(0),), turns, "here")])
-    taught = batch["input_ids"][0][batch["labels"][0] != -100]
-    assert processor.tokenizer.decode(taught).strip() == "a red dog</s>"
-    text = processor.tokenizer.decode(batch["input_ids"][0])
-    assert text.startswith("<s>A chat between a curious user and") and text.count("<s>") == 1
-    assert "ASSISTANT: a red dog</s>" in text
-
-
 def captions(folder):
     """Images and what they show, and nothing else."""
     found = []
@@ -201,16 +190,6 @@ def test_attention_is_as_asked(towers, speaker, data, attention):
     configs = [model.config, model.config.text_config, model.config.vision_config]
     configs += [model.model.vision_tower.config, model.model.language_model.config]
     assert {config._attn_implementation for config in configs} == {attention}
-
-
-def test_a_system_message_in_parts(towers, speaker):
-    _, processor = assemble(towers["clip"], speaker)
-    user = {"role": "user", "content": [{"type": "text", "text": "What?"}]}
-    said = [
-        processor.apply_chat_template([{"role": "system", "content": content}, user])
-        for content in ("Be brief.", [{"type": "text", "text": "Be brief."}])
-    ]
-    assert said[0] == said[1] == "<s>Be brief. USER: What?"
 
 
 def test_special_tokens_of_the_language_model_stay(towers, speaker, tmp_path):

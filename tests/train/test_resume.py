@@ -139,10 +139,7 @@ def test_a_finished_run_is_done(card, unbroken):
     assert (out / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_used_folder_is_not_written_to(card, unbroken, tmp_path):
-    out, _ = unbroken(**LEARNED)
-    with pytest.raises(ValueError, match="holds a run: resume it"):
-        run(card(**LEARNED), out)
+def test_the_folder_of_a_killed_run_is_not_written_to(card, tmp_path):
     killed(card(**LEARNED), tmp_path, last=3)
     with pytest.raises(ValueError, match="holds a run: resume it"):
         run(card(**LEARNED), tmp_path)

@@ -11,7 +11,6 @@ import pytest
 import small
 import torch
 from processors import MAKERS, processor, record
-from test_resume import killed, known
 from test_run import Stream
 
 from foveate.cli import run as command
@@ -141,17 +140,6 @@ def test_epochs_count_rows(card, tmp_path):
     assert (done["records"], done["rows"], done["steps"]) == (30, 45, 6)
 
 
-def test_killed_and_resumed(card, tmp_path):
-    changes = {**READS, "split": True, "order": "grouped", "steps": 4}
-    changes["trains"] = {"compressor": 1e-2, "language": 1e-3}
-    whole = run(card(**changes), tmp_path / "whole")
-    killed(card(**changes), tmp_path / "out", last=3)
-    done = run(card(**changes), tmp_path / "out", resume=True)
-    assert known(done) == known(whole)
-    mine, theirs = small.weights(tmp_path / "out"), small.weights(tmp_path / "whole")
-    assert all(torch.equal(mine[n], theirs[n]) for n in theirs)
-
-
 def test_streams_and_evaluations_too(card, data, tmp_path):
     order = {"order": "sequential", "steps": 3, "micro_batch": 4, "split": True}
     order |= {"validation": str(data), "evaluate_every": 3}
@@ -198,16 +186,13 @@ def test_who_reads_several_questions_at_once_is_warned(card, tmp_path):
 
 
 def test_on_the_command_line(capsys, card, file, tmp_path):
-    recipe = card(data=str(file), images=str(file.parent), split=True, batch=2, micro_batch=2)
-    line = ["train", *small.words(replace(recipe, steps=2)), "--out", str(tmp_path / "out")]
-    assert command(line) == 0
-    assert "3 records in 7 rows" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out" / "training.json").read_text())["recipe"]["split"] is True
-
-
-def test_on_the_command_line_a_reader_is_warned_in_one_line(capsys, card, file, tmp_path):
+    """What is said of rows; and without them, a reader of the questions is warned in one line."""
     changes = {**READS, "trains": {"compressor": 1e-2}, "batch": 2, "micro_batch": 2, "steps": 1}
     recipe = card(data=str(file), images=str(file.parent), **changes)
+    line = ["train", *small.words(replace(recipe, split=True)), "--out", str(tmp_path / "rows")]
+    assert command(line) == 0
+    assert "3 records in 7 rows" in capsys.readouterr().out
+    assert json.loads((tmp_path / "rows" / "training.json").read_text())["recipe"]["split"] is True
     assert command(["train", *small.words(recipe), "--out", str(tmp_path / "out")]) == 0
     err = capsys.readouterr().err
     assert "2 of 3 records ask several questions" in err and err.count("split=True") == 1
