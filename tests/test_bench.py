@@ -196,9 +196,7 @@ def test_cells_of_another_run_are_neither_taken_over_nor_lost(tmp_path):
     assert partial.read_text() == text
 
 
-@pytest.mark.parametrize(
-    "text", ["[]", "null", '{"key": {}, "cells": {}}', '{"key"', b"\xff", None]
-)
+@pytest.mark.parametrize("text", ['{"key": {}, "cells": {}}', '{"key"', b"\xff", None])
 def test_cells_that_are_not_as_written_are_measured_again(tmp_path, text):
     """Above all those of a half-written file, or of one that was changed."""
     partial, out = tmp_path / "r.json.partial", tmp_path / "r.json"

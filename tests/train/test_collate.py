@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from dataclasses import replace
 from functools import cache
@@ -11,11 +10,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from processors import ENDS, MAKERS, image, processor, record
 
 from foveate import embedded
-from foveate.hosts.assemble import pad_to_square
 from foveate.train.data import Collator, Record, Turn
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
@@ -249,17 +246,6 @@ def test_words_behind_the_caption_are_not_beside_it():
     rec = Record("a", (image(0),), turns, "made, 1")
     ids = Collator(processor("llava"), template="plain")([rec])["instruction_ids"]
     assert processor("llava").tokenizer.decode(ids[0]) == "What?"
-
-
-def test_square_pictures_reach_the_model_whole():
-    """The processor itself learns to pad, so that whoever asks the model later pads as well."""
-    wide = replace(MIXED[0], images=(Image.new("RGB", (300, 100), "white"),))
-    own = copy.deepcopy(processor("embedded"))
-    cropped = Collator(own)([wide])["pixel_values"]
-    pad_to_square(own)
-    padded = Collator(own)([wide])["pixel_values"]
-    assert (cropped > 1.9).all()
-    assert (padded[0, :, :28].abs() < 0.05).all() and (padded[0, :, 34:62] > 1.9).all()
 
 
 def test_a_picture_that_is_gone_names_its_record(tmp_path):

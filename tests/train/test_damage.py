@@ -176,15 +176,10 @@ def test_a_finished_model_that_is_damaged_is_finished_again(card, copied, unbrok
     assert checkpoints.result(out, card(**WHOLE).as_dict()) is not None
 
 
-NO_RESULT = {
-    "a list": "[]",
-    "null": "null",
-    "no document": "{}",
+NO_RESULT = {  # what a seal tells is shown in test_kept
     "cut": '{"recipe": {',
     "no UTF-8": b"\xff",
     "changed": lambda d: {**d, "steps": 50},
-    "no history": lambda d: {k: v for k, v in d.items() if k != "history"},
-    "no number": lambda d: {**d, "seconds": float("nan")},
     "a folder": None,
 }
 
@@ -218,7 +213,7 @@ def test_a_finished_model_without_checkpoints_is_not_trained_over(card, copied):
         run(card(**WHOLE), out, resume=True)
 
 
-@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"name": "a"', b"\xff", "3", None])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"name": "a"', b"\xff", None])
 def test_a_recipe_that_is_none_is_an_error_of_one_line(card, copied, text):
     out = copied("whole")
     path = out / "recipe.json"
