@@ -19,6 +19,7 @@ from foveate.hosts.rows import _runs
 
 WORD, TILE, GLOBAL, FAKE, IMAGE, LINE = 7, 91, 94, 95, 99, 93
 RUN = [IMAGE] * 4
+TILES = (WORD, FAKE, TILE, *RUN, LINE, FAKE, TILE + 1, *RUN, LINE, LINE)
 
 
 @pytest.fixture
@@ -194,13 +195,7 @@ def test_features_encoded_for_another_method(llava):
     ("ids", "sizes"),
     [
         # Two tiles and their small copy, then an image that is no larger than a tile.
-        (
-            [
-                *(WORD, FAKE, TILE, *RUN, LINE, FAKE, TILE + 1, *RUN, LINE, LINE),
-                *(FAKE, GLOBAL, *RUN, FAKE, WORD, FAKE, GLOBAL, *RUN, FAKE),
-            ],
-            [12, 4],
-        ),
+        ([*TILES, *(FAKE, GLOBAL, *RUN, FAKE, WORD, FAKE, GLOBAL, *RUN, FAKE)], [12, 4]),
         # No markers: words in front of images are no tiles.
         ([3, 4, *RUN, 5, 6, *RUN, WORD], [4, 4]),
         ([*RUN, 5, *RUN, WORD], [4, 4]),

@@ -33,32 +33,14 @@ from foveate.cli import run
 TOWER, WIDTH, HIDDEN, BLOCK_HIDDEN, WORDS = 16, 32, 40, 24, 70
 BLOCKS = (21, 18, 15, 12, 9, 6, 3)  # of 24, beside the last but one
 MBTF, STF = "model.mm_projector_crosslayer", "model.mm_projector"
-SAID = {
-    "architectures": ["LlavaLlamaForCausalLM"],
-    "model_type": "llava_llama",
-    "torch_dtype": "float32",
-    "hidden_size": WIDTH,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 4,
-    "max_position_embeddings": 512,
-    "rms_norm_eps": 1e-5,
-    "rope_scaling": None,
-    "rope_theta": 5000.0,
-    "vocab_size": WORDS,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-    "pretraining_tp": 1,
-    "use_cache": True,
-    "mm_hidden_size": TOWER,
-    "mm_projector_type": "mlp2x_gelu",
-    "mm_vision_select_layer": -2,
-    "mm_vision_select_feature": "patch",
-    "mm_use_im_start_end": False,
-    "image_aspect_ratio": "pad",
-}
+SAID = {"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava_llama", "use_cache": True}
+SAID |= {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": WORDS}
+SAID |= {"num_attention_heads": 4, "num_key_value_heads": 4, "max_position_embeddings": 512}
+SAID |= {"rms_norm_eps": 1e-5, "rope_scaling": None, "rope_theta": 5000.0, "torch_dtype": "float32"}
+SAID |= {"bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False, "pretraining_tp": 1}
+SAID |= {"mm_hidden_size": TOWER, "mm_projector_type": "mlp2x_gelu", "mm_vision_select_layer": -2}
+SAID |= {"mm_vision_select_feature": "patch", "mm_use_im_start_end": False}
+SAID |= {"image_aspect_ratio": "pad"}
 
 
 def tokenizer():

@@ -19,19 +19,10 @@ pytestmark = pytest.mark.slow
 
 
 def arguments(path, **more):
-    plain = {
-        "output_dir": str(path),
-        "per_device_train_batch_size": 2,
-        "per_device_eval_batch_size": 2,
-        "learning_rate": 1e-3,
-        "report_to": [],
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-        "remove_unused_columns": False,
-        "use_cpu": True,
-        "max_steps": 4,
-    }
+    plain = {"output_dir": str(path), "learning_rate": 1e-3, "max_steps": 4, "use_cpu": True}
+    plain |= {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "report_to": []}
+    plain |= {"save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
+    plain |= {"remove_unused_columns": False}
     return plain | more
 
 
@@ -197,10 +188,8 @@ def test_trls_conversations_do_not_hide_their_question_in_silence(method):
 
     model, processor = embedded.load()
     foveate.compress(model.train(), method)
-    asked, answer = (
-        {"role": "user", "content": "What is it?"},
-        {"role": "assistant", "content": "red"},
-    )
+    asked = {"role": "user", "content": "What is it?"}
+    answer = {"role": "assistant", "content": "red"}
 
     def batch(**told):
         picture = {"images": [Image.new("RGB", (96, 96), "red")]}

@@ -153,16 +153,9 @@ def test_at_7b_it_has_the_published_shape():
 def test_it_builds_itself_from_a_model():
     model = Llava().model()
     method = LLaVASTF.for_model(model, blocks=2)
-    assert method.arguments() == {
-        "width": 64,
-        "feature_width": 32,
-        "tower_width": 32,
-        "vision_layers": [2],
-        "window": 2,
-        "hidden": 256,
-        "block_hidden": 128,
-        "final_activation": False,
-    }
+    sizes = {"width": 64, "feature_width": 32, "tower_width": 32, "vision_layers": [2]}
+    made = {"window": 2, "hidden": 256, "block_hidden": 128, "final_activation": False}
+    assert method.arguments() == sizes | made
     assert SpatialFusion.for_model(model, window=3).mlp[0].in_features == 9 * 32
     assert MultiBlockFusion.for_model(model.config).feature_width == 32
 

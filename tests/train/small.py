@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -112,21 +113,10 @@ def data_file(folder: Path, n: int = 30, text: int = 3) -> Path:
 
 def card(place: Path, file: Path, **changes) -> Recipe:
     """Six steps of eight conversations."""
-    return Recipe(
-        **{
-            "name": "small",
-            "model": str(place),
-            "data": str(file),
-            "images": str(file.parent),
-            "trains": {"projector": 1e-2, "language": 3e-3, "compressor": 1e-2},
-            "batch": 8,
-            "micro_batch": 8,
-            "steps": 6,
-            "save_every": 2,
-            "keep_checkpoints": 9,
-            **changes,
-        }
-    )
+    trains = {"projector": 1e-2, "language": 3e-3, "compressor": 1e-2}
+    where = {"model": str(place), "data": str(file), "images": str(file.parent)}
+    steps = {"batch": 8, "micro_batch": 8, "steps": 6, "save_every": 2, "keep_checkpoints": 9}
+    return Recipe(**{"name": "small", "trains": trains, **where, **steps, **changes})
 
 
 def losses(document: dict) -> list[float]:
@@ -139,16 +129,9 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def known(document: dict) -> list[dict]:
     """The history without what time it took."""
-    timed = ("seconds", "cpu_seconds", "train_runtime", "total_flos")
-    return [
-        {
-            k: v
-            for k, v in entry.items()
-            if k not in timed and "per_second" not in k and "runtime" not in k
-        }
-        for entry in document["history"]
-        if "loss" in entry or "eval_loss" in entry
-    ]
+    timed = re.compile(r"(cpu_)?seconds|.*runtime.*|.*per_second.*|total_flos")
+    logs = (entry for entry in document["history"] if entry.keys() & {"loss", "eval_loss"})
+    return [{k: v for k, v in entry.items() if not timed.fullmatch(k)} for entry in logs]
 
 
 def alike(out: Path, other: Path) -> None:
