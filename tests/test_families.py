@@ -1,82 +1,19 @@
-"""The families themselves, without any compression: their batches are right, and so is `single`."""
+"""The families themselves, without any compression; that rows stand alone, the contract shows."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
-from calling import close, generated, logits
-from families import FAMILIES, LAYERS, MIXED, ONE, TEXT, TWO, VIDEO, VIDEO_AND_IMAGE
+from families import FAMILIES, LAYERS, MIXED, ONE, VIDEO
 
-BATCHES = {
-    "mixed": MIXED,
-    "text only": (TEXT, TEXT),
-    "videos": (VIDEO, VIDEO_AND_IMAGE, TEXT, VIDEO, TWO),
-}
 every = pytest.mark.parametrize("name", FAMILIES)
-every_batch = pytest.mark.parametrize(
-    ("name", "batch"),
-    [
-        (name, batch)
-        for name, family in FAMILIES.items()
-        for batch in BATCHES
-        if batch != "videos" or family.takes_video
-    ],
-)
-
-
-@cache
-def model_of(name: str, attention: str = "sdpa"):
-    return FAMILIES[name].model(attention)
-
-
-@every_batch
-def test_a_batch_is_each_row_alone(name, batch):
-    family, model, prompts = FAMILIES[name], model_of(name), BATCHES[batch]
-    for padding in ("left", "right"):
-        inputs = family.inputs(prompts, padding)
-        together = logits(model, inputs, **family.positions(inputs))
-        for i, real in enumerate(inputs["attention_mask"].bool()):
-            alone = family.single(inputs, prompts, i)
-            assert alone["attention_mask"].all()
-            close(together[i, real], logits(model, alone)[0])
-    inputs = family.inputs(prompts)
-    for i, together in enumerate(generated(model, inputs, 4)):
-        alone = generated(model, family.single(inputs, prompts, i), 4)[0]
-        close(together, alone)
-        assert torch.equal(together.argmax(-1), alone.argmax(-1))
-
-
-@every_batch
-def test_kernels_agree(name, batch):
-    family, found = FAMILIES[name], []
-    inputs = family.inputs(BATCHES[batch])
-    for attention in ("sdpa", "eager"):
-        model = model_of(name, attention)
-        parts = [m for m in model.modules() if "Attention" in type(m).__name__]
-        assert {p.config._attn_implementation for p in parts if hasattr(p, "config")} == {attention}
-        got = logits(model, inputs, **family.positions(inputs))
-        found.append(got[inputs["attention_mask"].bool()])
-    close(*found)
-
-
-@every_batch
-def test_sizes_count_the_placeholders(name, batch):
-    family, prompts = FAMILIES[name], BATCHES[batch]
-    sizes = family.sizes(prompts)
-    inputs = family.inputs(prompts)
-    assert sum(sizes) == torch.isin(inputs["input_ids"], family.placeholders).sum()
-    assert len(sizes) == sum(p.images + p.videos for p in prompts)
-    pixels = [name for name in inputs if "pixel" in name or name.startswith(("image", "video"))]
-    assert bool(pixels) == bool(sizes)
 
 
 @every
 @torch.no_grad()
 def test_every_image_is_of_its_size_and_seen(name):
     """In order of appearance; features are counted apart from the prompt."""
-    family, model = FAMILIES[name], model_of(name)
+    family, model = FAMILIES[name], FAMILIES[name].model()
     inputs = family.inputs(MIXED)
     taken = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     taken = {k: v for k, v in taken.items() if "type" not in k}
