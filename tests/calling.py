@@ -57,3 +57,18 @@ def spoken(model, family, inputs: dict, sequences: Tensor, n: int, asked: Tensor
     long |= family.positions(long)
     said = logits(model, long, instruction_mask=asked)[:, -n - 1 : -1].log_softmax(-1)
     return said.gather(2, sequences[:, -n:, None]).mean((1, 2))
+
+
+def fingerprint(model):
+    """Everything an attachment could leave behind."""
+    modules = dict(model.named_modules())
+    return {
+        "of modules": {
+            n: (type(m), len(m._forward_pre_hooks), len(m._forward_hooks), m.training)
+            for n, m in modules.items()
+        },
+        "attributes": {n: sorted(m.__dict__) for n, m in modules.items()},
+        "configs": {n: id(m.config) for n, m in modules.items() if hasattr(m, "config")},
+        "config": model.config.to_dict(),
+        "keys": list(model.state_dict()),
+    }

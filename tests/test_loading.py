@@ -155,24 +155,24 @@ def test_code_of_a_model_never_runs(foreign, capsys, case):
         refused(capsys, folder, f"{folder} wants to run code of its own (auto_map", "runs none")
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        "eval --limit 1 --model {}",
-        "compare --limit 1 --trained '' --out {}/out --model {}",
-        "compare --limit 1 --trained {} --methods stride --keeps 0.5 --scenes 0 --no-timing --out {}/out",
-        "draw tokens {shop} what --model {}",
-        "bench --methods stride --model {}",
-        "methods --model {}",
-        "train patchqa --set model={} --set steps=1 --out {}/out",
-        "convert {}/../connector.bin {}/out --language {}",
-    ],
-)
+COMMANDS = [
+    "eval --limit 1 --model {}",
+    "draw tokens {shop} what --model {}",
+    "bench --methods stride --model {}",
+    "compare --limit 1 --methods stride --out {}/out --model {}",
+    "train patchqa --set model={} --set steps=1 --out {}/out",
+    "methods --model {}",
+]
+TRAINED = "compare --limit 1 --trained {} --methods stride --keeps 0.5 --scenes 0 --no-timing --out {}/out"
+CONVERT = "convert {}/../connector.bin {}/out --language {}"
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, TRAINED, CONVERT])
 def test_code_of_a_model_runs_in_no_command(foreign, capsys, command):
     folder = foreign("a kind it does not")
     torch.save({"mm_projector.0.weight": torch.zeros(4, 4)}, folder.parent / "connector.bin")
-    words = command.replace("{shop}", str(SHOP)).replace("''", "").replace("{}", str(folder))
-    assert run(words.split(" ")) in (1, 2)
+    words = command.replace("{shop}", str(SHOP)).replace("{}", str(folder))
+    assert run(words.split()) in (1, 2)
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1
     assert "wants to run code of its own (auto_map, config.json)" in err
@@ -375,16 +375,6 @@ SETTINGS = [
 @pytest.mark.parametrize(("name", "keys", "values", "says"), SETTINGS)
 def test_settings_that_cannot_be(saved, capsys, name, keys, values, says):
     refused(capsys, rewritten(saved, f"{name}.json", inside(*keys, **values)), says)
-
-
-COMMANDS = [
-    "eval --limit 1 --model {}",
-    "draw tokens {shop} what --model {}",
-    "bench --methods stride --model {}",
-    "compare --limit 1 --methods stride --out {}/out --model {}",
-    "train patchqa --set model={} --set steps=1 --out {}/out",
-    "methods --model {}",
-]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from calling import greedy, last_words, logits
+from calling import fingerprint, greedy, last_words, logits
 from families import MIXED, ONE, SHORT, TWO
 from probes import Ragged, asked
 
@@ -65,28 +65,14 @@ def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def leftovers(model) -> dict:
-    """What a call could leave behind, by module."""
-    return {
-        name: (
-            type(m),
-            len(m._forward_pre_hooks),
-            len(m._forward_hooks),
-            sorted(m.__dict__),
-            id(getattr(m, "config", None)),
-        )
-        for name, m in model.named_modules()
-    }
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_the_call_after_a_failure_is_right(model, family, method, place):
     inputs, other = family.inputs((ONE, TWO)), family.inputs((SHORT, ONE), seed=5)
     bare = answers(model, inputs)
-    before = leftovers(model)
+    before = fingerprint(model)
     foveate.compress(model, method)
     want, elsewhere = answers(model, inputs), answers(model, other)
-    attached = leftovers(model)
+    attached = fingerprint(model)
     broken = PLACES[place](model)
     calls = [lambda: model(**inputs), lambda: greedy(model, inputs, 4)]
     if place != "the head":
@@ -96,10 +82,10 @@ def test_the_call_after_a_failure_is_right(model, family, method, place):
         with pytest.raises(BrokenError):
             call()
         handle.remove()
-        assert leftovers(model) == attached
+        assert fingerprint(model) == attached
         assert same(answers(model, other), elsewhere) and same(answers(model, inputs), want)
     foveate.restore(model)
-    assert leftovers(model) == before
+    assert fingerprint(model) == before
     assert same(answers(model, inputs), bare)
 
 
