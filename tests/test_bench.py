@@ -474,8 +474,6 @@ def test_methods_with_arguments_of_their_own(capsys, tmp_path):
     [
         (["--model", "llava-1.5-7"], "nearest: llava-1.5-7b"),
         (["--dtype", "float"], "unknown dtype"),
-        (["--batch-sizes", "0,1"], "--batch-sizes"),
-        (["--new-tokens", "many"], "--new-tokens"),
         (["--methods", "pool", "--keeps", "191"], "nothing to measure"),
         (["--methods", ","], "--methods is empty"),
         (["--keeps", "0.5,0"], "keep=0"),

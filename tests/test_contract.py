@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from calling import close, decoded, generated, greedy, last_words, logits, spoken, traced
-from families import LAYERS, ONE, SHORT, TEXT, TOUCHING, TWO, VIDEO, VIDEO_AND_IMAGE
+from families import LAYERS, ONE, SHORT, TEXT, TWO, VIDEO, VIDEO_AND_IMAGE
 from oracle import plans, reference, seen_columns
 from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened, routed
 
@@ -81,6 +81,7 @@ EVERY = FOLLOWED | {
     "depthwise": lambda width: opened(DepthwiseConv(width, 3)),
     "ragged": lambda: Ragged(),
     "ragged inside": lambda: Ragged(layer=2),
+    "ragged and cut": lambda: Chain(Ragged(), FastV(0.5, layer=2)),
     "asked": lambda: Asked(),
     "early and inside": lambda: Chain(VisionZip(8), Pool(2, layer=3)),
     **FUSED,
@@ -163,26 +164,15 @@ def test_a_batch_is_each_prompt_alone(model, family, name, positions):
     """Left and right padding, two images, touching images, videos, text only; prefill, and decoding."""
     foveate.compress(model, every(name, family), positions)
     for prompts in family.batches().values():
-        each_alone(model, family, prompts, 4)
+        inputs = family.inputs(prompts)
+        for i, together in enumerate(generated(model, inputs, 4)):
+            close(together, generated(model, family.single(inputs, prompts, i), 4)[0], 2e-5)
         for padding in ("left", "right"):
             inputs = family.inputs(prompts, padding)
             together = logits(model, inputs, **family.positions(inputs))
             for i in range(len(prompts)):
                 alone = logits(model, family.single(inputs, prompts, i))
                 close(together[i, inputs["attention_mask"][i].bool()], alone[0], 2e-5)
-
-
-def each_alone(model, family, prompts, n):
-    """Greedy steps of a batch are those of each prompt by itself."""
-    inputs = family.inputs(prompts)
-    for i, together in enumerate(generated(model, inputs, n)):
-        close(together, generated(model, family.single(inputs, prompts, i), n)[0], 2e-5)
-
-
-def test_sixteen_ragged_prompts_are_each_alone(model, family):
-    foveate.compress(model, Chain(Ragged(), FastV(0.5, layer=2)))
-    prompts = filmed(family, (ONE, SHORT, TWO, TOUCHING, TEXT, SHORT, ONE, TWO) * 2)
-    each_alone(model, family, prompts, 3)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +368,7 @@ def test_every_parameter_of_a_compressor_learns_and_the_penalty_counts(model, fa
     loss = model(**inputs, labels=labels).loss
     loss.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in method.parameters())
-    if "ragged" in name or name == "regions":
+    if name in ("ragged", "ragged inside", "regions"):
         items = torch.tensor(8)  # half of an optimizer step's answers: half the penalty
         share = model(**inputs, labels=labels, num_items_in_batch=items).loss
         torch.testing.assert_close(share, loss / 2)
