@@ -168,32 +168,6 @@ def test_weights_of_a_compressor_are_saved_under_its_own_name(model, family, inp
         foveate.from_pretrained(tmp_path / "bare", method=Ragged())
 
 
-class Wrapped(nn.Module):
-    """A linear layer as quantisation libraries wrap it: no `weight` of the usual type inside."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
-        self.register_buffer("packed", (linear.weight.detach() / self.scale).round().to(torch.int8))
-        self.bias = linear.bias
-
-    def forward(self, x):
-        return nn.functional.linear(x, (self.packed * self.scale).to(x.dtype), self.bias)
-
-
-def test_eight_bit_linears(model, family, inputs):
-    for name, module in list(model.model.named_modules()):
-        if isinstance(module, nn.Linear):
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.model.get_submodule(parent), leaf, Wrapped(module))
-    want = logits(model, inputs)
-    with foveate.compressed(model, Chain(zipped(family, 1.0), FastV(1.0))):
-        assert torch.equal(logits(model, inputs), want)
-    with foveate.compressed(model, everything(family)):
-        assert torch.isfinite(logits(model, inputs)).all()
-        model.generate(**inputs, max_new_tokens=2)
-
-
 def test_trace_has_one_step_per_prefill_and_site(model, family, inputs, sizes):
     foveate.compress(model, everything(family))
     first = "features" if family.projected is not None else "language 0"

@@ -9,15 +9,15 @@ import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from calling import greedy, logits
 from families import LAYERS, ONE, TWO
-from probes import asked
+from probes import asked, zipped
 from torch import nn
 
 import foveate
-from foveate import Chain, FastV, Pool, Stride
-from foveate.hosts.traits import decoder_of
+from foveate import Chain, FastV, Pool
+from foveate.hosts.traits import decoder_of, tower_of
 
 METHODS = {
-    "stride": lambda family: Stride(4),
+    "zipped": lambda family: zipped(family, 4),
     "fastv": lambda family: FastV(0.25, layer=2),
     # With weights of its own, which must not be lost to "meta".
     "three sites": lambda family: Chain(asked(family), FastV(0.5, layer=2), Pool(2, layer=3)),
@@ -99,14 +99,14 @@ def test_a_device_map_while_loading(model, family, method, tmp_path):
     assert same(answers(back, inputs), want)
 
 
-def quantised(model):
-    """int8 linears in the decoder, by torch's own dynamic quantisation."""
-    decoder = decoder_of(model.model)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.ao.quantization.quantize_dynamic(decoder, {nn.Linear}, torch.qint8, inplace=True)
-    kinds = [type(m).__module__ for m in decoder.modules() if "Linear" in type(m).__name__]
-    assert len(kinds) >= 7 * 5 and all("quantized" in k for k in kinds)
+def quantised(model, *more):
+    """int8 linears in the decoder and in further parts, by torch's own dynamic quantisation."""
+    for part in (decoder_of(model.model), *more):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.ao.quantization.quantize_dynamic(part, {nn.Linear}, torch.qint8, inplace=True)
+        kinds = [type(m).__module__ for m in part.modules() if "Linear" in type(m).__name__]
+        assert len(kinds) >= 4 * 4 and all("quantized" in k for k in kinds)
     return model
 
 
@@ -130,7 +130,7 @@ def test_quantised_linears(model, family, method, first):
 
 def test_quantised_and_keeping_all_is_the_quantised_model(model, family):
     inputs = family.inputs((ONE, TWO))
-    small = quantised(model)
+    small = quantised(model, tower_of(model.model))
     want = answers(small, inputs)
-    with foveate.compressed(small, Chain(Stride(1.0), FastV(1.0, layer=2))):
+    with foveate.compressed(small, Chain(zipped(family, 1.0), FastV(1.0, layer=2))):
         assert same(answers(small, inputs), want)
