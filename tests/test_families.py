@@ -18,7 +18,8 @@ def test_every_image_is_of_its_size_and_seen(name):
     taken = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     taken = {k: v for k, v in taken.items() if "type" not in k}
     features = model.model.get_image_features(**taken).pooler_output
-    sizes, images = family.sizes(MIXED), [p.images for p in MIXED]
+    stands, images = family.stands(MIXED, inputs["input_ids"]), [p.images for p in MIXED]
+    sizes = [len(stand.patches) + len(stand.newlines) for stand in stands]
     if len(features) == len(sizes):
         assert [len(f) for f in features] == sizes
     elif len(features) == len(MIXED):  # one for each prompt

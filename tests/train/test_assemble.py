@@ -160,28 +160,6 @@ def test_pretrain_then_tune(towers, speaker, data, tmp_path):
     assert model.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
 
 
-@pytest.mark.full
-def test_on_the_command_line(towers, speaker, data, tmp_path):
-    """The recipe of LLaVA-1.5's first stage with other names, its tuning from that, and a question."""
-    small_steps = ["batch=4", "micro_batch=4", "steps=2", "workers=0", "bf16=false", "fsdp=false"]
-    small_steps.append("dtype=float32")
-    pairs = [f"model={speaker}", f"vision={towers['clip']}", f"data={captions(tmp_path)}"]
-    pairs += [f"images={tmp_path}", *small_steps]
-    first = ["llava_1_5_7b_pretrain", *(w for p in pairs for w in ("--set", p))]
-    done = small.foveate("train", *first, "--out", tmp_path / "first")
-    assert done.returncode == 0, done.stderr
-    assert f"model: {tmp_path / 'first'}" in done.stdout
-    pairs = [f"model={tmp_path / 'first'}", f"data={data}", f"images={data.parent}", *small_steps]
-    second = ["llavolta_two_stage_7b", *(w for p in pairs for w in ("--set", p))]
-    done = small.foveate("train", *second, "--out", tmp_path / "second")
-    assert done.returncode == 0, done.stderr
-    said = small.foveate(
-        "ask", data.parent / "1.png", "What is it?", "--model", tmp_path / "second", "--json"
-    )
-    assert said.returncode == 0, said.stderr
-    assert "answer" in json.loads(said.stdout)
-
-
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_is_as_asked(towers, speaker, data, attention):
     """In every part, in a model that a recipe assembles."""
