@@ -146,20 +146,18 @@ def asked(family) -> Asked:
 
 
 class Looks(Compressor):
-    """Keeps everything, and what it was shown."""
-
-    selects = True
+    """Keeps everything, and what it was shown; in the projector's place, as many tokens of nothing."""
 
     def __init__(
         self, site: Site, needs=("cls_attention", "keys", "features"), vision_layers=(3, 0, 4)
     ):
         super().__init__()
         self.site, self.needs, self.seen = site, frozenset(needs), []
-        self.vision_layers = vision_layers
+        self.vision_layers, self.selects = vision_layers, site.tower is not Tower.projector
 
     def forward(self, tokens, context):
         self.seen.append((tokens, context))
-        return tokens
+        return tokens if self.selects else tokens.carry(tokens.x.new_zeros(*tokens.x.shape[:2], 64))
 
     def arguments(self):
         return {}

@@ -99,7 +99,8 @@ def expected(family, inputs: dict, prompts) -> list[dict]:
 
 
 def sites(family) -> list[Site]:
-    return [language(0)] + [Site(Tower.features)] * (family.projected is not None)
+    before = [Site(Tower.features), Site(Tower.projector)]
+    return [language(0)] + before * (family.projected is not None)
 
 
 @torch.no_grad()
