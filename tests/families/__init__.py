@@ -27,8 +27,10 @@ from .prompts import (
 from .qwen import Qwen3VL, Qwen25VL
 from .tiled import Idefics3, InternVL, SmolVLM
 
-EVERY = (
-    *(Llava(), LlavaNext(), LlavaOnevision(), VideoLlava(), Qwen25VL(), Qwen3VL()),
-    *(InternVL(), SmolVLM(), Idefics3(), Gemma3(), PaliGemma(), Mistral3()),
-)
-FAMILIES = {family.name: family for family in EVERY}
+FAMILIES = {
+    family.name: family
+    for family in (
+        *(Llava(), LlavaNext(), LlavaOnevision(), VideoLlava(), Qwen25VL(), Qwen3VL()),
+        *(InternVL(), SmolVLM(), Idefics3(), Gemma3(), PaliGemma(), Mistral3()),
+    )
+}

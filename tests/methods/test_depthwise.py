@@ -75,17 +75,6 @@ def test_views_are_pooled_each_by_itself():
     torch.testing.assert_close(cut.x[:, :4], each[0])
 
 
-def test_padded_rows_are_as_each_alone():
-    method, x = opened(DepthwiseConv(3, 2)), torch.randn(2, 16, 3)
-    cells = torch.cat([views((4, 4)), torch.full((1, 16, 3), -1)])
-    cells[1, :6] = views((2, 3))[0]
-    valid = torch.arange(16) < torch.tensor([[16], [6]])
-    out = method(VisualTokens.of(x, valid), Context(grid=cells))
-    alone = method(VisualTokens.of(x[1:, :6]), Context(grid=views((2, 3))))
-    assert out.counts.tolist() == [4, 2] and not out.x[1, 2:].any()
-    torch.testing.assert_close(out.x[1:, :2], alone.x)
-
-
 def test_budgets_and_sizes():
     assert DepthwiseConv.keeping(0.25, width=8).kernel == 2
     with pytest.raises(ValueError, match=r"1/stride²: 1, 0\.25, 0\.111"):

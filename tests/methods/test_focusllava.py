@@ -63,9 +63,11 @@ def chosen(made, tokens, context):
     return found
 
 
-def test_it_begins_as_the_identity():
+@pytest.mark.parametrize("scales", [(1, 2, 4), (4, 1, 2)])
+def test_it_begins_as_the_identity(scales):
+    """Undecided, with the finest of its scales."""
     tokens, context = seen(box(8, 8), box(5, 7))
-    out = sampler()(tokens, context)
+    out = sampler(scales=scales)(tokens, context)
     assert torch.equal(out.x, tokens.x) and torch.equal(out.owner, tokens.owner)
     assert out.penalty == 0
 
@@ -125,13 +127,6 @@ def test_the_whole_image_stays_beside_its_tiles_and_is_what_the_router_knows():
     far = alone.x.clone()
     far[0, -1] += 9
     assert made.scores(alone.carry(far), view)[0, 0] != made.scores(alone, view)[0, 0]
-
-
-def test_what_stands_outside_the_grid_stays():
-    cells = torch.cat([torch.tensor([[0, -1, -1]]), box(4, 4)])
-    tokens, context = seen(cells)
-    out = sampler(force=2)(tokens, context)
-    assert out.size.tolist() == [[1, 16]] and torch.equal(out.x[0, 0], tokens.x[0, 0])
 
 
 def test_tokens_that_others_dropped_are_no_part_of_a_region():
@@ -411,19 +406,15 @@ def test_the_factory_hands_every_argument_on():
     assert vision.arguments() == OTHERS[RegionSampler] and text.arguments() == OTHERS[TextGuided]
 
 
-def test_scales_in_any_order_are_the_same():
-    tokens, context = seen(box(8, 8))
-    out = sampler(scales=(4, 1, 2))(tokens, context)
-    assert torch.equal(out.x, tokens.x), "undecided, the finest"
-
-
 def test_regions_begin_at_the_corner_of_the_map():
+    """What stands outside of it stays as it is."""
     whole, cut = box(8, 8), box(8, 8) + torch.tensor([0, 6, 3])
     outside = torch.tensor([[0, -1, -1]])
-    for cells in (cut, torch.cat([outside, cut])):
-        tokens, context = seen(cells)
+    for before in (outside[:0], outside):
+        tokens, context = seen(torch.cat([before, cut]))
         out = sampler(force=2)(tokens, context)
-        assert out.size[0, -4:].tolist() == [16] * 4
+        assert out.size[0].tolist() == [1] * len(before) + [16] * 4
+        assert torch.equal(out.x[0, : len(before)], tokens.x[0, : len(before)])
     views = torch.cat([whole, cut + torch.tensor([1, 0, 0])])
     assert sampler(force=2)(*seen(views)).size.tolist() == [[16] * 8]
 

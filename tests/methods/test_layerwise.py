@@ -9,17 +9,14 @@ def sites(method):
     return [part.site.layer for part in method.parts()]
 
 
-def test_three_poolings_of_stride_two_at_the_papers_layers():
-    method = layerwise()
-    assert sites(method) == [4, 12, 24]
-    assert [part.stride for part in method.parts()] == [2, 2, 2]
-
-
 @pytest.mark.parametrize(
-    ("layers", "want"), [(40, [5, 15, 30]), (5, [1, 2, 4]), (3, [1, 1, 2]), (2, [1, 1, 1])]
+    ("layers", "want"),
+    [(32, [4, 12, 24]), (40, [5, 15, 30]), (5, [1, 2, 4]), (3, [1, 1, 2]), (2, [1, 1, 1])],
 )
-def test_depths_scale_and_stay_inside_the_model(layers, want):
-    assert sites(layerwise(layers=layers)) == want
+def test_three_poolings_of_stride_two_at_the_papers_layers(layers, want):
+    """Those of 32 layers; other depths scale, and stay inside the model."""
+    method = layerwise(layers=layers)
+    assert sites(method) == want and [part.stride for part in method.parts()] == [2, 2, 2]
 
 
 def test_budgets_are_what_the_last_layers_see():

@@ -162,23 +162,6 @@ def test_ragged_images_and_questions_are_each_alone(scan, operator):
             assert not together[b, n:].any()
 
 
-@pytest.mark.parametrize("operator", ["ssd", "mamba1"])
-def test_the_question_reaches_the_first_and_the_last_token(operator):
-    method, (tokens, context) = fusion(operator=operator), seen(6, 6)
-    other = Context(text=context.text.roll(1, 1), text_mask=context.text_mask, grid=context.grid)
-    with torch.no_grad():
-        moved = (method(tokens, context).x - method(tokens, other).x)[0].abs().amax(-1)
-    assert moved[0] > 1e-3 and moved[-1] > 1e-3
-
-
-def test_every_token_perceives_the_whole_image():
-    method, (tokens, context) = fusion(text=False), seen(6, 6)
-    far = tokens.x.clone().requires_grad_()
-    for token in (0, 17, 35):
-        (grad,) = torch.autograd.grad(method(tokens.carry(far), context).x[0, token].sum(), far)
-        assert (grad[0].abs().amax(-1) > 0).all()
-
-
 def test_words_and_neighbours_that_were_dropped():
     """A method before it may drop tokens: the nearest neighbour that is left stands in."""
     cell, valid = views((3, 3)), torch.ones(1, 9, dtype=torch.bool)
