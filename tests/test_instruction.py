@@ -162,19 +162,6 @@ def test_users_are_read_and_answers_are_not(model, family, probe, how):
 
 
 @torch.no_grad()
-def test_another_question_is_another_token_first_to_last(model, family, probe):
-    foveate.compress(model, probe)
-    inputs = family.inputs((TWO,))
-    ids = inputs["input_ids"].clone()
-    ids[:, -1] = 3 + ids[:, -1] % 80  # the last word: behind every image
-    model(**inputs)
-    model(**{**inputs, "input_ids": ids})
-    (_, _, one), (_, _, other) = fresh(probe)
-    changed = (one - other).abs().amax(-1) > 1e-4
-    assert torch.equal(changed, one.any(-1))  # all but the padding
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_beams_and_samples_repeat_what_was_asked(model, family, probe, use_cache):
     """One row of the mask for all beams of a prompt; a beam's score is that of its words."""

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+from mutations import put
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import cli, evaluate
@@ -142,20 +143,16 @@ NO_RESULT = {
     "another job": lambda d: sealed({**d, "job": {**d["job"], "seed": 5}}),
     "an answer missing": lambda d: {**d, "answers": dict(list(d["answers"].items())[1:])},
     "never sealed": lambda d: {k: v for k, v in d.items() if k != "seal"},
-    "a folder": None,
+    "a folder": "folder",
 }
 
 
 @pytest.mark.parametrize("name", NO_RESULT)
 def test_what_is_no_result_is_made_again(whole, tmp_path, name):
     document, strange = json.loads(json.dumps(whole[0])), NO_RESULT[name]
-    path = tmp_path / f"{JOB.name}.json"
-    if strange is None:
-        path.mkdir()
-    elif isinstance(strange, (str, bytes)):
-        write(path, strange)
-    else:
-        write(path, json.dumps(strange(sealed(document))))
+    if callable(strange):
+        strange = json.dumps(strange(sealed(document)))
+    put(tmp_path, f"{JOB.name}.json", strange)
     with pytest.warns(UserWarning, match=r"\.json is not what was written there: made again"):
         assert results.finished(tmp_path, JOB) is None
     results.finish(tmp_path, JOB, document)
@@ -210,6 +207,12 @@ with held(Path(sys.argv[1])):
 """
 
 
+def refused(path) -> str:
+    """What another process is told that would hold a path."""
+    line = [sys.executable, "-c", HOLDS, str(path)]
+    return subprocess.run(line, capture_output=True, text=True, input="").stderr
+
+
 @pytest.fixture
 def holder():
     """Starts processes that hold a path."""
@@ -258,9 +261,7 @@ def test_children_do_not_inherit_a_lock(tmp_path):
             os.close(os.open(path.with_name("run.lock"), os.O_RDONLY))
             os._exit(0)
         os.waitpid(pid, 0)
-        line = [sys.executable, "-c", HOLDS, str(path)]
-        refused = subprocess.run(line, capture_output=True, text=True, input="")
-        assert "is being made by process" in refused.stderr
+        assert "is being made by process" in refused(path)
     with held(path):
         pass
 
@@ -290,9 +291,7 @@ def test_one_process_does_not_enter_twice(tmp_path):
         ):
             other.submit(held(path).__enter__).result()
         assert path.with_name("b.json.lock").exists()
-        line = [sys.executable, "-c", HOLDS, str(path)]
-        refused = subprocess.run(line, capture_output=True, text=True, input="")
-        assert f"is being made by process {os.getpid()} on" in refused.stderr
+        assert f"is being made by process {os.getpid()} on" in refused(path)
     with held(path):  # and then it may
         pass
 

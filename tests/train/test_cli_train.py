@@ -121,8 +121,6 @@ def test_adapters_are_taken_away():
         (["patchqa", "--set", "lora=4"], "want lora.name=value"),
         (["patchqa", "--set", "lora.rnk=4"], "nearest: rank; there are rank, alpha, dropout"),
         (["patchqa", "--set", "lora.rank=4"], "without a learning rate"),
-        (["patchqa", "--set", "order=groupd"], "want one of shuffled, grouped, sequential"),
-        (["patchqa", "--set", "steps=0"], "steps=0: want at least 1"),
         (["patchqa", "--set", "steps=none"], "say how many steps"),
         (["patchqa", "--set", "batch=7"], "no multiple of micro_batch=48"),
         (["patchqa", "--set", "data=patchqaa"], "nearest: patchqa;"),
