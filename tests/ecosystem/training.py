@@ -1,4 +1,4 @@
-"""What the training tests share: labelled batches, a data set of them, and methods that learn."""
+"""What the training tests share: labelled batches, a data set of them, and a method that learns."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import torch
 from calling import last_words
 from families import ONE, TWO
 from probes import Ragged
-
-from foveate import Chain, FastV, Stride
-
-# Training in small: one compressor before the language model and one inside it.
-LEARNS = {
-    "stride": lambda: Stride(5),
-    "fastv": lambda: FastV(0.5, layer=2),
-    "two sites": lambda: Chain(Stride(10), FastV(0.5, layer=2)),
-}
 
 
 def gate():

@@ -12,7 +12,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from processors import ENDS, MAKERS, image, processor, record
 
-from foveate import embedded
 from foveate.train.data import Collator, Record, Turn
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
@@ -127,34 +126,6 @@ def test_one_beginning_and_one_end(name):
         end = tokenizer.convert_tokens_to_ids(ENDS[name])
         taught = batch["labels"][row].tolist()
         assert real[-1] == end and taught.count(end) == len(rec.turns) // 2
-
-
-@cache
-def model():
-    return embedded.load()[0]
-
-
-@pytest.mark.parametrize("padding", ["right", "left"])
-def test_the_loss_of_a_batch_is_the_mean_of_its_answers_tokens(padding):
-    rows = [
-        record("<image>\nWhat is the background?", "brick"),
-        record("how many red circles are there?", "two", "is there a red circle?", "yes"),
-        record("<image>\n<image>\nwhat does the sign say?", "A B"),
-    ]
-    with torch.no_grad():
-        batch = collator("embedded", padding)(rows)
-        batch.pop("instruction_mask")
-        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        together = model()(**batch, position_ids=positions).loss
-        total = count = 0.0
-        for row in rows:
-            alone = collator("embedded")([row])
-            alone.pop("instruction_mask")
-            tokens = int((alone["labels"] != -100).sum())
-            total += float(model()(**alone).loss) * tokens
-            count += tokens
-    assert count == 2 + 4 + 3
-    assert float(together) == pytest.approx(total / count, rel=1e-5)
 
 
 def test_text_alone_has_no_pixels():
