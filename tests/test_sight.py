@@ -21,7 +21,6 @@ import foveate
 from foveate import Chain, Pool
 from foveate.core.compressor import Compressor, Site, Tower, language
 
-OF_TOWER = ("cls_attention", "keys", "features")
 OF_PROMPT = ("last_attention", "prompt_attention", "text", "text_mask")
 TYPES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 

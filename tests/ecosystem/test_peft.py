@@ -6,7 +6,8 @@ import pytest
 import torch
 from calling import greedy, logits
 from peft import LoraConfig, PeftModel, get_peft_model
-from training import gate, labelled, weights
+from probes import Ragged
+from training import labelled, weights
 
 import foveate
 
@@ -15,7 +16,7 @@ LORA = r".*(language_model|text_model).*\.q_proj"
 
 def adapted(model):
     """The model under a compressor with weights, under LoRA."""
-    foveate.compress(model, gate())
+    foveate.compress(model, Ragged())
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=LORA, modules_to_save=["visual_compressor"])
     return get_peft_model(model, config)
@@ -56,7 +57,7 @@ def test_an_adapter_is_saved_with_its_compressor(model, family, tmp_path):
     want, kept = logits(adapter, batch), foveate.last_counts(adapter)
     assert not torch.equal(want, untrained)
     adapter.save_pretrained(tmp_path)
-    fresh = foveate.compress(family.model(model.config._attn_implementation), gate())
+    fresh = foveate.compress(family.model(model.config._attn_implementation), Ragged())
     back = PeftModel.from_pretrained(fresh, tmp_path).eval()
     assert torch.equal(logits(back, batch), want)
     assert foveate.last_counts(back) == kept

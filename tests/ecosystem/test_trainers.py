@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from probes import PromptRows
-from training import Batches, gate, labelled, same, weights
+from probes import PromptRows, Ragged
+from training import Batches, labelled, same, weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 import foveate
@@ -75,21 +75,21 @@ def test_resumed_training_is_training_never_stopped(family, attention, tmp_path)
     names than it saved them by, and goes on from random ones with a warning, compressed or not.
     """
     often = {"save_strategy": "steps", "save_steps": 2}
-    whole = foveate.compress(family.model(attention), gate())
+    whole = foveate.compress(family.model(attention), Ragged())
     trainer(whole, family, tmp_path / "whole", **often).train()
-    half = foveate.compress(family.model(attention), gate())
+    half = foveate.compress(family.model(attention), Ragged())
     run = trainer(half, family, tmp_path / "half", **often)
     run.add_callback(Stop())
     run.train()
     saved = tmp_path / "half" / "checkpoint-2"
-    back = foveate.from_pretrained(saved, method=gate())
+    back = foveate.from_pretrained(saved, method=Ragged())
     assert same(weights(back), weights(half)) and not same(weights(half), weights(whole))
     back.set_attn_implementation(attention)
     run = trainer(back, family, tmp_path / "half", **often)
     run.train(resume_from_checkpoint=str(saved))
     assert run.state.global_step == 4
     learnt = weights(whole)["model.visual_compressor.gate.weight"]
-    assert not torch.equal(learnt, gate().gate.weight)
+    assert not torch.equal(learnt, Ragged().gate.weight)
     assert same(weights(back), weights(whole))
 
 
@@ -139,7 +139,7 @@ ELSEWHERE = {"TRL": sft, "label smoothing": partial(trainer, label_smoothing_fac
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_loss_computed_elsewhere_may_not_lose_a_penalty(model, family, tmp_path, name):
     """TRL's is made of log-probabilities; and Trainer may take the labels out of the call."""
-    foveate.compress(model.train(), gate())
+    foveate.compress(model.train(), Ragged())
     with pytest.raises((NotImplementedError, ValueError), match="penalty"):
         ELSEWHERE[name](model, family, tmp_path).compute_loss(model, labelled(family))
 

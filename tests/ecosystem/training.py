@@ -1,16 +1,10 @@
-"""What the training tests share: labelled batches, a data set of them, and a method that learns."""
+"""What the training tests share: labelled batches, a data set of them, and weights to compare."""
 
 from __future__ import annotations
 
 import torch
 from calling import last_words
 from families import ONE, TWO
-from probes import Ragged
-
-
-def gate():
-    """A compressor with weights; its penalty reaches the loss."""
-    return Ragged()
 
 
 def labelled(family, prompts=(ONE, TWO), seed: int = 1) -> dict:

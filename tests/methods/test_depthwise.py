@@ -14,8 +14,6 @@ from foveate import Context, DepthwiseConv, Pool, VisualTokens
 from foveate.train.model import load
 from foveate.train.recipe import Recipe
 
-GATE = torch.tensor(0.7).tanh()
-
 
 def authors(method, x):
     """What the paper's code computes of maps: x (B, D, H, W), in plain layers of PyTorch."""

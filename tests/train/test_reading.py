@@ -6,7 +6,6 @@ import json
 
 import pytest
 import small
-from test_layouts import near
 
 from foveate.train import run
 
@@ -65,10 +64,3 @@ def test_they_reach_evaluations(card, files, tmp_path):
 
     one, other = checked("one"), checked("other")
     assert len(one) == len(other) == 1 and one != other
-
-
-@pytest.mark.parametrize("name", ["one", "some"])
-def test_accumulation_changes_nothing(card, files, tmp_path, name):
-    whole = trained(card, tmp_path / "whole", files[name], **READS, **PLAIN)
-    parts = trained(card, tmp_path / "parts", files[name], **READS, **PLAIN, micro_batch=2)
-    near(whole, parts, tmp_path / "whole", tmp_path / "parts")
