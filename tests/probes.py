@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain, product
 
 import numpy as np
@@ -11,18 +12,7 @@ from torch import nn
 
 from foveate.core.compressor import Compressor, Site, Tower, language
 from foveate.core.ops import top
-from foveate.methods import (
-    DepthwiseConv,
-    DivPrune,
-    FastV,
-    Identity,
-    KMeans,
-    Pool,
-    Random,
-    Stride,
-    VCCAttention,
-    VisionZip,
-)
+from foveate.methods import METHODS, DepthwiseConv, Pool, VisionZip
 
 
 class Ragged(Compressor):
@@ -194,18 +184,10 @@ class Replay(Compressor):
         return {}
 
 
-SELECT = {  # keep-all settings of every method that selects: identity, bit for bit
-    "identity": lambda: Identity(),
-    "random": lambda: Random(1.0),
-    "stride": lambda: Stride(1.0),
-    "pool": lambda: Pool(1),
-    "pool inside": lambda: Pool(1, layer=2),
-    "fastv": lambda: FastV(1.0),
-    "visionzip": lambda: VisionZip(1.0),
-    "divprune": lambda: DivPrune(1.0),
-    "kmeans": lambda: KMeans(1.0),
-    "vccattention": lambda: VCCAttention(1.0),
-}
+# Keep-all settings of every method that selects: identity, bit for bit.
+SELECTING = "identity random stride pool fastv visionzip divprune kmeans vccattention"
+SELECT = {slug: partial(METHODS[slug], keep=1.0) for slug in SELECTING.split()}
+SELECT["pool inside"] = partial(Pool, 1, layer=2)
 
 
 def views(*sizes: tuple[int, int]) -> torch.Tensor:

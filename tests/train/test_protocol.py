@@ -14,7 +14,7 @@ import pytest
 import small
 import torch
 from PIL import Image
-from processors import MAKERS, image, llava, llava_next, processor
+from processors import MAKERS, image, llava, llava_next, processor, record
 from transformers import AutoProcessor
 
 import foveate
@@ -35,7 +35,7 @@ from foveate.cli import run
 from foveate.cli.tables import table
 from foveate.evaluate.results import Job
 from foveate.hosts.protocol import CHAT, padded, squared
-from foveate.train import Collator, Record, Turn
+from foveate.train import Collator
 from foveate.train.model import load
 
 # The published text, LLaVA's v1, in full. https://github.com/haotian-liu/LLaVA, conv-mode vicuna_v1.
@@ -78,11 +78,8 @@ def test_the_prompt_is_the_published_one(asks):
 def test_training_and_evaluation_say_it_too(asks):
     """Every label is of an answer and its end; a picture stands first, wherever the record has it."""
     words = asks.tokenizer
-    places = ("<image>\nWhat is it?", "What is it?\n<image>")
-    for first in places:
-        said = (Turn("user", first), Turn("assistant", "A cat."), Turn("user", "Is it red?"))
-        rec = Record("a", (image(0),), (*said, Turn("assistant", "No.")), "here")
-        batch = Collator(asks)([rec])
+    for first in ("<image>\nWhat is it?", "What is it?\n<image>"):
+        batch = Collator(asks)([record(first, "A cat.", "Is it red?", "No.")])
         text = words.decode(batch["input_ids"][0])
         assert text.replace("<image>" * 16, "<image>") == ALL
         taught = batch["input_ids"][0][batch["labels"][0] != -100]
