@@ -6,15 +6,16 @@ the bare model, dropping is masking.
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
 from itertools import pairwise
 
 import pytest
 import torch
-from families import BOS, FAMILIES, IMAGE, LAYERS, Stand
+from calling import close, greedy, traced
+from families import BOS, FAMILIES, IMAGE, LAYERS, Prompt, Stand
 from families.family import join, padded, tower
 from families.llava import LlavaNext
-from families.prompts import END, GLOBAL, NEWLINE, START
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import reference, seen_columns
@@ -27,7 +28,6 @@ from foveate.hosts import grids
 from foveate.hosts.attach import POSITIONS
 from foveate.hosts.cost import watch
 
-TOLERANCE = 1e-5  # of the logits' scale
 KEEP_ALL = {
     "identity": Identity,
     "stride": lambda: Stride(1.0),
@@ -133,34 +133,11 @@ def newlined(name, rows):
 
 def marked(name, rows):
     """The same for families with markers; rows: rows and columns of tiles, by prompt."""
-    family, draw = MARKED[name], torch.Generator().manual_seed(1)
-    ids, shares = [], []
-    for row in rows:
-        ids.append([BOS, 5])
-        count = 0
-        for height, width in row:
-            tiles = height * width + (height * width > 1)
-            count += tiles
-            if name == "internvl":
-                ids[-1] += [START, *[IMAGE] * (family.patches * tiles), END]
-            else:
-                for r in range(height if tiles > 1 else 0):
-                    ids[-1] += [m for c in range(width) for m in family.tile(40 + 3 * r + c)]
-                    ids[-1].append(NEWLINE)
-                ids[-1] += [NEWLINE] * (tiles > 1) + family.tile(GLOBAL) + [95]
-            ids[-1].append(7)
-        shares.append(torch.randn(1, count, 3, 32, 32, generator=draw))
-    ids, mask = padded(ids, "left")
-    pixels = torch.cat([s[0] for s in shares]) if name == "internvl" else join(shares)
-    inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
-    stands = []
-    for b, row in enumerate(rows):
-        columns = (ids[b] == IMAGE).nonzero()[:, 0].tolist()
-        for height, width in row:
-            size = family.patches * (height * width + (height * width > 1))
-            stands.append(Stand(b, columns[:size], []))
-            columns = columns[size:]
-    return inputs, stands
+    family = copy(MARKED[name])
+    family.cuts = [cut for row in rows for cut in row]
+    prompts = [Prompt((1, *["i", 1] * len(row))) for row in rows]
+    inputs = family.inputs(prompts)
+    return inputs, family.stands(prompts, inputs["input_ids"])
 
 
 def lengths(output):
@@ -181,15 +158,11 @@ def keeps_all(name, inputs, methods=KEEP_ALL):
 @torch.no_grad()
 def drops_as_a_mask_does(name, inputs, stands, method, positions):
     model = model_of(name)
-    with (
-        foveate.compressed(model, DROPPING[method](), positions),
-        foveate.trace(model) as seen,
-    ):
-        got = model(**inputs)
-    want = reference(model, stands, inputs, seen.steps, positions == "renumbered").logits
-    columns = seen_columns(stands, inputs, seen.steps)
-    error = (got.logits - want)[columns].abs().max() / want[columns].abs().max()
-    assert error <= TOLERANCE, f"{method}, {positions}: off by {error:.1e}"
+    with foveate.compressed(model, DROPPING[method](), positions):
+        got, steps = traced(model, inputs)
+    want = reference(model, stands, inputs, steps, positions == "renumbered").logits
+    columns = seen_columns(stands, inputs, steps)
+    close(got.logits[columns], want[columns])
     # What the mask hides of the prompt, the cache does not hold: in the longest row, column by column.
     assert lengths(got)[-1] == int(columns.sum(1).max())
 
@@ -253,27 +226,25 @@ def test_thousands_of_marked_tiles(name, rows, method, positions):
 def test_decoding_behind_rows_without_a_patch():
     """The answer, step by step on the cache, is that of the bare model; and it stays so when recomputed."""
     model, (inputs, _) = model_of("llava_next"), newlined("llava_next", [[(199, 10)], [(20, 60)]])
-    asked = {"max_new_tokens": 5, "do_sample": False}
-    want = model.generate(**inputs, **asked)
+    want = greedy(model, inputs, 5)
     with foveate.compressed(model, FastV(1.0)):
-        assert torch.equal(model.generate(**inputs, **asked), want)
+        assert torch.equal(greedy(model, inputs, 5), want)
     with foveate.compressed(model, FastV(3)):
-        cached = model.generate(**inputs, **asked)
-        assert torch.equal(model.generate(**inputs, **asked, use_cache=False), cached)
+        cached = greedy(model, inputs, 5)
+        assert torch.equal(greedy(model, inputs, 5, use_cache=False), cached)
 
 
 @torch.no_grad()
 def test_a_picture_without_a_column_of_tiles_is_seen_drawn_and_counted():
     """Its steps are of the whole view alone; what the prefill costs is what the cache holds."""
     model, (inputs, _) = model_of("llava_next"), newlined("llava_next", [[(199, 10)]])
-    with foveate.compressed(model, FastV(4)), foveate.trace(model) as seen:
-        got = model(**inputs)
+    with foveate.compressed(model, FastV(4)):
+        got, (step,) = traced(model, inputs)
         load = watch(model, 0, lambda: model(**inputs))
-    (step, _) = seen.steps
     assert step.owner.shape == (1, 16) and str(step) == "language 2: 16 → 4"
     assert step.grid[0].unique(dim=0).tolist() == [[0, r, c] for r in range(4) for c in range(4)]
     assert list(load.lengths) == lengths(got) == [30, 30, 18, 18, 18]
-    picture = foveate.draw(Image.new("RGB", (10, 199)), seen.steps[:1])
+    picture = foveate.draw(Image.new("RGB", (10, 199)), [step])
     assert min(picture.size) > 0
 
 
