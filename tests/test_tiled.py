@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from copy import copy
 from functools import cache
-from itertools import pairwise
+from math import prod
 
 import pytest
 import torch
 from calling import close, greedy, traced
-from families import BOS, FAMILIES, IMAGE, LAYERS, Prompt, Stand
-from families.family import join, padded, tower
+from families import FAMILIES, LAYERS, Prompt
+from families.family import tower
 from families.llava import LlavaNext
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import reference, seen_columns
 from PIL import Image
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 import foveate
 from foveate import Chain, FastV, Identity, Pool, Stride, VisionZip
@@ -46,7 +46,7 @@ DROPPING = {
 class OddSides(LlavaNext):
     """Tiles of 3 × 3 patches, so that a picture may be unpadded to one row; and long ones."""
 
-    patches = 9
+    patches, side = 9, 24
 
     def config(self):
         config = super().config()
@@ -76,65 +76,39 @@ def model_of(name):
     return (TILED | MARKED)[name].model()
 
 
-def packed(name, rows):
-    """Pixels of a batch of sizes, and of each image what its placeholders are: patches, or -1 a newline."""
-    base, sizes = model_of(name).model, [size for row in rows for size in row]
-    config = base.config
-    many = [name == "llava_onevision" and len(row) > 1 for row in rows for _ in row]
-    side = config.vision_config.image_size
-    count = [
-        1 if one else image_size_to_num_patches(list(size), config.image_grid_pinpoints, side)
-        for size, one in zip(sizes, many, strict=True)
-    ]
-    n = (side // config.vision_config.patch_size) ** 2
-    numbers = [torch.arange(1.0, 1 + views * n).reshape(views, n, 1) for views in count]
-    how = {"vision_aspect_ratio": "anyres_max_2", "image_newline": -torch.ones(1)}
-    if name != "llava_onevision":
-        how = {"vision_feature_select_strategy": "default", "image_newline": -torch.ones(1)}
-    try:
-        cells, _ = base.pack_image_features(numbers, torch.tensor(sizes), **how)
-    except RuntimeError:  # the bare model cannot interpolate to no row at all
-        assume(False)
-    draw = torch.Generator().manual_seed(1)
-    pixels = [torch.randn(1, views, 3, side, side, generator=draw) for views in count]
-    inputs = {"pixel_values": join(pixels), "image_sizes": torch.tensor(sizes)}
-    if name == "llava_onevision":
-        inputs["batch_num_images"] = torch.tensor([len(row) for row in rows])
-    marks = [(cell[:, 0] < 0).tolist() for cell in cells]
-    return inputs, marks, [0 if views == 1 else n for views in count]
-
-
 def newlined(name, rows):
     """A batch as the processor makes it, and where its patches and newlines stand. rows: sizes by prompt."""
-    inputs, marks, whole = packed(name, rows)
-    marks, whole = iter(marks), iter(whole)
-    ids, stands = [], []
-    for b, row in enumerate(rows):
-        ids.append([BOS, 5 + b])
-        for _ in row:
-            mark, front, first = next(marks), next(whole), len(ids[b])
-            ids[b] += [IMAGE] * len(mark) + [7]
-            ends = [front - 1, *(k for k, newline in enumerate(mark) if newline)]
-            lines = [
-                (first + after, range(sum(not m for m in mark[: before + 1]), after - n))
-                for n, (before, after) in enumerate(pairwise(ends))
-            ]
-            patches = [first + k for k, newline in enumerate(mark) if not newline]
-            stands.append((b, patches, lines))
-        ids[b] += [8, 9, 10][b:]
-    ids, mask = padded(ids, "left")
-    gap = (mask == 0).sum(1).tolist()
-    shifted = [
-        Stand(b, [c + gap[b] for c in patches], [(c + gap[b], row) for c, row in lines])
-        for b, patches, lines in stands
-    ]
-    return inputs | {"input_ids": ids, "attention_mask": mask}, shifted
+    family = copy(TILED[name])
+    family.cuts = [cut(name, size) for row in rows for size in row]
+    return made(family, rows)
+
+
+def cut(name, size):
+    """Of a picture of this size: its tiles, and of the joined ones what the bare model leaves."""
+    base, family = model_of(name).model, TILED[name]
+    tiles = get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, family.side)
+    kind = "vision_aspect_ratio" if name == "llava_onevision" else "vision_feature_select_strategy"
+    how = {kind: "anyres_max_2" if name == "llava_onevision" else "default"}
+    views = torch.ones(1 + prod(tiles), family.patches, 1)
+    try:
+        (cells,), _ = base.pack_image_features(
+            [views], torch.tensor([size]), image_newline=-torch.ones(1), **how
+        )
+    except RuntimeError:  # the bare model cannot interpolate to no row at all
+        assume(False)
+    lines = int((cells < 0).sum())
+    return size, tiles, (lines, (len(cells) - family.patches) // max(lines, 1) - 1)
 
 
 def marked(name, rows):
     """The same for families with markers; rows: rows and columns of tiles, by prompt."""
     family = copy(MARKED[name])
-    family.cuts = [cut for row in rows for cut in row]
+    family.cuts = [tiles for row in rows for tiles in row]
+    return made(family, rows)
+
+
+def made(family, rows):
+    """Prompts of as many images as there are in each row."""
     prompts = [Prompt((1, *["i", 1] * len(row))) for row in rows]
     inputs = family.inputs(prompts)
     return inputs, family.stands(prompts, inputs["input_ids"])
@@ -243,7 +217,8 @@ def test_a_picture_without_a_column_of_tiles_is_seen_drawn_and_counted():
         load = watch(model, 0, lambda: model(**inputs))
     assert step.owner.shape == (1, 16) and str(step) == "language 2: 16 → 4"
     assert step.grid[0].unique(dim=0).tolist() == [[0, r, c] for r in range(4) for c in range(4)]
-    assert list(load.lengths) == lengths(got) == [30, 30, 18, 18, 18]
+    # 16 patches or 4, 8 newlines and 2 words.
+    assert list(load.lengths) == lengths(got) == [26, 26, 14, 14, 14]
     picture = foveate.draw(Image.new("RGB", (10, 199)), [step])
     assert min(picture.size) > 0
 
