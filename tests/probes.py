@@ -12,7 +12,7 @@ from torch import nn
 
 from foveate.core.compressor import Compressor, Site, Tower, language
 from foveate.core.ops import top
-from foveate.methods import METHODS, DepthwiseConv, Pool, VisionZip
+from foveate.methods import METHODS, DepthwiseConv, Pool, TextGuided, VisionZip
 
 
 class Ragged(Compressor):
@@ -153,21 +153,7 @@ class Looks(Compressor):
         return {}
 
 
-class PromptRows(Compressor):
-    """FastV with the mean over the instruction's rows."""
-
-    needs = frozenset({"prompt_attention"})
-    selects = True
-
-    def __init__(self, keep=0.5, layer=2):
-        super().__init__()
-        self.keep, self.site = keep, language(layer)
-
-    def forward(self, tokens, context):
-        return tokens.where(top(context.prompt_attention, self.keep, tokens.valid))
-
-    def arguments(self):
-        return {"keep": self.keep, "layer": self.site.layer}
+PromptRows = partial(TextGuided, layer=2)  # FastV with the mean over the instruction's rows
 
 
 class Replay(Compressor):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from probes import PromptRows, Ragged
+from probes import Ragged
 from training import Batches, labelled, same, weights
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -144,9 +144,7 @@ def test_a_loss_computed_elsewhere_may_not_lose_a_penalty(model, family, tmp_pat
         ELSEWHERE[name](model, family, tmp_path).compute_loss(model, labelled(family))
 
 
-@pytest.mark.parametrize(
-    "method", [FastV(0.5), TextGuided(0.5, layer=2), PromptRows(0.5)], ids=lambda m: str(m)
-)
+@pytest.mark.parametrize("method", [FastV(0.5), TextGuided(0.5, layer=2)], ids=lambda m: str(m))
 def test_trls_conversations_do_not_hide_their_question_in_silence(method):
     """TRL labels all of a conversation but its padding; of prompt and completion, what it is told to."""
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling as Collator
