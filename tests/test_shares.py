@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from probes import routed
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from foveate import Chain, FastV, Random, RegionSampler, Stride, TextGuided, compressed, evaluate
@@ -38,13 +39,10 @@ def examples():
 
 
 def ragged() -> Chain:
-    """A router of random weights, so that every image keeps another number; then half of that."""
-    regions = RegionSampler(width=128, hidden=8, explore=False)
-    draw = torch.Generator().manual_seed(6)
-    with torch.no_grad():
-        for weight in regions.router.parameters():
-            weight.normal_(0, 1.0, generator=draw)
-    return Chain(regions, TextGuided(0.5, layer=3))
+    """A router that decides, so that every image keeps another number; then half of that."""
+    return Chain(
+        routed(RegionSampler(width=128, hidden=8, explore=False)), TextGuided(0.5, layer=3)
+    )
 
 
 def step(layer: int, before: list[int], after: list[int]) -> Step:

@@ -137,9 +137,10 @@ def llava_next():
     )
 
 
-def llava(template: str | None = None):
-    """Without a template of its own, unless one is given."""
-    words = tokenizer("<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>", bos="<s>", eos="</s>")
+def llava(template: str | None = None, words=None):
+    """Without a template of its own, unless one is given; so with another tokenizer."""
+    names = ("<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>")
+    words = words or tokenizer(*names, bos="<s>", eos="</s>")
     return LlavaProcessor(
         CLIPImageProcessorPil(**square_of(32)),
         words,

@@ -5,19 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from probes import Looks
-from processors import MAKERS, image, llava, processor, square_of
-from transformers import ByT5Tokenizer, CLIPImageProcessorPil, LlavaProcessor
+from processors import MAKERS, image, llava, processor
+from transformers import ByT5Tokenizer
 
 import foveate
 from foveate import FastV, embedded, evaluate
 from foveate.core.compressor import language
 from foveate.train import Collator, Record, Turn
 
-QUESTIONS = [
-    "What is it?",
-    "Is a red dog, or a cat, on the mat?\n\nThe answer is yes, or no.",
-    "é?",
-]
+LONG = "Is a red dog, or a cat, on the mat?\n\nThe answer is yes, or no."
+QUESTIONS = ["What is it?", LONG, "é?"]
 
 
 def reads() -> Looks:
@@ -82,34 +79,22 @@ def test_white_space_around_a_question_is_none_of_it():
 def test_a_word_of_the_template_is_found_where_it_is_asked():
     batch, mask = evaluate.encode(processor("llava"), [([image(0)], "USER: ASSISTANT:")])
     (columns,) = mask[0].nonzero(as_tuple=True)
-    assert (
-        columns.min() > (batch["input_ids"][0] == processor("llava").image_token_id).nonzero().max()
-    )
-    assert (
-        processor("llava").tokenizer.decode(batch["input_ids"][mask]).strip() == "USER: ASSISTANT:"
-    )
+    made = processor("llava")
+    assert columns.min() > (batch["input_ids"][0] == made.image_token_id).nonzero().max()
+    assert made.tokenizer.decode(batch["input_ids"][mask]).strip() == "USER: ASSISTANT:"
+
+
+LOUD = "{% for m in messages %}<image>{{ m['content'][-1]['text'] | upper }}{% endfor %}"
 
 
 def slow():
     """A processor whose tokenizer, written in Python, counts no characters."""
-    words = ByT5Tokenizer(extra_ids=0, additional_special_tokens=["<image>"])
-    return LlavaProcessor(
-        CLIPImageProcessorPil(**square_of(32)),
-        words,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
+    return llava(words=ByT5Tokenizer(extra_ids=0, additional_special_tokens=["<image>"]))
 
 
 @pytest.mark.parametrize(
     "made",
-    [
-        slow,
-        lambda: llava(
-            "{% for m in messages %}<image>{{ m['content'][-1]['text'] | upper }}{% endfor %}"
-        ),
-    ],
+    [slow, lambda: llava(LOUD)],
     ids=["slow", "rewrites"],
 )
 def test_without_places_the_whole_prompt_is_read_and_a_reader_warns(made):
