@@ -378,15 +378,9 @@ def test_the_chain_cuts_half_way():
 
 
 SIZES = {"width": D, "region": 8, "scales": [1, 8], "hidden": 5}
+SIZES |= {"explore": False, "balance": 0.3, "gate": "chosen", "price": 0.7, "seed": 3}
 OTHERS = {
-    RegionSampler: {
-        **SIZES,
-        "explore": False,
-        "balance": 0.3,
-        "gate": "chosen",
-        "price": 0.7,
-        "seed": 3,
-    },
+    RegionSampler: SIZES,
     TextGuided: {"keep": 7, "layer": 5, "sampled": [0.2, 0.9], "seed": 4},
 }
 

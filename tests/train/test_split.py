@@ -20,16 +20,8 @@ from foveate.train.data import by_question
 READS = {"method": "meteor", "arguments": {"keep": 5, "hidden": 16, "depth": 1}}
 
 
-LATE = (
-    "Hello?",
-    "Yes.",
-    "<image>\nWhat is it?",
-    "A cat.",
-    "And <image>?",
-    "A dog.",
-    "Sure?",
-    "No.",
-)
+LATE = ["Hello?", "Yes.", "<image>\nWhat is it?", "A cat."]
+LATE += ["And <image>?", "A dog.", "Sure?", "No."]
 SOME = [record("<image>\nOne?", "a"), record(*LATE), record("No image?", "Yes.", "Sure?", "No.")]
 
 
