@@ -56,6 +56,13 @@ def test_rows_in_the_files_order(file):
         rows[7]
 
 
+class Dated(Stream):
+    """With epochs of its own."""
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
 def test_data_of_any_kind_give_the_same_rows(file):
     """Counted from the file, read once, or as they come."""
     want = [row.turns for row in by_question(Records(file, file.parent))]
@@ -64,6 +71,10 @@ def test_data_of_any_kind_give_the_same_rows(file):
     assert listed.has_images.tolist() == [True, False, True, True, True, False, False]
     assert [row.turns for row in streamed] == want
     assert not hasattr(streamed, "__len__")
+    streamed.set_epoch(3)  # a stream without epochs does not mind
+    dated = by_question(Dated(SOME))
+    dated.set_epoch(3)
+    assert dated.records.epoch == 3
     assert by_question(None) is None and len(by_question([])) == 0
 
 
