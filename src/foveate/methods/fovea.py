@@ -33,7 +33,7 @@ class Fovea(Compressor):
     an embedding of its size. The weights that blend are those that split, so the language model's loss
     teaches them. sampled: (least, most) shares; in training each image draws its budget between them,
     evenly in the logarithm, which makes one checkpoint serve any budget.
-    width: of the language model; hidden: of the scorer. Raises ValueError for others.
+    width: of the language model, where something is trained; hidden: of the scorer. Raises ValueError for others.
     """
 
     selects = True
@@ -43,7 +43,7 @@ class Fovea(Compressor):
         keep: Keep = 64,
         weights: str = "even",
         vector: str = "medoid",
-        width: int = 4096,
+        width: int | None = 4096,
         hidden: int = 64,
         sampled: Sequence[float] | None = None,
         seed: int = 0,
@@ -52,7 +52,9 @@ class Fovea(Compressor):
         self.keep, self.site = check_keep(keep), language(0)
         self.weights = choice("weights", weights, WEIGHTS)
         self.vector = choice("vector", vector, VECTORS)
-        self.width, self.hidden = whole("width", width), whole("hidden", hidden)
+        trained = self.weights == "question" or self.vector == "mean"
+        self.width = whole("width", width) if trained else None  # nothing else depends on it
+        self.hidden = whole("hidden", hidden)
         self.sampled = None if sampled is None else _shares(sampled)
         self.seed = whole("seed", seed, least=0)
         reads = {"attention": {"cls_attention"}, "question": {"text", "text_mask"}}
