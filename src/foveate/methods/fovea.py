@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from foveate.core.compressor import Compressor, Context, language
 from foveate.core.ops import Keep, budget, check_keep, choice, number, whole
@@ -15,7 +16,7 @@ from foveate.core.tokens import VisualTokens
 from foveate.core.tree import tree
 
 WEIGHTS = ("even", "attention", "question")
-VECTORS = ("medoid", "mean")
+VECTORS = ("outlier", "medoid", "mean")
 FLOOR = 1e-3  # of a weight, beside a mean of one: what nobody asks about is still seen
 SIZES = 16  # embeddings: of leaves of 2, 4, 8, … tokens
 
@@ -28,12 +29,13 @@ class Fovea(Compressor):
     splits that save most are made. A smaller budget's tree is contained in a larger one's.
 
     weights: "even"; "attention", what the tower's class token gives each patch; or "question", a small
-    trained scorer of the tokens against the instruction's words, softmax over the image. vector: a leaf
-    becomes the "medoid", its token nearest to the mean, which needs no training, or the "mean" itself, with
-    an embedding of its size. The weights that blend are those that split, so the language model's loss
-    teaches them. sampled: (least, most) shares; in training each image draws its budget between them,
-    evenly in the logarithm, which makes one checkpoint serve any budget.
-    width: of the language model, where something is trained; hidden: of the scorer. Raises ValueError for others.
+    trained scorer of the tokens against the instruction's words, softmax over the image. vector: without
+    training a leaf becomes one of its tokens, the "outlier" least like the image's mean or the "medoid" most
+    like the leaf's own; with training the "mean" itself, with an embedding of its size. The weights that
+    blend are those that split, so the language model's loss teaches them. sampled: (least, most) shares; in
+    training each image draws its budget between them, evenly in the logarithm, which makes one checkpoint
+    serve any budget. width: of the language model, where something is trained; hidden: of the scorer.
+    Raises ValueError for others.
     """
 
     selects = True
@@ -42,7 +44,7 @@ class Fovea(Compressor):
         self,
         keep: Keep = 64,
         weights: str = "even",
-        vector: str = "medoid",
+        vector: str = "outlier",
         width: int | None = 4096,
         hidden: int = 64,
         sampled: Sequence[float] | None = None,
@@ -112,8 +114,8 @@ class Fovea(Compressor):
         for i in range(len(layouts)):
             rows = (which == i).nonzero()[:, 0]
             N = int(tokens.counts[rows[0]])
-            some = tokens.x[rows, :N].float(), weight[rows, :N], n[rows]
-            leaf[rows, :N] = tree(cells[rows[0], :N]).cut(*some)
+            x = normalize(tokens.x[rows, :N].float(), dim=-1)  # models have tokens of huge norms
+            leaf[rows, :N] = tree(cells[rows[0], :N]).cut(x, weight[rows, :N], n[rows])
         return leaf
 
     def _vectors(self, tokens: VisualTokens, leaf: Tensor, weight: Tensor, M: int) -> Tensor:
@@ -129,13 +131,22 @@ class Fovea(Compressor):
             step = many.clamp(min=1).log2().ceil().long().clamp(max=SIZES - 1)
             told = self.size.float()[step].masked_fill((many <= 1)[..., None], 0)
             return (mean + told).to(tokens.x.dtype)
-        far = (x - mean.gather(1, at)).square().sum(-1).masked_fill(~tokens.valid, torch.inf)
-        least = far.new_full((len(x), M), torch.inf).scatter_reduce(1, leaf, far, "amin")
-        place = torch.arange(x.shape[1], device=x.device).expand_as(leaf)
-        place = place.masked_fill(far > least.gather(1, leaf), x.shape[1])
-        first = place.new_full((len(x), M), x.shape[1]).scatter_reduce(1, leaf, place, "amin")
-        index = first.clamp(max=x.shape[1] - 1)[..., None].expand(-1, -1, x.shape[-1])
-        return tokens.x.gather(1, index)
+        one = self._one(tokens, leaf, mean.gather(1, at), M)
+        return tokens.x.gather(1, one[..., None].expand_as(mean))
+
+    def _one(self, tokens: VisualTokens, leaf: Tensor, mean: Tensor, M: int) -> Tensor:
+        """(B, M) the token that stands for each leaf, the first of equals. mean (B, N, D) of its leaf."""
+        unit, N = normalize(tokens.x.float(), dim=-1), leaf.shape[1]
+        if self.vector == "outlier":
+            every = (unit * tokens.valid[..., None]).sum(1, keepdim=True)
+            far = (unit * every).sum(-1)
+        else:
+            far = -(unit * mean).sum(-1)
+        far = far.masked_fill(~tokens.valid, torch.inf)
+        least = far.new_full((len(far), M), torch.inf).scatter_reduce(1, leaf, far, "amin")
+        place = torch.arange(N, device=far.device).expand_as(leaf)
+        place = place.masked_fill(far > least.gather(1, leaf), N)
+        return place.new_full((len(far), M), N - 1).scatter_reduce(1, leaf, place, "amin")
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
