@@ -8,6 +8,7 @@ PYTHON ?= python3
 TORCH_INDEX ?=
 VENV ?= .venv
 WHEEL_VENV ?= .venv-wheel
+DOCS_VENV ?= .venv-docs
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -28,7 +29,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions lint wheel docs bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions lint wheel docs docs-site bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -73,6 +74,10 @@ wheel: $(VENV)/.ready-dev $(WHEEL_VENV)/.ready
 docs: $(VENV)/.ready
 	HF_HUB_OFFLINE=1 $(BIN)/python docs/make.py
 
+# Into out/site; a broken link, or a public name without a docstring, is an error.
+docs-site: $(DOCS_VENV)/.ready-docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build
+
 bench: $(VENV)/.ready
 	$(BIN)/foveate bench --methods stride,fastv,visionzip,divprune --keeps 0.25 --rounds 1 --out results/bench-small.json
 	$(BIN)/foveate bench --model llava-1.5-7b --count-only --methods stride,fastv,visionzip,divprune --keeps 192,128,64 --out results/bench-llava-1.5-7b.json
@@ -92,7 +97,7 @@ bloat:
 	@$(PYTHON) recipes/bloat.py
 
 clean:
-	rm -rf dist out $(VENV) $(WHEEL_VENV)
+	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV)
 
 # Both environments at once: setting them up is mostly waiting for downloads.
 set-up:
@@ -118,6 +123,13 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 $(WHEEL_VENV)/.ready: $(WHEEL_VENV)/.torch pyproject.toml constraints.txt
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' > $(@D)/needs.txt
 	$(@D)/bin/python $(INSTALL) -c constraints.txt -r $(@D)/needs.txt
+	@touch $@
+
+# What the site takes, and nothing of what foveate does: its sources are read and not imported.
+$(DOCS_VENV)/.ready-docs: pyproject.toml constraints-docs.txt
+	$(PYTHON) -m venv $(@D)
+	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(@D)/needs.txt
+	$(@D)/bin/python $(INSTALL) -c constraints-docs.txt -r $(@D)/needs.txt
 	@touch $@
 
 # constraints.txt but for its transformers.

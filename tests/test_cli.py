@@ -23,6 +23,7 @@ from foveate.cli.pictures import KINDS, read, save, writable
 from foveate.cli.work import plan, work
 from foveate.cli.wrong import Failed, Wrong
 from foveate.embedded import MODELS, PATH, carried
+from foveate.evaluate import work as work_room
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
 
@@ -633,7 +634,7 @@ def test_compare_says_what_is_fresh_and_shows_the_model_as_saved(capsys, connect
 
 def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
     loaded = models.load(str(saved), "cpu")
-    plan_ = evaluate.as_saved(loaded)
+    plan_ = evaluate.plans.as_saved(loaded)
     job = work(loaded, "patchqa", 1, 0, 1, 1, False, None)
     before = job._job(plan_, "")
     next(plan_.compressor.parameters()).data.add_(1)
@@ -647,8 +648,8 @@ def test_a_trained_model_is_timed_against_the_compared_one(tiny, saved):
     ran = []
     for loaded in (compared, one.trained):
         loaded.model.register_forward_hook(lambda *_, name=loaded.name: ran.append(name))
-    assert job._time(one)["pairs"] == evaluate.work.TIMED
-    assert ran.count(compared.name) == ran.count(one.trained.name) > evaluate.work.TIMED
+    assert job._time(one)["pairs"] == work_room.TIMED
+    assert ran.count(compared.name) == ran.count(one.trained.name) > work_room.TIMED
 
 
 def test_trained_models_are_told_apart_from_what_they_began_as(tiny, saved):

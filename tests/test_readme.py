@@ -1,60 +1,116 @@
-"""README.md runs: its Python blocks, on the embedded model; its commands exist; its tables are current."""
+"""README.md and the pages of docs/: their Python runs, their commands parse, their tables are current.
+
+A Python block that ends in a comment behind print(…) prints it. One titled "Needs …" cannot run here: it is
+compiled, and its names of foveate exist. One titled as a file is written into that file too.
+"""
 
 import ast
+import io
 import json
 import re
 import shlex
 import shutil
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 from PIL import Image
 
-import foveate
 from foveate import embedded
-from foveate.cli import run
+from foveate.cli import app, run
+from foveate.cli.recipes import chosen
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README, DOCS = ROOT / "README.md", ROOT / "docs"
+SITE = [README, DOCS / "index.md", *sorted((DOCS / "site").glob("*.md"))]
 HUB_ID = "llava-hf/llava-1.5-7b-hf"
+FENCE = re.compile(r"^```(\w+)(?: title=\"(.*?)\")?\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PRINTS = re.compile(r"^ *print\(.*\)  # (.+)$", re.MULTILINE)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(page: Path, language: str) -> list[tuple[str, str]]:
+    """Title and text of each block of a page that is written in this language."""
+    return [
+        (title, text) for kind, title, text in FENCE.findall(page.read_text()) if kind == language
+    ]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 @pytest.fixture
 def make(monkeypatch):
     """docs/make.py, importable."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(DOCS))
     yield __import__("make")
-    sys.modules.pop("make")
+    for name in ("make", "outcomes", "pictures", "tables"):
+        sys.modules.pop(name, None)
 
 
 # A Trainer of one's own pins memory unless told otherwise.
 @pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning")
-def test_every_python_block_runs_in_order(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("page", [p for p in SITE if blocks(p, "python")], ids=named)
+def test_its_python_runs_in_order(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    with Image.open(ROOT / "examples" / "shop.png") as file:
-        known = {"image": file.convert("RGB")}
-    Path("mine.json").write_text(*blocks("json"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("examples").symlink_to(ROOT / "examples")
     shutil.copy(ROOT / "examples" / "shop.png", "shop.png")
-    assert len(blocks("python")) == 9
-    for block in blocks("python"):
-        exec(compile(block.replace(HUB_ID, str(embedded.PATH)), "README.md", "exec"), known)
-    assert capsys.readouterr().out
-    with Image.open("kept.png") as drawn:
-        assert drawn.width > 300
-    assert isinstance(known["model"].model.visual_compressor, known["Loudest"])
-    known["model"].generate(**known["inputs"], max_new_tokens=1)
-    patches = known["model"].config.image_seq_length
-    assert foveate.last_counts(known["model"]) == [patches // 4]
+    for title, text in blocks(page, "json"):
+        Path(title).write_text(text)
+    known = {"__name__": page.stem}
+    for title, text in blocks(page, "python"):
+        code = compile(text.replace(HUB_ID, str(embedded.PATH)), named(page), "exec")
+        if title.startswith("Needs "):
+            assert unknown(text) == []
+            continue
+        if title:
+            Path(title).write_text(text)
+        capsys.readouterr()
+        exec(code, known)
+        assert [*PRINTS.findall(text)] in ([], capsys.readouterr().out.splitlines())
+    for drawn in Path().glob("*.png"):
+        with Image.open(drawn) as picture:
+            assert picture.width > 300
+    sys.modules.pop("mymethods", None)
+
+
+def unknown(code: str) -> list[str]:
+    """What a block takes from foveate and what is not there."""
+    found = list(ast.walk(ast.parse(code)))
+    imported = [
+        n for n in found if isinstance(n, ast.ImportFrom) and n.module.startswith("foveate")
+    ]
+    names = [(n.module, alias.name) for n in imported for alias in n.names]
+    names += [
+        ("foveate", n.attr)
+        for n in found
+        if isinstance(n, ast.Attribute) and getattr(n.value, "id", None) == "foveate"
+    ]
+    return [
+        f"{module}.{name}" for module, name in names if not hasattr(import_module(module), name)
+    ]
+
+
+def test_a_name_that_is_not_there_is_noticed():
+    assert unknown("import foveate\nfrom foveate.ops import top\nfoveate.compress(1)") == []
+    assert unknown("from foveate.ops import tip\nfoveate.compres(1)") == [
+        "foveate.ops.tip",
+        "foveate.compres",
+    ]
+
+
+def test_the_first_block_of_the_door_needs_no_download():
+    (_, first), *_ = blocks(README, "python")
+    assert HUB_ID not in first and "D 2 X" in PRINTS.findall(first)
 
 
 # Where texts show what a command prints: as ```console, the command behind a $.
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-TEXTS += sorted((ROOT / "recipes").rglob("*.md"))
+TEXTS = [*SITE, ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+TEXTS += [*sorted((DOCS / "site").rglob("*.md")), *sorted((ROOT / "recipes").rglob("*.md"))]
 PYTHON = [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").glob("*.py")]
 VARIES = ((r"\b\d+\.\d+ s\b", "… s"),)  # what no machine gives twice: the clock
 
@@ -88,7 +144,7 @@ def printed(command: str, capsys, monkeypatch) -> str:
 def written() -> list[str]:
     """All texts that may show a command: pages, and the docstrings of every module."""
     return [
-        *(path.read_text() for path in TEXTS),
+        *(path.read_text() for path in dict.fromkeys(TEXTS)),
         *(ast.get_docstring(ast.parse(path.read_text())) or "" for path in PYTHON),
     ]
 
@@ -103,7 +159,7 @@ def test_what_commands_are_shown_to_print_is_what_they_print(capsys, monkeypatch
 def test_an_output_stands_nowhere_else():
     """So that none escapes the test above: every other block of a page is something to type or to write."""
     for text in written():
-        languages = set(re.findall(r"^```(.*)\n(?:.*\n)*?```$", text, re.MULTILINE))
+        languages = set(re.findall(r"^```(\w*)(?: .*)?\n(?:.*\n)*?```$", text, re.MULTILINE))
         assert languages <= {"bash", "python", "json", "console", "bibtex"}, languages
         assert not re.search(
             r"^ *(>>>|\$ foveate)", re.sub(r"```console\n.*?```", "", text, flags=re.DOTALL), re.M
@@ -119,38 +175,86 @@ def test_another_output_is_noticed():
 
 def test_the_records_that_it_shows_are_true(capsys, monkeypatch):
     """What a record says the picture's answer is, the embedded model says too."""
-    for record in json.loads(*blocks("json")):
+    [(_, records)] = blocks(DOCS / "site" / "train.md", "json")
+    for record in json.loads(records):
         asked, answer = (turn["value"] for turn in record["conversations"])
         question = shlex.quote(asked.replace("<image>", "").strip())
         command = f"foveate ask examples/{record['image']} {question}"
         assert printed(command, capsys, monkeypatch).splitlines()[0] == answer
 
 
-def test_its_commands_are_commands(capsys):
-    words = {word for b in blocks("bash") for word in re.findall(r"\bfoveate ([a-z]+)", b)}
-    assert words == {"methods", "ask", "compare", "eval", "draw", "bench", "train", "convert"}
-    for word in words:
-        assert run([word, "--help"]) == 0
-    targets = set(re.findall(r"make ([a-z-]+)", README))
+def commands() -> list[str]:
+    """Every command of foveate that a page shows, once."""
+    lines = [
+        line
+        for page in SITE
+        for _, text in blocks(page, "bash")
+        for line in text.replace("\\\n", " ").splitlines()
+    ]
+    return sorted({line for line in lines if re.search(r"\bfoveate [a-z]", line)})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_its_commands_parse(line):
+    """As far as it goes without a model: the options and their values, and recipes with their fields."""
+    words = shlex.split(line, comments=True)
+    name, *words = words[words.index("foveate") + 1 :]
+    command = typer.main.get_command(app).commands[name]
+    if name == "draw":
+        command, words = command.commands[words[0]], words[1:]
+    given = command.make_context(name, words).params
+    if name == "train" and given["recipe"]:
+        card = chosen(given["recipe"], given["set_"] or [])
+        assert card.name == given["recipe"] or "name=" in line
+
+
+def test_every_command_is_shown_somewhere():
+    said = {word for line in commands() for word in re.findall(r"\bfoveate ([a-z]+)", line)}
+    assert said | {"convert"} == {*typer.main.get_command(app).commands}
+
+
+def test_its_make_targets_exist():
     rules = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = {t for page in SITE for t in re.findall(r"make ([a-z-]+)", "\n".join(code(page)))}
     assert {"demo", "test"} <= targets <= rules
 
 
+def code(page: Path) -> list[str]:
+    """What stands in code on a page, in blocks and in sentences."""
+    text = page.read_text()
+    return [b for _, b in blocks(page, "bash")] + re.findall(r"`([^`\n]+)`", text)
+
+
 def test_its_tables_are_what_docstrings_and_results_say(make):
-    assert make.filled(README) == README, "README.md is stale: make docs"
+    for page in make.PAGES:
+        assert make.filled(page, page.read_text()) == page.read_text(), f"{page}: make docs"
 
 
-def test_its_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert link.startswith("https://") or (ROOT / link).exists(), link
+def test_its_pictures_are_what_results_and_methods_say(make):
+    assert make.pictures.chart() == (DOCS / "accuracy.svg").read_bytes(), "make docs"
+    new, old = (
+        np.asarray(Image.open(file).convert("RGB"), dtype=float)
+        for file in (io.BytesIO(make.pictures.kept()), DOCS / "kept.png")
+    )
+    assert new.shape == old.shape and np.abs(new - old).mean() < 0.5, "make docs"
 
 
 def test_a_stale_table_is_noticed(make):
-    assert make.filled(README.replace("| `fastv` |", "| `slowv` |")) == README
-    with pytest.raises(ValueError, match="results"):
-        make.filled(README.replace("<!-- /results -->", ""))
+    text = README.read_text()
+    assert make.filled(README, text.replace("| `fastv` |", "| `slowv` |")) == text
+    with pytest.raises(ValueError, match="no end"):
+        make.filled(README, text.replace("<!-- /methods -->", ""))
+
+
+@pytest.mark.parametrize("page", SITE, ids=named)
+def test_its_links_lead_somewhere(page):
+    prose = re.sub(r"```.*?```|`[^`]*`", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_it_stays_a_door():
+    assert len(README.read_bytes()) <= 12_000
 
 
 def test_results_become_tables(make):
@@ -168,13 +272,12 @@ def test_results_become_tables(make):
     where = {"commit": "0123456789abcdef", "device": "cpu", "versions": versions}
     document = {"model": "m", "task": "t", "n": 7, "groups": list(shares), "circumstances": where}
     other = {**run_, "model": "stf", "method": "llava_stf", "keep": None}
-    text = make.compared(Path("a.json"), {**document, "runs": [{**run_, "model": "m"}, other]})
+    runs = [{**run_, "model": "m"}, other]
+    text = make.outcomes.compared(Path("a.json"), {**document, "runs": runs})
     assert "| `stf`, trained | – | 36 |" in text
-    text = make.compared(Path("a.json"), {**document, "runs": [run_]})
+    text = make.outcomes.compared(Path("a.json"), {**document, "runs": [run_]})
     assert "| `fastv` | 0.25 | 36 | **50.0** (20.0–80.0) | 25.0 | 0.50 | 12 |" in text
     wall = {"median": 1.01, "low": 0.99, "high": 1.03}
-    run_ = {"device": "cpu", "threads": 2, "commit": None, "versions": {"torch": "2"}}
-    found = {"model": "m", "prompt": {"visual": 1, "text": 1}, "run": run_}
-    limits = {name: {"wall": wall, "pairs": 30, "bar": 1.02} for name in make.LIMITS}
-    text = make.benched(Path("b.json"), {**found, "limits": limits})
-    assert "| 1.010 (0.990–1.030) | lower bound ≤ 1.02 |" in text
+    found = {name: {"wall": wall, "pairs": 30, "bar": 1.02} for name in make.outcomes.LIMITS}
+    text = make.outcomes.limits(found)
+    assert "| 30 | 1.010 (0.990–1.030) | lower bound ≤ 1.02 |" in text

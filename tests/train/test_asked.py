@@ -193,7 +193,7 @@ def test_who_reads_the_last_row_reads_on_as_before(model):
 def test_pictures_and_prefills_of_a_comparison_read_it_too(model):
     from foveate.cli.scenes import _seen
     from foveate.cli.work import work as asked
-    from foveate.evaluate import Loaded, Plan
+    from foveate.evaluate.plans import Loaded, Plan
 
     loaded = Loaded(model, processor("embedded"), "embedded")
     work = asked(loaded, "patchqa", 2, 0, 2, 2, True, None)

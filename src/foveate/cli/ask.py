@@ -16,7 +16,7 @@ from foveate.embedded import carried
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
-    from foveate.evaluate import Loaded
+    from foveate.evaluate.plans import Loaded
 
 Model = Annotated[
     str,
@@ -193,7 +193,7 @@ def attach(loaded: Loaded, spec: Spec | None) -> None:
         return
     try:
         method = foveate.Identity() if spec is None else spec.build(model=model)
-        bare = spec is None or spec.slug == evaluate.BARE
+        bare = spec is None or spec.slug == evaluate.plans.BARE
         foveate.compress(model, method, **({} if bare else loaded.how(method)))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(str(error)) from error

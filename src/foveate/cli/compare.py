@@ -20,7 +20,8 @@ from foveate.cli.wrong import Wrong
 from foveate.keeping.held import held, sweep
 
 if TYPE_CHECKING:
-    from foveate.evaluate import Plan, Work
+    from foveate.evaluate.plans import Plan
+    from foveate.evaluate.work import Work
 
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
@@ -93,7 +94,7 @@ def _rows(
 ) -> tuple[list[Plan], list, list[str]]:
     """The runs to make, what is left out of them, and what to know of them; a person is told."""
     from foveate.core.spec import named
-    from foveate.evaluate import fitting
+    from foveate.evaluate.plans import fitting
 
     plans, unfit = fitting(start.loaded, asked)
     plans += [start.saved] if start.saved is not None else []
@@ -157,7 +158,7 @@ def evaluate_one(
         folder(out)
     with output.answering() as emit:
         start = opened(model, device, protocol, spec, keep, set_ or [])
-        fit, unfit = evaluate.fitting(start.loaded, [start.plan])
+        fit, unfit = evaluate.plans.fitting(start.loaded, [start.plan])
         if unfit:
             raise Wrong(unfit[0]["why"])
         start.tell(fit)

@@ -16,7 +16,7 @@ from foveate.cli.work import folder, work
 from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
-    from foveate.evaluate import Loaded
+    from foveate.evaluate.plans import Loaded
 
 HOME = Path("out")  # where pictures go that were given no name
 KINDS = (".svg", ".png", ".pdf")

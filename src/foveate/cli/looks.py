@@ -12,7 +12,7 @@ from foveate.draw import heatmaps
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
-    from foveate.evaluate import Loaded
+    from foveate.evaluate.plans import Loaded
     from foveate.hosts.trace import Step
 
 READS = {"last_attention", "prompt_attention"}  # needs of methods that go by what is looked at

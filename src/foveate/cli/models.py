@@ -13,7 +13,7 @@ from foveate.cli import paths, said
 from foveate.cli.wrong import Failed, Wrong, nearest, unknown
 
 if TYPE_CHECKING:
-    from foveate.evaluate import Loaded
+    from foveate.evaluate.plans import Loaded
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 EMBEDDED = "embedded"
@@ -40,7 +40,7 @@ def load(
     read.
     """
     from foveate.embedded import MODELS
-    from foveate.evaluate import Loaded
+    from foveate.evaluate.plans import Loaded
 
     target, path = place_to_run(device), place(name)
     with _loading(name):

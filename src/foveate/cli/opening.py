@@ -11,7 +11,7 @@ from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
-    from foveate.evaluate import Loaded, Plan
+    from foveate.evaluate.plans import Loaded, Plan
 
 PROBES = 4  # questions on which two processors must agree
 
@@ -29,7 +29,7 @@ class Opened(NamedTuple):
 
     def tell(self, plans: Sequence[Plan] | None = None) -> list[str]:
         """Tell a person what to know of these runs; of what acts now, unless told."""
-        from foveate.evaluate import remarks
+        from foveate.evaluate.plans import remarks
 
         told = remarks(self.loaded.name, [self.acting] if plans is None else plans, self.saved)
         for remark in told:
@@ -39,7 +39,7 @@ class Opened(NamedTuple):
     @property
     def plan(self) -> Plan:
         """The run to make: what was asked for; else the compressor the checkpoint brought, else bare."""
-        from foveate.evaluate import BARE, Plan
+        from foveate.evaluate.plans import BARE, Plan
 
         if self.spec is not None and self.spec.slug != BARE:
             keep = self.spec.keep
@@ -51,7 +51,7 @@ class Opened(NamedTuple):
     @property
     def acting(self) -> Plan:
         """What acts on the model now, which was asked for so."""
-        from foveate.evaluate import BARE, Plan
+        from foveate.evaluate.plans import BARE, Plan
 
         compressor = self.loaded.model.model.visual_compressor
         return Plan(BARE if self.spec is None else str(self.spec), None, self.spec, compressor)
@@ -80,10 +80,10 @@ def opened(
     loaded = models.load(name, device, protocol, [one for one in typed if ":" in one])
     if spec is None:
         _adjust(loaded, *_changes(loaded, keep, pairs))
-    saved = evaluate.own(loaded)
+    saved = evaluate.plans.own(loaded)
     if mine and saved is not None and type(saved.compressor) is spec.make:
         _adjust(loaded, saved, _with(spec.arguments, spec.keep))
-        spec, saved = None, evaluate.own(loaded)
+        spec, saved = None, evaluate.plans.own(loaded)
     return Opened(loaded, spec, saved)
 
 
@@ -95,7 +95,7 @@ def _changes(
 
     if keep is None and not pairs:
         return None, {}
-    saved = evaluate.own(loaded)
+    saved = evaluate.plans.own(loaded)
     if saved is None:
         raise Wrong(
             "--keep and --set are a method's: say which with --method, such as --method fastv"
@@ -137,7 +137,7 @@ def trained(
     one whose processor makes other prompts of the same questions.
     """
     import foveate
-    from foveate.evaluate import as_saved
+    from foveate.evaluate.plans import as_saved
 
     found: list[Plan] = []
     for name in beside(compared.name) if names is None else arguments.listed(names):

@@ -9,7 +9,8 @@ from foveate.chat.pictures import read
 from foveate.cli import pictures
 
 if TYPE_CHECKING:
-    from foveate.evaluate import Plan, Work
+    from foveate.evaluate.plans import Plan
+    from foveate.evaluate.work import Work
 
 SIDE = 240  # pixels of a picture
 MOST = 3  # steps of a method that are shown; of more, the first, the middle and the last
@@ -17,7 +18,7 @@ MOST = 3  # steps of a method that are shown; of more, the first, the middle and
 
 def shown_budget(plans: Sequence[Plan]) -> int | float | None:
     """The budget whose pictures are shown: the middle one of those that most methods have."""
-    from foveate.evaluate import BARE
+    from foveate.evaluate.plans import BARE
 
     counts: dict[int | float, int] = {}
     for one in plans:
@@ -52,7 +53,7 @@ def chosen(examples: Sequence[Any], n: int) -> list[int]:
 
 def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n: int) -> list[Any]:
     """What the report shows of n questions; one image per question is drawn."""
-    from foveate.evaluate import BARE
+    from foveate.evaluate.plans import BARE
     from foveate.evaluate.report import Scene
 
     budget, which = shown_budget(plans), chosen(work.examples, n)

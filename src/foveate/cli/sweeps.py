@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from foveate.core.compressor import Compressor
     from foveate.core.ops import Keep
     from foveate.core.spec import Spec
-    from foveate.evaluate import Loaded, Plan, Work
+    from foveate.evaluate.plans import Loaded, Plan
+    from foveate.evaluate.work import Work
 
 GUIDED = "focusllava(only=text)"
 
@@ -35,7 +36,7 @@ class Before(NamedTuple):
 
     def plan(self) -> Plan:
         """The run that the others are compared with."""
-        from foveate.evaluate import BARE, Plan
+        from foveate.evaluate.plans import BARE, Plan
 
         if not self.parts:
             return Plan(BARE, 1.0)
@@ -111,7 +112,7 @@ def plans(
     specs: Sequence[Spec], keep: Keep, numbers: Sequence[int], model: Any, behind: Before
 ) -> list[tuple[Spec, int, Plan]]:
     """A run for each method and layer, behind what stays of a saved model."""
-    from foveate.evaluate import Plan
+    from foveate.evaluate.plans import Plan
 
     found = []
     for spec in specs:
@@ -129,7 +130,9 @@ def guidance(
     """The runs of a sweep as `comparison` has them, the model without them first; each says its layer."""
     from foveate import evaluate
 
-    fit, unfit = evaluate.fitting(work.loaded, [behind.plan(), *(plan for *_, plan in chosen)])
+    fit, unfit = evaluate.plans.fitting(
+        work.loaded, [behind.plan(), *(plan for *_, plan in chosen)]
+    )
     if unfit:
         raise Wrong(f"{unfit[0]['method']}: {unfit[0]['why']}")
     document = evaluate.comparison(done(work, fit))

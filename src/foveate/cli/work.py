@@ -12,7 +12,8 @@ from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
     from foveate.core.spec import Skipped
-    from foveate.evaluate import Loaded, Plan, Work
+    from foveate.evaluate.plans import Loaded, Plan
+    from foveate.evaluate.work import Work
 
 
 def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
@@ -25,16 +26,16 @@ def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
     specs = arguments.specs(slugs)
     if not specs:
         raise Wrong("--methods is empty: want names with commas; see `foveate methods`")
-    bare = [spec for spec in specs if spec.slug != evaluate.BARE]
+    bare = [spec for spec in specs if spec.slug != evaluate.plans.BARE]
     try:
-        return evaluate.plan(specs, arguments.budgets(keeps, bare))
+        return evaluate.plans.plan(specs, arguments.budgets(keeps, bare))
     except ValueError as error:
         raise Wrong(str(error)) from error
 
 
 def work(loaded: Loaded, task: str, limit: int, seed: int, *how: Any) -> Work:
     """The work on the first questions of a task. how: batch size, new tokens, timing, out."""
-    from foveate.evaluate import Work
+    from foveate.evaluate.work import Work
 
     return Work(loaded, task, tasks.examples(task, limit, seed), seed, *how)
 

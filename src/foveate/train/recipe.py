@@ -75,7 +75,7 @@ class Recipe:
     method       a name of METHODS, or a compressor of your own
     arguments    the method's; sizes it asks for (width, layers …) are filled in from the model
     trains       what learns, and its learning rate: the parts vision, projector, language, compressor and
-                 lora, or patterns of parameter names such as '*.layers.0.*'. The last entry that fits a
+                 lora, or patterns of parameter names such as `*.layers.0.*`. The last entry that fits a
                  parameter counts; what none fits is frozen
     shrink       below 1, projector, language model and what else learns begin at this share of their weights
                  and the rest of fresh ones, so that there is something to learn: shrink and perturb, Ash and

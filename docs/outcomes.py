@@ -1,0 +1,173 @@
+"""The tables of what was measured: every number from a file in results/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tables import table
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+COMPARED = RESULTS / "compare-patchqa.json"
+
+
+def accuracy() -> str:
+    """The table of the comparison on PatchQA."""
+    return compared(COMPARED, json.loads(COMPARED.read_text()))
+
+
+def compared(path: Path, result: Mapping[str, Any]) -> str:
+    """The table of one `foveate compare`."""
+    groups = [g for g in result["groups"] if g != "overall"]
+    rows = []
+    for run in result["runs"]:
+        # A run of another model is of one that was trained with its method.
+        other = run.get("model", result["model"]) != result["model"]
+        low, high = run["interval"]["overall"]
+        rows.append(
+            (
+                f"`{run['model']}`, trained" if other else f"`{run['method']}`",
+                budget(run["keep"]),
+                f"{run['tokens']:.4g}",
+                f"**{percent(run['accuracy']['overall'])}** ({percent(low)}–{percent(high)})",
+                *(percent(run["accuracy"][g]) for g in groups),
+                f"{run['prefill']['ratio']:.2f}" if run["prefill"] else "–",
+                f"{run['cost']['total'] / 1e6:,.0f}",
+            )
+        )
+    where = result["circumstances"]
+    about = (
+        f"Model `{result['model']}`, task `{result['task']}`, {result['n']} questions: exact match in %, "
+        f"with a 95 % interval. {source(path)}, {where['device']}, torch {where['versions']['torch']}, "
+        f"transformers {where['versions']['transformers']}, commit {short(where['commit'])}."
+    )
+    head = ("method", "keep", "tokens", "overall", *groups, "prefill × bare", "MMAC")
+    return f"{about}\n\n{table(head, rows)}"
+
+
+def costs() -> str:
+    """What every benchmark among the result files counted."""
+    parts = []
+    for path, result in _benchmarks():
+        cells = [cell for cell in result.get("cells", ()) if not cell["idle"]]
+        if first := [cell for cell in cells if cell["batch"] == cells[0]["batch"]]:
+            parts += [f"### {_title(result)}", _where(path, result), counted(first)]
+    return "\n\n".join(parts)
+
+
+def speed() -> str:
+    """What every benchmark with weights measured, and the limits it was held to."""
+    parts = []
+    for path, result in _benchmarks():
+        timed = [
+            cell for cell in result.get("cells", ()) if "prefill_s" in cell and not cell["idle"]
+        ]
+        if timed or result["limits"]:
+            parts += [f"### {_title(result)}", _where(path, result)]
+        if timed:
+            parts.append(timings(timed))
+        if result["limits"]:
+            parts.append(limits(result["limits"]))
+    return "\n\n".join(parts)
+
+
+def _benchmarks() -> list[tuple[Path, Mapping[str, Any]]]:
+    found = [(path, json.loads(path.read_text())) for path in sorted(RESULTS.glob("bench-*.json"))]
+    return [(path, result) for path, result in found if {"limits", "run"} <= result.keys()]
+
+
+def _title(result: Mapping[str, Any]) -> str:
+    methods = dict.fromkeys(c["method"].partition("(")[0] for c in result.get("cells", ()))
+    return f"{result['model']}: {', '.join(m for m in methods if m != 'identity')}"
+
+
+def _where(path: Path, result: Mapping[str, Any]) -> str:
+    prompt, run = result["prompt"], result["run"]
+    return (
+        f"{prompt['visual']} visual and {prompt['text']} text tokens. {source(path)}, {run['device']}, "
+        f"{run['threads']} threads, torch {run['versions']['torch']}, commit {short(run['commit'])}."
+    )
+
+
+def counted(cells: Iterable[Mapping[str, Any]]) -> str:
+    """Tokens, multiply-accumulates by part, and cache of one prompt."""
+    parts = ("vision", "connector", "scorer", "language", "total")
+    rows = [
+        (
+            f"`{cell['method']}`",
+            budget(cell["keep"]),
+            cell["tokens"],
+            f"{cell['equivalent_tokens']:.4g}",
+            *(f"{cell['macs'][part] / 1e9:,.4g}" for part in parts),
+            f"{cell['kv_bytes'] / 2**20:,.4g}",
+        )
+        for cell in cells
+    ]
+    macs = ("tower", "connector", "scorer", "LLM", "total GMAC")
+    return table(("method", "keep", "tokens left", "mean over layers", *macs, "cache, MiB"), rows)
+
+
+def timings(cells: Sequence[Mapping[str, Any]]) -> str:
+    """Medians of each cell, and its ratios to the bare model and to a physically short prompt."""
+
+    def ms(spread: Mapping[str, Any] | None) -> str:
+        return "–" if spread is None else f"{1000 * spread['median']:,.4g}"
+
+    def times(ratio: Mapping[str, Any] | None) -> str:
+        return "–" if ratio is None else f"{ratio['wall']['median']:.2f}"
+
+    rows = [
+        (
+            f"`{cell['method']}`",
+            budget(cell["keep"]),
+            times(cell.get("to_bare")),
+            times(cell.get("to_limit")),
+            ms(cell["prefill_s"]),
+            ms(cell["ttft_s"]),
+            ms(cell["decode_s_per_token"]),
+            f"{cell['peak_bytes'] / 2**20:,.4g}",
+        )
+        for cell in cells
+    ]
+    head = ("method", "keep", "prefill × bare", "× short prompt", "prefill, ms")
+    return table((*head, "first token, ms", "each further, ms", "peak, MiB"), rows)
+
+
+LIMITS = {
+    "before": ("`stride`, 25 % kept, against a physically short prompt", "median"),
+    "inside": ("`fastv`, 25 % kept, against the layer-weighted ideal", "median"),
+    "idle_before": ("`stride` keeping all, against the bare model", "lower bound"),
+    "idle_inside": ("`fastv` keeping all, against the bare model", "lower bound"),
+}
+
+
+def limits(found: Mapping[str, Any]) -> str:
+    """Each ratio to the limit with its one-sided 95 % bounds, and the bar it is held to."""
+    rows = []
+    for name, limit in found.items():
+        (what, by), wall = LIMITS[name], limit["wall"]
+        span = f"{wall['median']:.3f} ({wall['low']:.3f}–{wall['high']:.3f})"
+        rows.append((what, limit["pairs"], span, f"{by} ≤ {limit['bar']}"))
+    return table(("prefill", "rounds", "ratio", "bar"), rows)
+
+
+def budget(keep: int | float | None) -> str:
+    """A budget as people type it, 1.0 for all and 1 for one; none where other arguments say it."""
+    return "–" if keep is None else str(keep)
+
+
+def percent(share: float) -> str:
+    """A share as in tables."""
+    return f"{100 * share:.1f}"
+
+
+def short(commit: str | None) -> str:
+    """A commit as people say it; the mark of a changed checkout stays."""
+    return "unknown" if commit is None else commit[:9] + ("+" if commit.endswith("+") else "")
+
+
+def source(path: Path) -> str:
+    """A link to a result file, as from the root."""
+    return f"[{path.name}](results/{path.name})"
