@@ -15,12 +15,12 @@ from foveate import (
     compress,
     meteor,
     sized,
-    statespace,
 )
 from foveate.core.ops import neighbours
 from foveate.embedded import load
 from foveate.evaluate.prompts import encode
 from foveate.patchqa import PatchQA
+from foveate.statespace import spaces
 from foveate.statespace.routes import SCANS
 from foveate.statespace.scan import sequential
 
@@ -236,8 +236,8 @@ def test_under_autocast_the_scan_reads_bfloat16_and_steps_in_float32(operator, m
     method, (tokens, context) = fusion(operator=operator).float(), seen()
     low = Context(text=context.text.float(), text_mask=context.text_mask, grid=context.grid)
     read = []
-    own = statespace.scan
-    monkeypatch.setattr(statespace, "scan", lambda *a, **k: read.append(a) or own(*a, **k))
+    own = spaces.scan
+    monkeypatch.setattr(spaces, "scan", lambda *a, **k: read.append(a) or own(*a, **k))
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         method(tokens.carry(tokens.x.float()), low)
     for x, delta, decay, B, C, _ in read:

@@ -53,6 +53,13 @@ def whole(name: str, value: int, least: int = 1) -> int:
     return given
 
 
+def described(value: Any) -> str:
+    """An argument in words: what it is and its shape, or how it begins."""
+    if isinstance(value, Tensor):
+        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
+    return f"{type(value).__name__} {str(value)[:40]!r}"
+
+
 def number(name: str, value: float, least: float = 0) -> float:
     """The value itself, a finite number of at least `least`. Raises ValueError otherwise."""
     given = real(value)
@@ -136,10 +143,42 @@ def spread(keep: Keep, valid: Tensor) -> Tensor:
     return hits.scatter_add(1, middle.clamp(max=valid.shape[1] - 1), chosen.long()).bool() & valid
 
 
+def pick(x: Tensor, index: Tensor) -> Tensor:
+    """What stands in these places of each row. x (B or 1, N, …), index (B, M) → (B, M, …)."""
+    x = x.expand(len(index), *x.shape[1:])
+    wide = index.reshape(*index.shape, *[1] * (x.dim() - 2))
+    return x.gather(1, wide.expand(*index.shape, *x.shape[2:]))
+
+
+def in_front(mask: Tensor, most: int) -> Tensor:
+    """(…, most) the places of each row, those marked True first, all in order. mask (…, N) bool."""
+    return (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :most]
+
+
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity of every row of a (…, N, D) with every row of b (…, M, D) → (…, N, M)."""
     unit = torch.nn.functional.normalize
     return unit(a.float(), dim=-1) @ unit(b.float(), dim=-1).mT
+
+
+def cosine_to_mean(x: Tensor, text: Tensor, said: Tensor) -> Tensor:
+    """(B, N) cosine of every token to the mean word. x (B, N, D), text (B, T, D), said (B, T)."""
+    total, count = (text * said[..., None]).sum(1, keepdim=True), said.sum(1)[:, None, None]
+    return cosine(x, total / count.clamp(min=1))[..., 0]
+
+
+def standing_out(x: Tensor, text: Tensor, said: Tensor, valid: Tensor) -> Tensor:
+    """(B, N) each word's cosines, standardised over the valid tokens; of every token the largest.
+
+    x (B, N, D), text (B, T, D), said (B, T), valid (B, N).
+    """
+    if not said.any():
+        return text.new_zeros(valid.shape)
+    count, there = valid.sum(1)[:, None, None].clamp(min=1), valid[..., None]
+    alike = cosine(x, text)
+    far = (alike - (alike * there).sum(1, keepdim=True) / count) * there
+    deviation = (far.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
+    return (far / deviation).masked_fill(~said[:, None], -torch.inf).amax(-1)
 
 
 def windows(cell: Tensor, side: int, valid: Tensor) -> tuple[Tensor, int]:
@@ -172,19 +211,17 @@ def windowed(tokens: VisualTokens, grid: Tensor, side: int) -> tuple[VisualToken
 
     grid (B, P, 3). Where a window is not full, its nearest token stands in for each that is missing.
     """
-    patch = tokens.anchor.clamp(max=grid.shape[1] - 1)
-    cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
+    cell = tokens.of_first(grid)
     merged = tokens.merge(*windows(cell, side, tokens.valid))
     M, cells = merged.x.shape[1], side**2
     row, column = (cell[..., 1:] % side).unbind(-1)
-    place = merged.owner.gather(1, patch) * cells + row * side + column
+    place = tokens.of_first(merged.owner) * cells + row * side + column
     place = place.masked_fill(~tokens.valid, M * cells)  # behind the last window
-    token = torch.arange(patch.shape[1], device=patch.device).expand_as(patch)
-    there = token.new_full((len(patch), M * cells + 1), -1).scatter(1, place, token)
+    token = torch.arange(place.shape[1], device=place.device).expand_as(place)
+    there = token.new_full((len(place), M * cells + 1), -1).scatter(1, place, token)
     there = there[:, :-1].unflatten(1, (M, cells))
     source = there.gather(2, nearest(there >= 0, side)).clamp(min=0).flatten(1)
-    x = tokens.x.gather(1, source[..., None].expand(-1, -1, tokens.x.shape[-1]))
-    return merged, x.unflatten(1, (M, cells))
+    return merged, pick(tokens.x, source).unflatten(1, (M, cells))
 
 
 def neighbours(cell: Tensor, valid: Tensor) -> Tensor:
@@ -210,9 +247,3 @@ def neighbours(cell: Tensor, valid: Tensor) -> Tensor:
     )
     found = there.gather(2, nearest(there >= 0, 3))
     return torch.where(inside[..., None], found, token[..., None])
-
-
-def square_side(tokens: int) -> int | None:
-    """Side of a square grid of that many tokens; None if it is not a square."""
-    side = math.isqrt(tokens)
-    return side if side * side == tokens else None

@@ -44,7 +44,7 @@ def sized(make: Callable[..., Made], model: Any, **arguments: Any) -> Made:
     return make(**{name: _size(config, name) for name in asked}, **arguments)
 
 
-def said(config: Any, name: str) -> int | None:
+def size_of(config: Any, name: str) -> int | None:
     """A size by its name, as in `sized`; None where the config does not say it."""
     try:
         return SIZES[name](config)

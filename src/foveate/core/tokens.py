@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from foveate.core.ops import in_front, pick
+
 DROPPED = -1
 PADDING = -2
 
@@ -75,10 +77,10 @@ class VisualTokens:
         keep = keep & self.valid
         count = keep.sum(1)
         M = int(count.max()) if count.numel() else 0
-        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :M]
+        order = in_front(keep, M)
         valid = torch.arange(M, device=keep.device) < count[:, None]
         rank = (keep.cumsum(1) - 1).masked_fill(~keep, DROPPED)
-        x = self._pick(order).masked_fill(~valid[..., None], 0)
+        x = pick(self.x, order).masked_fill(~valid[..., None], 0)
         return replace(self, x=x, owner=self._follow(rank), valid=valid)
 
     def merge(self, into: Tensor, M: int, vectors: Tensor | None = None) -> VisualTokens:
@@ -130,6 +132,10 @@ class VisualTokens:
             return (self.total(value.to(_accumulator(value.dtype))) / size).to(value.dtype)
         return self.total(value).div(size, rounding_mode="floor")
 
+    def of_first(self, value: Tensor) -> Tensor:
+        """What holds of the first patch of each token. value (B, P, …) → (B, N, …), anything for padding."""
+        return pick(value, self.anchor.clamp(max=max(value.shape[1] - 1, 0)))
+
     def in_order(self) -> VisualTokens:
         """The same tokens in the order of their first patch, padding behind the longest row cut off."""
         order = self.anchor.argsort(dim=1, stable=True)[:, : int(self.counts.max())]
@@ -137,11 +143,8 @@ class VisualTokens:
         rank = torch.arange(order.shape[1], device=order.device).expand_as(order)
         owner = self._follow(place.scatter(1, order, rank))
         valid = self.valid.gather(1, order)
-        x = self._pick(order).masked_fill(~valid[..., None], 0)
+        x = pick(self.x, order).masked_fill(~valid[..., None], 0)
         return replace(self, x=x, owner=owner, valid=valid)
-
-    def _pick(self, order: Tensor) -> Tensor:
-        return self.x.gather(1, order[..., None].expand(-1, -1, self.x.shape[-1]))
 
     def _follow(self, new: Tensor) -> Tensor:
         """Owners after every token i was renamed new[i]; what was dropped or padding stays so."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from foveate.core.ops import in_front, pick
 from foveate.core.tokens import DROPPED, VisualTokens
 
 
@@ -29,23 +30,21 @@ def apart(tokens: VisualTokens, view: Tensor, *fields: Tensor) -> tuple[VisualTo
 
     view (B, P), fields (B, N, …).
     """
-    first = tokens.anchor.clamp(max=view.shape[1] - 1)
     every = torch.arange(int(view.max()) + 1, device=view.device)
-    mine = (view.gather(1, first)[:, None] == every[:, None]) & tokens.valid[:, None]  # (B, V, N)
+    mine = (tokens.of_first(view)[:, None] == every[:, None]) & tokens.valid[:, None]  # (B, V, N)
     count = mine.sum(-1, keepdim=True)
-    order = (~mine).to(torch.uint8).argsort(dim=-1, stable=True)[..., : int(count.max())]
+    order = in_front(mine, int(count.max()))
     valid = torch.arange(order.shape[-1], device=view.device) < count
 
-    def pick(x: Tensor) -> Tensor:
-        index = order.reshape(len(x), -1, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-        return x.gather(1, index).unflatten(1, order.shape[1:]).flatten(0, 1)
+    def of_views(x: Tensor) -> Tensor:
+        return pick(x, order.flatten(1)).unflatten(1, order.shape[1:]).flatten(0, 1)
 
     rank = (mine.cumsum(-1) - 1).masked_fill(~mine, DROPPED)
     owner = tokens.owner[:, None].expand(-1, len(every), -1)
     owner = torch.where(owner < 0, owner, rank.gather(-1, owner.clamp(min=0)))
     valid, owner = valid.flatten(0, 1), owner.flatten(0, 1)
-    x = pick(tokens.x).masked_fill(~valid[..., None], 0)
-    return VisualTokens(x, owner, valid, tokens.penalty), [pick(field) for field in fields]
+    x = of_views(tokens.x).masked_fill(~valid[..., None], 0)
+    return VisualTokens(x, owner, valid, tokens.penalty), [of_views(field) for field in fields]
 
 
 def together(rows: VisualTokens, images: int) -> VisualTokens:

@@ -1,28 +1,43 @@
 """How compression is done to an unmodified Hugging Face model. Hosts know models and no method.
 
-attach     compress, restore, and what hangs on the model in between
+To attach and take off:
+
+attach     compress and restore
+attachment what hangs on the model in between
 checks     what compress refuses, and why
-authored   what a compressor must be, and give back, whoever wrote it
+support    whether a compressor can act on a model, and what is different there
+traits     what differs between model families, found by attribute
+connectors what stands between tower and language model, taken apart
+versions   which transformers this is
+
+The way of a tensor, in its order (docs/site/way-of-a-tensor.md):
+
 hooks      when something is done: the moments of a forward pass
+flow       what one forward pass, and one generation, know of their visual tokens
+calls      calls that compression would get wrong, refused by name
 encode     features out, and what compressors need to see of the vision tower
+watched    the base model as its own feature functions see it, with more channels to carry
+glance     the few attention rows and keys that methods ask for
 grids      where patches stand, and how a tower's tokens merge into them
 rows       images and videos as compressors see them, one row each
-before     before the language model: compressors on, dropped columns out of the prompt
-inside     inside it: the sequence gets shorter before decoder layer K
-later      decoding and later turns on the cache of a compressed prompt
+newlines   newline embeddings behind rows of patches
 asked      what the user asked, in columns and in words; never an answer
+samples    what random draws follow, and by what they tell images apart
+before     compressors on the images, before the language model
 context    what a compressor may look at, and a note of what it did
-glance     the few attention rows and keys that methods ask for
+drop       dropped columns out of the prompt
 positions  which columns stay, and what that does to positions, masks and shapes
-flow       what one forward pass, and one generation, know of their visual tokens
-support    whether a compressor can act on a model, and what is different there
-versions   which transformers this is
-connectors what stands between tower and language model, taken apart
-traits     what differs between model families, found by attribute
-saving     what a checkpoint says of its compressor
+inside     inside the language model: the sequence gets shorter before decoder layer K
+later      decoding and later turns on the cache of a compressed prompt
+trace      what became of each image, to look at
+
+To read and write:
+
 reading    the one place that reads models, processors and configs, and runs no code of theirs
 files      the files of a saved model, and what is broken in them
 whole      whether what was read is a whole model
-trace      what became of each image, to look at
+saving     what a checkpoint says of its compressor
+assemble   a new LLaVA from a tower and a language model
+protocol   how papers ask, which checkpoints do not say
 cost       what a prefill costs, part by part
 """

@@ -7,10 +7,10 @@ labels. Where nobody tells, the whole prompt is the instruction.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -18,13 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor
+from foveate.core.ops import described
 from foveate.hosts import calls, traits
 from foveate.hosts.encode import Encoded
-from foveate.hosts.flow import Flow
+from foveate.hosts.flow import Call, Columns
+from foveate.hosts.glance import PROMPT_ROWS
 from foveate.hosts.positions import Cut, padding_mask
+from foveate.hosts.rows import Rows
 
 WORDS = frozenset({"text", "text_mask"})
-ROWS = frozenset({"last_attention", "prompt_attention"})
+READ = WORDS | PROMPT_ROWS  # the fields that come of the prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +38,7 @@ class _Told:
 
 _told: ContextVar[_Told | None] = ContextVar("told", default=None)
 _open: dict[_Told, int] = {}  # the thread of each block that tells something now
-_born: WeakSet[threading.Thread] = (
-    WeakSet()
-)  # threads that began inside such a block and outlived it
+_born: WeakSet[threading.Thread] = WeakSet()  # those that began inside such a block and outlived it
 
 
 @contextmanager
@@ -66,11 +67,11 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
     for name, value in (("mask", mask), ("ids", ids)):
         if value is not None and not (isinstance(value, Tensor) and value.dim() == 2):
             raise TypeError(
-                f"foveate.instruction: {name}: want a tensor of two dimensions, got {calls.said(value)}"
+                f"foveate.instruction: {name}: want a tensor of two dimensions, got {described(value)}"
             )
     if mask is not None and bool(((mask != 0) & (mask != 1)).any()):
         raise ValueError(
-            f"foveate.instruction: mask: want True and False, got {calls.said(mask)} with values up to "
+            f"foveate.instruction: mask: want True and False, got {described(mask)} with values up to "
             f"{mask.max()}; token ids are ids="
         )
     told, before = _Told(mask, ids), {*threading.enumerate()}
@@ -88,26 +89,33 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
 def read(
     base: nn.Module,
     kwargs: dict[str, Any],
-    flow: Flow,
+    call: Call,
+    seen: Rows,
     encoded: dict[str, Encoded],
-    needs: frozenset[str],
+    parts: Sequence[Compressor],
     copies: int,
-) -> None:
-    """Fill in what the prompts are: their real columns, the instruction, and its words where asked for.
+) -> tuple[Columns, dict[str, Tensor]]:
+    """The prompts' columns, and where a compressor reads it, each image's instruction: text and text_mask.
 
-    needs: what all compressors together look at; copies: how often each prompt stands there.
+    parts: all compressors together; copies: how often each prompt stands there. Raises ValueError where
+    nothing tells what a compressor reads, or there is nothing for it to read.
     """
-    ids = kwargs["input_ids"]
+    ids, needs = kwargs["input_ids"], frozenset().union(*(part.needs for part in parts))
     is_visual = traits.is_visual(base, ids)
     real = padding_mask(kwargs.get("attention_mask"), ids.shape[1])
-    flow.real = torch.ones_like(is_visual) if real is None else real
-    columns = min(_prompt_columns(one, kwargs) for one in encoded.values())
-    _listen(base, flow, ids, columns, copies, bool(needs & (WORDS | ROWS)))
-    if columns < ids.shape[1] and flow.labels is None and flow.instruction_mask is None:
-        flow.instruction_mask = torch.ones_like(ids[:, :columns])
-    _find_columns(flow, flow.real & ~is_visual, needs)
+    real = torch.ones_like(is_visual) if real is None else real
+    length = min(_prompt_columns(one, kwargs) for one in encoded.values())
+    call = _listen(base, call, ids, length, copies, bool(needs & READ))
+    if length < ids.shape[1] and call.labels is None and call.instruction_mask is None:
+        call = replace(call, instruction_mask=torch.ones_like(ids[:, :length]))
+    columns = _columns(call, real, real & ~is_visual, needs, base.training)
+    row, words = seen.prompt * copies, {}
     if needs & WORDS:
-        _find_words(base, flow, ids)
+        words = _words(base, call, columns.instruction, ids, row)
+    wanted = required(parts)
+    _refuse_covered(call, columns, seen.prompt, wanted)
+    _refuse_unseen(columns, words, seen, row, wanted)
+    return columns, words
 
 
 def _prompt_columns(encoded: Encoded, kwargs: dict[str, Any]) -> int:
@@ -131,30 +139,32 @@ def _continues(ids: Tensor, last: Tensor) -> bool:
 
 
 def _listen(
-    base: nn.Module, flow: Flow, ids: Tensor, columns: int, copies: int, looks: bool
-) -> None:
-    """Take what the block around the call tells, where the call itself tells nothing.
+    base: nn.Module, call: Call, ids: Tensor, columns: int, copies: int, looks: bool
+) -> Call:
+    """The call, with what the block around it tells where it tells nothing itself.
 
     Raises ValueError and TypeError unless it fits the prompts, RuntimeError for a block out of sight.
     """
     told, prompts = _told.get(), len(ids) // copies
-    if flow.instruction_mask is not None or flow.instruction_ids is not None:
-        return
+    if call.instruction_mask is not None or call.instruction_ids is not None:
+        return call
     if told is None:
-        if looks and flow.labels is None:
+        if looks and call.labels is None:
             _refuse_unseen_block()
-        return
+        return call
     if (mask := told.mask) is not None:
-        guessed = max(flow.logits_to_keep - 1, 0)  # as many columns behind the prompt may be
+        guessed = max(call.logits_to_keep - 1, 0)  # as many columns behind the prompt may be
         if len(mask) != prompts or not columns - guessed <= mask.shape[1] <= columns:
             raise ValueError(
                 f"foveate.instruction: mask: want ({prompts}, {columns}), a row for each prompt, as long as "
-                f"its input_ids; got {calls.said(mask)}"
+                f"its input_ids; got {described(mask)}"
             )
-        flow.instruction_mask = mask.repeat_interleave(copies, dim=0)
     if told.ids is not None:
         calls.check_words(base, told.ids, "foveate.instruction: ids", prompts)
-        flow.instruction_ids = told.ids.repeat_interleave(copies, dim=0)
+    mask, ids = (
+        None if one is None else one.repeat_interleave(copies, dim=0) for one in (mask, told.ids)
+    )
+    return replace(call, instruction_mask=mask, instruction_ids=ids)
 
 
 def _refuse_unseen_block() -> None:
@@ -169,88 +179,70 @@ def _refuse_unseen_block() -> None:
         )
 
 
-def _find_columns(flow: Flow, text: Tensor, needs: frozenset[str]) -> None:
+def _columns(
+    call: Call, real: Tensor, text: Tensor, needs: frozenset[str], training: bool
+) -> Columns:
     """Which columns hold the instruction, and which come before any answer; neither holds one.
 
     text (B, S) real columns without placeholders. Raises ValueError where nothing tells instruction and
     answer apart though a compressor looks.
     """
-    if flow.instruction_mask is not None:
-        mask = flow.instruction_mask.to(text.device).bool()
+    if call.instruction_mask is not None:
+        mask = call.instruction_mask.to(text.device).bool()
         mask = torch.nn.functional.pad(mask, (0, text.shape[1] - mask.shape[1]), value=False)
-        flow.instruction = text & mask
-        flow.asking = flow.real & (mask.flip(1).cumsum(1).flip(1) > 0)  # up to its last column
-    elif flow.labels is not None:
-        answer = text & (flow.labels.to(text.device) != calls.IGNORED)
-        flow.instruction = text & ~answer
-        flow.asking = flow.real & (answer.cumsum(1) == 0)
-    else:
-        flow.instruction, flow.asking = text, flow.real
-        read = needs & (ROWS if flow.instruction_ids is not None else ROWS | WORDS)
-        _refuse_guessing(flow, bool(read))
+        before = mask.flip(1).cumsum(1).flip(1) > 0  # up to its last column
+        return Columns(real, text & mask, real & before)
+    if call.labels is not None:
+        answer = text & (call.labels.to(text.device) != calls.IGNORED)
+        return Columns(real, text & ~answer, real & (answer.cumsum(1) == 0))
+    if needs & _reads(call):
+        _refuse_guessing(call, training)
+    return Columns(real, text, real)
 
 
-def _refuse_guessing(flow: Flow, looks: bool) -> None:
-    if looks and flow.training and torch.is_grad_enabled():
+def _reads(call: Call) -> frozenset[str]:
+    """The fields that are read from the prompt itself."""
+    return READ if call.instruction_ids is None else PROMPT_ROWS
+
+
+def _refuse_guessing(call: Call, training: bool) -> None:
+    if training and torch.is_grad_enabled():
         raise ValueError(
             "training without labels: nothing tells the instruction from the answer, which a compressor "
             "that reads the prompt must not see; pass labels or instruction_mask"
         )
-    if looks and flow.logits_to_keep > 1:
+    if call.logits_to_keep > 1:
         raise ValueError(
-            f"logits_to_keep={flow.logits_to_keep}: the prompt may end in guessed tokens, as in assisted "
+            f"logits_to_keep={call.logits_to_keep}: the prompt may end in guessed tokens, as in assisted "
             "decoding, that a compressor would read; decode without an assistant, or say what is prompt: "
             "with foveate.instruction(mask), or as instruction_mask of the call"
         )
 
 
-def _find_words(base: nn.Module, flow: Flow, ids: Tensor) -> None:
-    """The instruction's embeddings for each image, in order, without a column between them."""
-    said = flow.instruction
-    if flow.instruction_ids is not None:
-        ids = flow.instruction_ids.to(ids)
-        said = (ids != calls.IGNORED) & ~traits.is_visual(base, ids)
-    cut = Cut.keeping(said[flow.prompt], pad_right=True)
-    words = base.get_input_embeddings()(cut.take(ids[flow.prompt], fill=traits.padding_id(base)))
-    flow.text, flow.text_mask = words.masked_fill(~cut.valid[..., None], 0), cut.valid
+def _words(
+    base: nn.Module, call: Call, instruction: Tensor, ids: Tensor, row: Tensor
+) -> dict[str, Tensor]:
+    """The instruction's embeddings for each image, in order, without a column between them. row (I,)."""
+    if call.instruction_ids is not None:
+        ids = call.instruction_ids.to(ids)
+        instruction = (ids != calls.IGNORED) & ~traits.is_visual(base, ids)
+    cut = Cut.keeping(instruction[row], pad_right=True)
+    words = base.get_input_embeddings()(cut.take(ids[row], fill=traits.padding_id(base)))
+    return {"text": words.masked_fill(~cut.valid[..., None], 0), "text_mask": cut.valid}
 
 
-def required(parts: list[Compressor]) -> frozenset[str]:
+def required(parts: Sequence[Compressor]) -> frozenset[str]:
     """What compressors look at and cannot do without; of all fields, only words are ever optional."""
     return frozenset().union(*(part.needs - (part.optional & WORDS) for part in parts))
 
 
-def refuse_unseen(ends: Tensor, prompt: Tensor, flow: Flow, required: frozenset[str]) -> None:
-    """Raise ValueError where there is nothing to read for a field that no compressor can do without.
-
-    ends (I,) the last column of each image, prompt (I,) the prompt it stands in.
-    """
-    _refuse_covered(prompt, flow, required)
-    if required & WORDS and not bool((said := flow.text_mask.any(1)).all()):
-        raise ValueError(
-            f"no instruction in prompt {int(prompt[~said][0])} of the batch, which a compressor reads: "
-            "labels must be -100 where the instruction stands, or pass instruction_mask or instruction_ids"
-        )
-    rows = {"last_attention": flow.asking, "prompt_attention": flow.asking & flow.instruction}
-    column = torch.arange(flow.asking.shape[1], device=ends.device)
-    for name in sorted(required & rows.keys()):
-        last = (column * rows[name]).amax(1)[flow.prompt]
-        if bool((last < ends).any()):
-            image = int((last < ends).nonzero()[0])
-            raise ValueError(
-                f"image {image} of the batch ends at column {int(ends[image])}, behind the last one that may "
-                f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
-                "before any answer"
-            )
-
-
-def _refuse_covered(prompt: Tensor, flow: Flow, required: frozenset[str]) -> None:
+def _refuse_covered(call: Call, columns: Columns, prompt: Tensor, wanted: frozenset[str]) -> None:
     """Raise ValueError where labels begin with the prompt itself, and nothing else tells what is asked."""
-    reads = required & (ROWS if flow.instruction_ids is not None else ROWS | WORDS)
-    if not reads or flow.labels is None or flow.instruction_mask is not None:
+    reads = wanted & _reads(call)
+    if not reads or call.labels is None or call.instruction_mask is not None:
         return
-    labelled = flow.real & (flow.labels.to(flow.real.device) != calls.IGNORED)
-    covered = (labelled.any(1) & ~(flow.asking & flow.instruction).any(1))[prompt]
+    labelled = columns.real & (call.labels.to(columns.real.device) != calls.IGNORED)
+    covered = (labelled.any(1) & ~(columns.asking & columns.instruction).any(1))[prompt]
     if bool(covered.any()):
         raise ValueError(
             f"the labels of prompt {int(prompt[covered][0])} of the batch cover its question, which a "
@@ -258,3 +250,28 @@ def _refuse_covered(prompt: Tensor, flow: Flow, required: frozenset[str]) -> Non
             "instruction_mask; in TRL, train on prompt and completion (completion_only_loss) or with "
             "assistant_only_loss"
         )
+
+
+def _refuse_unseen(
+    columns: Columns, words: dict[str, Tensor], seen: Rows, row: Tensor, wanted: frozenset[str]
+) -> None:
+    """Raise ValueError where there is nothing to read for a field that no compressor can do without."""
+    if wanted & WORDS and not bool((told := words["text_mask"].any(1)).all()):
+        raise ValueError(
+            f"no instruction in prompt {int(seen.prompt[~told][0])} of the batch, which a compressor reads: "
+            "labels must be -100 where the instruction stands, or pass instruction_mask or instruction_ids"
+        )
+    ends, column = seen.column.amax(1), torch.arange(columns.real.shape[1], device=row.device)
+    rows = {
+        "last_attention": columns.asking,
+        "prompt_attention": columns.asking & columns.instruction,
+    }
+    for name in sorted(wanted & rows.keys()):
+        last = (column * rows[name]).amax(1)[row]
+        if bool((last < ends).any()):
+            image = int((last < ends).nonzero()[0])
+            raise ValueError(
+                f"image {image} of the batch ends at column {int(ends[image])}, behind the last one that may "
+                f"be read for {name} ({int(last[image])}): give each row one question behind its images, "
+                "before any answer"
+            )

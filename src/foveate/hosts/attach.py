@@ -6,48 +6,18 @@ import copy
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from torch import nn
 
 from foveate.core.compressor import Compressor, Tower
 from foveate.core.ops import choice, real
-from foveate.hosts import checks, encode, glance, hooks, saving, traits, versions
+from foveate.hosts import before, checks, encode, glance, hooks, saving, traits, versions
+from foveate.hosts.attachment import Attachment
 from foveate.hosts.saving import NEWLINES, POSITIONS
 from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
-
-
-@dataclass(eq=False)
-class Attachment:
-    """What hangs on a compressed base model beside its compressor."""
-
-    positions: str
-    newlines: str
-    selected: dict[str, Any]  # what of the tower the features are, as the config said
-    handles: list[Any] = field(default_factory=list)
-    tapped: list[nn.Module] = field(default_factory=list)
-    frozen: list[nn.Parameter] = field(default_factory=list)  # of the projector, as it never runs
-    traces: list[Trace] = field(default_factory=list)
-    counts: list[int] | None = None
-    step: int | None = None
-    max_steps: int | None = None
-
-    def acting(self, base: nn.Module) -> list[Compressor]:
-        """The compressors that act now, in flow order.
-
-        Raises RuntimeError in training with a schedule that was not told how far training is.
-        """
-        method = base.visual_compressor
-        if not (base.training and method.scheduled):
-            return method.at(1.0).parts()
-        if self.step is None:
-            raise RuntimeError(
-                "training with a schedule: foveate.set_progress(model, step, max_steps) must say how far"
-            )
-        return method.at(self.step / self.max_steps).parts()
 
 
 def compress(
@@ -64,11 +34,13 @@ def compress(
     glanced = checks.check(base, method)
     attachment = Attachment(positions, newlines, selected=traits.selection(base))
     if is_compressed(model):
-        before = base.visual_attachment
-        attachment.traces, attachment.step = before.traces, before.step
-        attachment.max_steps = before.max_steps
+        earlier = base.visual_attachment
+        attachment.traces, attachment.step = earlier.traces, earlier.step
+        attachment.max_steps = earlier.max_steps
         restore(model)
-    base.visual_compressor = _like(method, base).train(model.training)
+    like = next(base.parameters())
+    device = None if like.device.type == "meta" else like.device  # offloaded: on the method's own
+    base.visual_compressor = method.to(device=device, dtype=like.dtype).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
     for module, class_token in glanced.items():
@@ -106,12 +78,12 @@ def warm_start(model: Model) -> Model:
         raise ValueError(f"{type(method).__name__} has no weights that could begin as something")
     if any(p.is_meta for p in [*method.parameters(), *base.parameters()]):
         raise ValueError("weights are offloaded, or on the meta device: start warm before that")
-    before = copy.deepcopy(method.state_dict())
+    state = copy.deepcopy(method.state_dict())
     try:
         for part in weighted:
             part.warm_start(traits.projector_of(base)[0])
     except ValueError:
-        method.load_state_dict(before)
+        method.load_state_dict(state)
         raise
     return model
 
@@ -219,7 +191,7 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
         @functools.wraps(own)
         def get_features(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
             attachment = self.visual_attachment
-            parts = [p for p in attachment.acting(self) if hooks.acts_before(p)]
+            parts = [p for p in attachment.acting(self) if p.site <= before.ENTRY]
             checks.refuse_reselected(self, attachment.selected, parts)
             return encode.encode(self, own, modality, parts, *args, **kwargs)
 
@@ -241,13 +213,6 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _blank(cls: type[nn.Module]) -> nn.Module:
     compressed = compressed_class(cls)
     return compressed.__new__(compressed)
-
-
-def _like(method: Compressor, base: nn.Module) -> Compressor:
-    """The method on the model's device and in its dtype; where weights are offloaded, on its own device."""
-    like = next(base.parameters())
-    device = None if like.device.type == "meta" else like.device
-    return method.to(device=device, dtype=like.dtype)
 
 
 def _attachment(model: nn.Module) -> Attachment:

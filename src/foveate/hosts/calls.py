@@ -8,20 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.core.ops import described
 from foveate.hosts import traits
-from foveate.hosts.flow import Flow
+from foveate.hosts.flow import Call
 
 IGNORED = -100  # a label that no loss counts, and padding of instruction_ids
 PIXELS = {"image": ("pixel_values", "pixel_values_images"), "video": ("pixel_values_videos",)}
 
 
-def check(base: nn.Module, kwargs: dict[str, Any], flow: Flow, first: bool) -> None:
+def check(base: nn.Module, kwargs: dict[str, Any], call: Call, first: bool) -> None:
     """Raise for a call that cannot be right; first: no cache yet, so the call is a whole prompt.
 
     Raises NotImplementedError for what is not supported, with the way out, TypeError and ValueError for
     what is no call at all.
     """
-    _refuse_kernels(base)
+    kernel = str(traits.decoder_of(base).config._attn_implementation or "")
+    if "flex" in kernel or kernel.startswith("paged"):
+        raise NotImplementedError(
+            f"attention {kernel!r} is not supported: use sdpa, eager or flash"
+        )
     _check_features(kwargs)
     ids = kwargs.get("input_ids")
     if ids is None:
@@ -29,22 +34,14 @@ def check(base: nn.Module, kwargs: dict[str, Any], flow: Flow, first: bool) -> N
     if kwargs.get("inputs_embeds") is not None:
         raise ValueError("input_ids and inputs_embeds at once: pass input_ids alone")
     if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
-        raise TypeError(f"input_ids: want integers (prompts, columns), got {said(ids)}")
+        raise TypeError(f"input_ids: want integers (prompts, columns), got {described(ids)}")
     _check_mask(kwargs, ids, first)
-    _check_like(flow.labels, "labels", ids, exact=True)
+    _check_like(call.labels, "labels", ids, exact=True)
     if first:  # later calls read no instruction; generate may pass them the prompt's
-        _check_like(flow.instruction_mask, "instruction_mask", ids, exact=False)
-        if flow.instruction_ids is not None:
-            check_words(base, flow.instruction_ids, "instruction_ids", len(ids))
+        _check_like(call.instruction_mask, "instruction_mask", ids, exact=False)
+        if call.instruction_ids is not None:
+            check_words(base, call.instruction_ids, "instruction_ids", len(ids))
     _check_positions(base, kwargs.get("position_ids"), ids)
-
-
-def _refuse_kernels(base: nn.Module) -> None:
-    kernel = str(traits.decoder_of(base).config._attn_implementation or "")
-    if "flex" in kernel or kernel.startswith("paged"):
-        raise NotImplementedError(
-            f"attention {kernel!r} is not supported: use sdpa, eager or flash"
-        )
 
 
 def _check_features(kwargs: dict[str, Any]) -> None:
@@ -52,12 +49,12 @@ def _check_features(kwargs: dict[str, Any]) -> None:
     if given is None:
         return
     if not isinstance(given, Mapping):
-        raise TypeError(f"mm_encoder_outputs: want outputs by modality, got {said(given)}")
+        raise TypeError(f"mm_encoder_outputs: want outputs by modality, got {described(given)}")
     for modality, output in given.items():
         if output is not None and not hasattr(output, "pooler_output"):
             raise TypeError(
                 f"mm_encoder_outputs[{modality!r}]: want what get_{modality}_features returns, got "
-                f"{said(output)}"
+                f"{described(output)}"
             )
     for name in (name for names in PIXELS.values() for name in names):
         if kwargs.get(name) is not None:
@@ -78,7 +75,7 @@ def _check_mask(kwargs: dict[str, Any], ids: Tensor, first: bool) -> None:
     fits = isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == len(ids)
     if not fits or (mask.shape[1] != ids.shape[1] if first else mask.shape[1] < ids.shape[1]):
         raise ValueError(
-            f"attention_mask: want {tuple(ids.shape)} like input_ids, got {said(mask)}"
+            f"attention_mask: want {tuple(ids.shape)} like input_ids, got {described(mask)}"
         )
 
 
@@ -87,16 +84,16 @@ def _check_like(value: Any, name: str, ids: Tensor, exact: bool) -> None:
         return
     fits = isinstance(value, Tensor) and value.dim() == 2 and len(value) == len(ids)
     if not fits or (value.shape[1] != ids.shape[1] if exact else value.shape[1] > ids.shape[1]):
-        raise ValueError(f"{name}: want {tuple(ids.shape)} like input_ids, got {said(value)}")
+        raise ValueError(f"{name}: want {tuple(ids.shape)} like input_ids, got {described(value)}")
 
 
 def check_words(base: nn.Module, ids: Any, name: str, prompts: int) -> None:
     """Raise TypeError or ValueError unless ids (prompts, T) are of the vocabulary, or padding."""
     if not isinstance(ids, Tensor) or ids.dtype == torch.bool or ids.is_floating_point():
-        raise TypeError(f"{name}: want integers (prompts, tokens), got {said(ids)}")
+        raise TypeError(f"{name}: want integers (prompts, tokens), got {described(ids)}")
     if ids.dim() != 2 or len(ids) != prompts:
         raise ValueError(
-            f"{name}: want ({prompts}, tokens), a row for each prompt, got {said(ids)}"
+            f"{name}: want ({prompts}, tokens), a row for each prompt, got {described(ids)}"
         )
     vocabulary = base.config.get_text_config().vocab_size
     fine = (ids >= 0) & (ids < vocabulary) | (ids == IGNORED) | traits.is_visual(base, ids)
@@ -120,12 +117,5 @@ def _check_positions(base: nn.Module, position: Any, ids: Tensor) -> None:
         raise ValueError(
             f"position_ids: want ({B}, {S}) like input_ids"
             + (f", or (3 or 4, {B}, {S})" if axes else "")
-            + f", got {said(position)}"
+            + f", got {described(position)}"
         )
-
-
-def said(value: Any) -> str:
-    """An argument in words: what it is and its shape, or how it begins."""
-    if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor {tuple(value.shape)}"
-    return f"{type(value).__name__} {str(value)[:40]!r}"

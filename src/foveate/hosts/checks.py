@@ -6,13 +6,14 @@ from typing import Any
 
 from torch import nn
 
+from foveate.core import authored
 from foveate.core.compressor import Compressor, Tower
-from foveate.core.sizes import said
-from foveate.hosts import authored, encode, traits
+from foveate.core.sizes import size_of
+from foveate.hosts import encode, traits
+from foveate.hosts.glance import PROMPT_ROWS
 from foveate.hosts.positions import layer_type
 
 WIDTHS = ("width", "feature_width", "tower_width")
-ATTENTION = frozenset({"last_attention", "prompt_attention"})
 
 
 def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
@@ -29,7 +30,7 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
             _check_widths(base, part)
             found |= _glanced(base, part)
         except (NotImplementedError, ValueError, TypeError) as error:
-            name, early = part._get_name(), part.site.tower < Tower.language
+            name, early = part._get_name(), encode.before_projector([part])
             hint = f": {part.behind}" if early and part.behind else ""
             raise type(error)(f"{name} at {part.site}: {error}{hint}") from error
     return found
@@ -46,7 +47,7 @@ def refuse_shards(base: nn.Module) -> None:
 
 def refuse_reselected(base: nn.Module, attached: dict[str, Any], parts: list[Compressor]) -> None:
     """Raise ValueError where these parts are given other features of the tower than when attached."""
-    if not (encode.of_tower(parts) or any(part.site.tower < Tower.language for part in parts)):
+    if not (encode.of_tower(parts) or encode.before_projector(parts)):
         return
     for name, now in traits.selection(base).items():
         if now != attached[name]:
@@ -72,8 +73,8 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
             f"DeepStack adds {deep} layers of features to {layers} decoder layers, behind the last one too, "
             "where a short sequence has no place for them: compress before the language model, at language 0"
         )
-    if layer == 0 and part.needs & ATTENTION:
-        raise ValueError(f"it needs {sorted(part.needs & ATTENTION)}: layer >= 1")
+    if layer == 0 and part.needs & PROMPT_ROWS:
+        raise ValueError(f"it needs {sorted(part.needs & PROMPT_ROWS)}: layer >= 1")
     kinds = {layer_type(decoder, i) for i in range(max(layer - 1, 0), layers)} if layer else set()
     if others := kinds - {"full_attention", "sliding_attention"}:
         raise NotImplementedError(
@@ -85,7 +86,7 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
 def _check_widths(base: nn.Module, part: Compressor) -> None:
     """Of its arguments, those that `sized` would fill in; what else a compressor knows is its own."""
     given = {n: v for n, v in part.arguments().items() if n in WIDTHS and v is not None}
-    there = {name: said(base.config, name) for name in given}
+    there = {name: size_of(base.config, name) for name in given}
     if wrong := [name for name in given if there[name] not in (None, given[name])]:
         made, has = (", ".join(f"{n}={sizes[n]}" for n in wrong) for sizes in (given, there))
         raise ValueError(
@@ -94,24 +95,18 @@ def _check_widths(base: nn.Module, part: Compressor) -> None:
         )
 
 
-def _check_layers(base: nn.Module, part: Compressor) -> None:
-    states = min(len(traits.tower_blocks(base, tower)) for tower in traits.towers_of(base)) + 1
-    if far := [i for i in part.vision_layers if not 0 <= i < states]:
-        raise ValueError(
-            f"vision_layers has {far[0]}: the tower has hidden states 0 to {states - 1}"
-        )
-
-
 def _glanced(base: nn.Module, part: Compressor) -> dict[nn.Module, bool]:
     found = {}
     if encode.of_tower([part]):
         traits.refuse_unordered(base)
-        _check_layers(base, part)
+        last = min(len(traits.tower_blocks(base, tower)) for tower in traits.towers_of(base))
+        if far := [i for i in part.vision_layers if not 0 <= i <= last]:
+            raise ValueError(f"vision_layers has {far[0]}: the tower has hidden states 0 to {last}")
     if part.needs & {"cls_attention", "keys"}:
         blocks = traits.selected_blocks(base)
         for tower, block in zip(traits.towers_of(base), blocks, strict=True):
             found[traits.attention_of(block)] = traits.has_class_token(base, tower)
-    if part.needs & ATTENTION:
+    if part.needs & PROMPT_ROWS:
         layer = traits.decoder_of(base).layers[part.site.layer - 1]
         found[traits.attention_of(layer)] = False
     return found

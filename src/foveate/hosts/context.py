@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from foveate.core.compressor import Compressor, Context, Tower
+from foveate.core import authored
+from foveate.core.compressor import Compressor, Context
 from foveate.core.tokens import VisualTokens
-from foveate.hosts import authored
-from foveate.hosts.flow import Flow
+from foveate.hosts.samples import Draws
 from foveate.hosts.trace import Step
 
 
 def apply(
-    part: Compressor, tokens: VisualTokens, known: dict[str, Any], flow: Flow
-) -> VisualTokens:
-    """One compressor on the tokens, with no more than it needs; notes the step on the flow.
+    part: Compressor,
+    tokens: VisualTokens,
+    known: Mapping[str, Any],
+    draws: Draws,
+    width: int,
+    traced: bool,
+) -> tuple[VisualTokens, Step]:
+    """What one compressor leaves of the tokens, given no more than it needs, and a note of it.
 
-    known: fields of the tokens as they are now, or of the patches (cls_attention, keys, features).
+    known: fields of the tokens as they are now, or of the patches (cls_attention, keys, features); width: of
+    what it must give. Only where `traced` is it asked what it chose by.
     """
     if missing := part.needs - known.keys() - {"generator"}:
         raise NotImplementedError(f"{type(part).__name__} at {part.site} needs {sorted(missing)}")
+    fields = {name: known[name] for name in part.needs - {"generator"}}
     if "features" in part.needs:
-        known = known | {"features": {i: known["features"][i] for i in part.vision_layers}}
-    fields = {name: _carried(tokens, name, known[name]) for name in part.needs - {"generator"}}
+        fields["features"] = {i: known["features"][i] for i in part.vision_layers}
+    fields = {name: _carried(tokens, name, value) for name, value in fields.items()}
     if "generator" in part.needs:
-        fields["generator"] = flow.generators(part.seed)
+        fields["generator"] = draws.generators(part.seed, len(tokens.valid))
     context = Context(**fields)
     out = _given(part, tokens, context)
-    width = (
-        flow.decoder.config.hidden_size
-        if part.site.tower == Tower.projector
-        else tokens.x.shape[-1]
-    )
     authored.check_result(part, tokens, out, width)
-    scores = part.scores(tokens, context) if flow.traced else None
-    flow.steps.append(_note(part, tokens, out, scores, known.get("grid")))
-    return out
+    scores = part.scores(tokens, context) if traced else None
+    return out, _note(part, tokens, out, scores, known.get("grid"))
 
 
 def _given(part: Compressor, tokens: VisualTokens, context: Context) -> Any:
@@ -80,9 +81,3 @@ def _note(
         scores = scores.detach().float().gather(1, tokens.owner.clamp(min=0))
         scores = scores.masked_fill(tokens.owner < 0, torch.nan)
     return Step(part.site, out.owner.detach(), tokens.counts, out.counts, scores, grid)
-
-
-def of_images(step: Step, count: int) -> Step:
-    """The step, of the first images only."""
-    fields = {name: getattr(step, name) for name in ("owner", "before", "after", "scores", "grid")}
-    return replace(step, **{k: v[:count] for k, v in fields.items() if v is not None})

@@ -3,16 +3,12 @@
 `generate` encodes images before it calls the model, when the prompt is not known yet. So encoding only
 collects, in an `Encoded` that rides on the model's own output; compression follows in the base model's
 pre-hook, where ids, mask and features meet (before.py).
-
-What the tower shows is laid out as its own tokens are. To bring it to the patches, it goes the way the
-features go: as further channels behind the connector's output, through whatever the model does there
-(packing, cropping, newlines, pooling), and off again.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor, Tower
-from foveate.hosts import glance, grids, traits
+from foveate.hosts import glance, grids, traits, watched
+from foveate.hosts.attachment import Attachment
+from foveate.hosts.calls import PIXELS
 
 FROM_TOWER = frozenset({"cls_attention", "keys"})
 KEY = "visual_tokens"  # under which an Encoded rides on a feature function's output
@@ -64,28 +62,78 @@ def encode(
     """
     if kwargs.get("return_dict") is False:
         return own(base, *args, **kwargs)
-    needs = of_tower(parts)
-    early = any(part.site.tower < Tower.language for part in parts)
+    needs, early = of_tower(parts), before_projector(parts)
     _refuse_other_features(base, kwargs, needs)
     given = inspect.signature(own).bind_partial(base, *args, **kwargs).arguments
     if needs - FROM_TOWER:
         kwargs["output_hidden_states"] = True
     merger = traits.merger_of(base)
     look = glance.TowerGlance(needs, ordered=merger is not None and bool(needs))
-    seen = base if merger is not None else _Watched(base, look, early)
+    seen = base if merger is not None else watched.Watched(base, look, early)
     with glance.looking(look):
         output = own(seen, *args, **kwargs)
     if isinstance(output, tuple) or KEY in output:  # encoded by another feature function it calls
         return output
-    units = _narrowed(output, look)
+    units = watched.narrowed(output, look)
     if merger is not None:
-        fields = _of_merger(output, look)
-    else:
-        fields = look.taken
-        if early:
-            _refuse_mixing(seen, units, look)
-    output[KEY] = _encoded(base, modality, given, output, units, fields, not early, needs)
+        look.taken = _of_merger(output, look)
+    elif early:
+        watched.refuse_mixing(seen, units, look)
+    output[KEY] = _encoded(base, modality, given, output, units, look.taken, not early, needs)
     return output
+
+
+def features(
+    base: nn.Module, kwargs: dict[str, Any], attachment: Attachment
+) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
+    """By modality, what was encoded, before or here, and the pixels that came; the call without them.
+
+    Raises NotImplementedError for features without an Encoded and for a prompt without ids, ValueError for
+    placeholders that nothing came for.
+    """
+    ids, outputs, pixels = kwargs.get("input_ids"), {}, {}
+    for modality in traits.modalities(base):
+        output = (kwargs.get("mm_encoder_outputs") or {}).get(modality)
+        came = [name for name in PIXELS[modality] if kwargs.get(name) is not None]
+        if output is None and came and len(kwargs[came[0]]):
+            own = getattr(base, f"get_{modality}_features")
+            names = inspect.signature(own).parameters
+            given = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
+            output = own(**given, return_dict=True)
+        if came:
+            pixels[modality] = kwargs[came[0]]
+        kwargs = {name: value for name, value in kwargs.items() if name not in came}
+        if output is None and ids is not None:
+            _refuse_missing(base, ids, modality, attachment)
+        elif output is not None and KEY not in output:
+            raise NotImplementedError(
+                f"{modality} features that this model did not encode for compression, as a chunked "
+                f"prefill passes them: use prefill_chunk_size=None, or the outputs of this model's "
+                f"get_{modality}_features"
+            )
+        elif output is not None:
+            outputs[modality] = output
+    if ids is None:
+        raise NotImplementedError(
+            "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
+            "or foveate.restore(model) first"
+        )
+    return outputs, pixels, kwargs
+
+
+def _refuse_missing(base: nn.Module, ids: Tensor, modality: str, attachment: Attachment) -> None:
+    count = int((ids == traits.placeholder_id(base, modality)).sum())
+    if count and not all(part.keeps_all for part in attachment.acting(base)):
+        raise ValueError(
+            f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
+            "and no prefill_chunk_size: a chunked prefill loses them. An assistant in assisted "
+            "decoding is never given any: foveate.restore(assistant), or let it keep all"
+        )
+
+
+def before_projector(parts: Iterable[Compressor]) -> bool:
+    """Whether any of these compressors is given what the projector reads, and not what it makes of that."""
+    return any(part.site.tower < Tower.language for part in parts)
 
 
 def of_tower(parts: list[Compressor]) -> frozenset[str]:
@@ -105,121 +153,35 @@ def _encoded(
     projected: bool,
     needs: frozenset[str],
 ) -> Encoded:
-    marks = fields.pop("newline", None)
-    newlines = None if marks is None else [(mark[:, 0] > 0.5).cpu() for mark in marks]
-    fields.pop("index", None)
-    if "cls_attention" in fields:
-        fields["cls_attention"] = [value[:, 0] for value in fields["cls_attention"]]
     device = units[0].device if units else None
-    where = grids.of_units(base, modality, given, [len(unit) for unit in units], newlines)
-    closed = None
+    marks = fields.get("newline")
+    newlines = None if marks is None else [(mark[:, 0] > 0.5).cpu() for mark in marks]
+    places = grids.of_units(base, modality, given, [len(unit) for unit in units], newlines)
     if newlines is not None:
         closes = [grids.closing_newline(base, modality, mask) for mask in newlines]
-        closed = [(m.to(device), c.to(device)) for m, c in zip(newlines, closes, strict=True)]
-    deep = traits.deepstack(output)
-    frames = given.get("pixel_values_videos") if modality == "video" else None
-    together: int | None = 1
-    if modality == "image" and traits.rows_are_runs(base):
-        together = None
-    elif (
-        frames is not None and frames.dim() == 5 and len(units) == frames.shape[0] * frames.shape[1]
-    ):
-        together = frames.shape[1]  # the units are frames, the rows clips
+        newlines = [(m.to(device), c.to(device)) for m, c in zip(newlines, closes, strict=True)]
+    fields = {name: value for name, value in fields.items() if name not in ("newline", "index")}
+    if "cls_attention" in fields:
+        fields["cls_attention"] = [value[:, 0] for value in fields["cls_attention"]]
     return Encoded(
         units=units,
         projected=projected,
-        grids=[None if grid is None else grid.to(device) for grid in where],
-        newlines=closed,
+        grids=[None if grid is None else grid.to(device) for grid in places],
+        newlines=newlines,
         fields=fields,
-        deep=[list(layer) for layer in deep] if deep is not None else [],
-        together=together,
+        deep=[list(layer) for layer in traits.deepstack(output) or []],
+        together=_together(base, modality, given, len(units)),
         needs=needs,
     )
 
 
-class _Watched:
-    """The base model as its own functions see it: they find its connector, tower and newline changed.
-
-    The connector's output gets further channels: what was asked of the tower, brought to the patches. A
-    newline gets a mark. Where a compressor stands before the projector, the projector does not run.
-    """
-
-    def __init__(self, base: nn.Module, look: glance.TowerGlance, early: bool):
-        self._base, self._look, self._early = base, look, early
-        self.showed: Any = None  # the tower's output
-        self.read: Tensor | None = None  # what the projector reads, token by token
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._base, name)
-        if name in traits.CONNECTORS:
-            return self._connect
-        if name == "image_newline":
-            return self._marked(found)
-        if isinstance(found, nn.Module) and any(found is t for t in traits.towers_of(self._base)):
-            return _WatchedTower(found, self)
-        return found
-
-    def _connect(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        base, look = self._base, self._look
-        if self._early:
-            out = traits.projector_of(base)[1](features, *args, **kwargs)
-            self.read = out.reshape(-1, out.shape[-1])
-        else:
-            out = traits.connector_of(base)(features, *args, **kwargs)
-        channels = look.channels(features, out, self.showed, _sizes(base, args))
-        flat = out.shape[:-1]
-        if self._early:
-            index = torch.arange(flat.numel(), device=out.device, dtype=torch.float32)
-            channels["index"] = index.reshape(*flat, 1)
-        if hasattr(base, "image_newline"):
-            channels["newline"] = out.new_zeros(*flat, 1)
-        look.widths = {"x": out.shape[-1], **{n: c.shape[-1] for n, c in channels.items()}}
-        look.dtype = out.dtype
-        # Promotes to float32 beside float32 channels, and back without loss.
-        return torch.cat([out, *channels.values()], dim=-1) if channels else out
-
-    def _marked(self, newline: Tensor) -> Tensor:
-        widths = dict(self._look.widths)
-        vector = newline.new_zeros(widths["x"]) if self._early else newline
-        others = newline.new_zeros(sum(widths.values()) - widths["x"] - 1)
-        return torch.cat([vector, others, newline.new_ones(1)])
-
-
-class _WatchedTower:
-    """A vision tower that notes what it gives."""
-
-    def __init__(self, tower: nn.Module, watched: _Watched):
-        self._of, self._watched = tower, watched
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        self._watched.showed = self._of(*args, **kwargs)
-        return self._watched.showed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._of, name)
-
-
-def _sizes(base: nn.Module, args: tuple) -> list[tuple[int, int]] | None:
-    """(rows, columns) of each image's tower tokens, where a connector is told the image sizes."""
-    if not args:
-        return None
-    side = traits.patch_size(base)
-    return [(int(h) // side, int(w) // side) for h, w in torch.as_tensor(args[0]).tolist()]
-
-
-def _narrowed(output: Any, look: glance.TowerGlance) -> list[Tensor]:
-    """The output's features as they would be alone; fills in what rode beside them, unit by unit."""
-    pooled = output.pooler_output
-    rows = list(pooled)
-    if set(look.widths) <= {"x"}:
-        return rows
-    names, widths = zip(*look.widths.items(), strict=True)
-    split = [dict(zip(names, row.split(widths, dim=-1), strict=True)) for row in rows]
-    units = [parts.pop("x").to(look.dtype) for parts in split]
-    look.taken = {name: [parts[name] for parts in split] for name in names if name != "x"}
-    isolated = isinstance(pooled, Tensor)
-    output.pooler_output = torch.stack(units) if isolated else units
-    return units
+def _together(base: nn.Module, modality: str, given: dict[str, Any], units: int) -> int | None:
+    """How many units make a row: frames of a clip, or a single one; None where only a prompt says."""
+    if modality == "image":
+        return None if traits.rows_are_runs(base) else 1
+    frames = given.get("pixel_values_videos")
+    clips = frames is not None and frames.dim() == 5
+    return frames.shape[1] if clips and units == frames.shape[0] * frames.shape[1] else 1
 
 
 def _of_merger(output: Any, look: glance.TowerGlance) -> dict[str, list[Tensor]]:
@@ -231,22 +193,6 @@ def _of_merger(output: Any, look: glance.TowerGlance) -> dict[str, list[Tensor]]
     empty = index.new_zeros(len(index), 1)
     fields = look.channels(None, empty, output, None)
     return {name: list(value[index].split(sizes)) for name, value in fields.items()}
-
-
-def _refuse_mixing(seen: _Watched, units: list[Tensor], look: glance.TowerGlance) -> None:
-    """Between projector and prompt, features may only be picked, or dropping first is another model."""
-    read, index = seen.read, look.taken.get("index")
-    if read is None or index is None:
-        return
-    marks = look.taken.get("newline")
-    for i, unit in enumerate(units):
-        patches = slice(None) if marks is None else marks[i][:, 0] < 0.5
-        came = read[index[i][patches, 0].round().long().clamp(max=len(read) - 1)]
-        if not torch.equal(came.to(unit.dtype), unit[patches]):
-            raise NotImplementedError(
-                f"image {i} has {len(unit)} visual tokens that the model interpolates behind its projector: "
-                "nothing can stand before it or in its place; methods that act at language 0 work"
-            )
 
 
 def _refuse_other_features(base: nn.Module, kwargs: dict[str, Any], needs: frozenset[str]) -> None:

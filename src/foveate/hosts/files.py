@@ -55,7 +55,7 @@ def short(value: Any) -> str:
 
 
 @contextmanager
-def named(path: str | Path, what: str, cannot: str = "cannot be read") -> Iterator[None]:
+def faults_of(path: str | Path, what: str, cannot: str = "cannot be read") -> Iterator[None]:
     """Whatever the libraries below raise of a broken file becomes one line that names what was read."""
     try:
         yield
@@ -191,10 +191,9 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
             f"{folder} holds its weights in {few(pickled)} alone: foveate reads safetensors and no pickles; "
             "load it with transformers and save_pretrained it again"
         )
-    what = (
-        "is a folder: want a file" if single.is_dir() else "is not there: the weights are missing"
-    )
-    raise Unreadable(f"{single} {what}")
+    if single.is_dir():
+        raise Unreadable(f"{single} is a folder: want a file")
+    raise Unreadable(f"{single} is not there: the weights are missing")
 
 
 def indexed(index: Path) -> list[Path]:

@@ -1,28 +1,96 @@
 """What one forward pass, and one generation, know of their visual tokens.
 
+A `Flow` travels through the model's forward as a keyword: an argument, not state. Its pieces are made whole,
+each by one function, and never change; only `Path` and `Memory` grow, from layer to layer:
+
+    Call                     what the call came with
+    Images Columns Prompt    what is known before the language model
+    Landing Stage Path       the way through its layers
+    Memory Later             of later calls on the same cache
+
 Letters: B prompts, S columns of the language model's input, I images, P patches, N tokens, M after,
 A axes of position ids (one, or the three of M-RoPE).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor
 from foveate.core.tokens import VisualTokens
+from foveate.hosts.newlines import Newlines
 from foveate.hosts.positions import Cut
 from foveate.hosts.trace import Step
+
+if TYPE_CHECKING:
+    from foveate.hosts.glance import PromptGlance
+    from foveate.hosts.samples import Draws
 
 KEY = "visual_flow"  # the keyword under which a Flow travels through a model's forward
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What a call came with that no base model is told. hooks.py makes it, calls.py and asked.py read it.
+
+    labels            (B, S)  or None
+    instruction_mask  (B, ≤ S)  or None
+    instruction_ids   (B, T)  of an instruction that is not in the prompt; or None
+    logits_to_keep    how many columns the head is asked for; 0 for all
+    outer             whether the whole model was called, which adds a penalty to its loss
+    """
+
+    labels: Tensor | None = None
+    instruction_mask: Tensor | None = None
+    instruction_ids: Tensor | None = None
+    logits_to_keep: int = 0
+    outer: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images and videos of the prompts. before.py makes it, inside.py reads it.
+
+    count     how many; the copies that beams make of them stand behind
+    row       (I,)       the prompt each stands in
+    patches   (A, I, P)  position ids of each patch in the uncompressed prompt
+    known     Context fields that hold at every site: grid, overview, text, text_mask
+    newlines  or None
+    """
+
+    count: int
+    row: Tensor
+    patches: Tensor
+    known: Mapping[str, Tensor]
+    newlines: Newlines | None
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The columns of the prompts, (B, S) each. asked.py makes it, drop.py cuts it, glance.py reads it.
+
+    real         False where padded
+    instruction  columns of the instruction
+    asking       every real column before the first answer, images too
+    """
+
+    real: Tensor
+    instruction: Tensor
+    asking: Tensor
+
+    def left(self, cut: Cut) -> Columns:
+        """The columns that stay."""
+        taken = (cut.take(mask, fill=False) for mask in (self.instruction, self.asking))
+        return Columns(cut.valid, *taken)
+
+
+@dataclass(frozen=True, eq=False)
 class Stage:
-    """The sequence from one decoder layer on, until the next stage.
+    """The sequence from one decoder layer on. inside.py makes it and reads it, later.py too.
 
     columns    (B, M) which column of the language model's input stands in each place
     back       (B, S) for every column of that input, the place that speaks for it now
@@ -41,143 +109,169 @@ class Stage:
     shift: Tensor | None
     views: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
 
+    @property
+    def unseen(self) -> Stage:
+        """The stage without its views: a cache need not keep masks of the prompt alive."""
+        return replace(self, views={})
+
+
+@dataclass(frozen=True, eq=False)
+class Landing:
+    """What the compressors of one site left. before.py makes the first, inside.py one at each later site.
+
+    tokens   the tokens now, without vectors
+    place    (I, N) the columns they stand in
+    stage    the sequence from here on; None where none of it left
+    penalty  theirs
+    steps    one for each compressor
+    """
+
+    tokens: VisualTokens
+    place: Tensor
+    stage: Stage | None
+    penalty: Tensor | float
+    steps: Sequence[Step]
+
+    @classmethod
+    def of(
+        cls, tokens: VisualTokens, place: Tensor, steps: Sequence[Step], stage: Stage | None = None
+    ) -> Landing:
+        """Of tokens with vectors."""
+        bare = tokens.carry(tokens.x.detach()[..., :0])
+        return cls(bare, place, stage, tokens.penalty, steps)
+
 
 @dataclass(eq=False)
 class Memory:
     """What decoding must remember of a compressed prompt; it hangs on the cache it belongs to.
 
+    before.py makes it, hooks.py adds stages, later.py reads it.
+
     outside    columns of the prompt as the caller knows it
     length     columns that entered the language model
-    real       (B, length) False where padded; None if nothing is
     following  (B,) position id of the next token, as the caller counts
-    shift      (B,) what renumbering takes off later position ids; None for original positions
     renumbered whether positions were counted anew, also inside the language model
+    real       (B, length) False where padded; None if nothing is
+    shift      (B,) what renumbering takes off later position ids; None for original positions
     stages     the stages inside the language model, by layer
     """
 
     outside: int
     length: int
-    real: Tensor | None
     following: Tensor
-    shift: Tensor | None
     renumbered: bool
+    real: Tensor | None = None
+    shift: Tensor | None = None
     stages: dict[int, Stage] = field(default_factory=dict)
+
+    def stage(self, layer: int) -> Stage | None:
+        """The stage that decoder layer `layer` lives in; None below the first."""
+        return _latest(self.stages, layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """A prompt on its way into the language model. before.py makes it, inside.py and hooks.py read it.
+
+    decoder  the language model
+    inside   the compressors that act in it, by layer
+    draws    what their random draws follow
+    traced   whether somebody wants to see what compressors go by
+    closed   whether newlines stay where a compressor acts, with rows that are left
+    entry    what compressors before the language model left
+    cut      the columns that entered it; None if all did
+    """
+
+    decoder: nn.Module
+    inside: Mapping[int, Sequence[Compressor]]
+    draws: Draws
+    traced: bool
+    closed: bool
+    images: Images
+    columns: Columns
+    entry: Landing
+    memory: Memory
+    cut: Cut | None = None
+
+    @property
+    def gapped(self) -> bool:
+        """Whether position ids skip columns that left."""
+        return self.cut is not None and not self.memory.renumbered
 
 
 @dataclass(eq=False)
-class Newlines:
-    """The newline embeddings of each image: no compressor sees them, no budget counts them.
+class Path:
+    """The way of a prompt through the decoder layers. hooks.py makes it and adds to it, inside.py reads it.
 
-    x       (I, Q, D)  vectors
-    column  (I, Q)     where they stand, -1 behind the last
-    closes  (I, P)     which newline closes the row that a patch stands in; -1 none
+    position  (A, B, S) position ids that entered the language model, by axis
+    landings  what the compressors before each layer left; those before the language model at 0
+    glances   what the attention of a layer shows, by the layer whose compressors asked
+    deep      (I, P, D) to add after each of the first layers
     """
 
-    x: Tensor
-    column: Tensor
-    closes: Tensor
+    position: Tensor
+    landings: dict[int, Landing]
+    glances: dict[int, PromptGlance] = field(default_factory=dict)
+    deep: Sequence[Tensor] = ()
 
-    def alive(self, tokens: VisualTokens) -> Tensor:
-        """(I, Q) which newlines stay: one leaves when its row held patches and no token stands there now."""
-        anchor = tokens.anchor.clamp(max=self.closes.shape[1] - 1)
-        closes = self.closes.gather(1, anchor).masked_fill(~tokens.valid, -1)
-        return (self._among(closes) | ~self._among(self.closes)) & (self.column >= 0)
+    def landing(self, layer: int) -> Landing:
+        """What reaches the compressors before decoder layer `layer`."""
+        return _latest(self.landings, layer - 1)
 
-    def _among(self, closes: Tensor) -> Tensor:
-        """(I, Q) which newlines are among these. closes (I, …), -1 is none of them."""
-        Q = self.x.shape[1]
-        found = torch.zeros(len(closes), Q + 1, dtype=torch.bool, device=closes.device)
-        return found.scatter(1, closes % (Q + 1), True)[:, :-1]
+    def stage(self, layer: int) -> Stage | None:
+        """The stage that decoder layer `layer` lives in; None while nothing has left."""
+        found = {k: landing.stage for k, landing in self.landings.items() if landing.stage}
+        return _latest(found, layer)
+
+
+@dataclass(frozen=True, eq=False)
+class Later:
+    """A later call on the cache of a compressed prompt. later.py makes it, and reads it with hooks.py.
+
+    memory    of the prompt
+    decoder   the language model
+    fed       columns the call came with
+    tail      (B, columns behind the prompt) which of them are real; None if all are
+    position  (A, B, new) position ids that entered the language model, by axis
+    views     masks and rotary embeddings made for stages, by stage and kind of layer
+    """
+
+    memory: Memory
+    decoder: nn.Module
+    fed: int
+    tail: Tensor | None
+    position: Tensor | None = None
+    views: dict[Any, Any] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
 class Flow:
-    """One forward pass. The outer hook makes it, the base hook fills it, decoder layers read it.
+    """One forward pass, as it travels: its call, and what that is, a prompt or a later call. By hooks.py."""
 
-    It is an argument, not state: it comes in with the call and is gone with it.
-    """
+    call: Call = field(default_factory=Call)
+    prompt: Prompt | None = None
+    path: Path | None = None
+    later: Later | None = None
 
-    labels: Tensor | None = None
-    instruction_mask: Tensor | None = None
-    instruction_ids: Tensor | None = None  # (B, T) of an instruction that is not in the prompt
-    logits_to_keep: int = 0
-    outer: bool = False
+    def entered(self, position: Tensor) -> None:
+        """Begin the way through the layers at these position ids (A, B, S)."""
+        if self.prompt is not None:
+            self.path = Path(position, {0: self.prompt.entry})
+        elif self.later is not None:
+            self.later = replace(self.later, position=position)
 
-    decoder: nn.Module | None = None
-    inside: dict[int, list[Compressor]] = field(default_factory=dict)
-    training: bool = False
-    traced: bool = False  # whether somebody wants to see what compressors go by
-    step: int | None = None
-    prefill: bool = False
-    fed: int | None = None  # columns a later call came with
-    tail: Tensor | None = None  # (B, columns behind the prompt) which of them are real
-    gapped: bool = False
-    renumber: bool = False
-    closed: bool = True  # whether newlines stay where a compressor acts, with rows that are left
-    cut: Cut | None = None
-    memory: Memory | None = None
+    @property
+    def landings(self) -> list[Landing]:
+        """What compressors left so far, in flow order; none without a prompt of images."""
+        return [] if self.path is None else list(self.path.landings.values())
 
-    pixels: dict[str, Tensor] = field(
-        default_factory=dict
-    )  # of each modality, to tell images apart
-    samples: list[int] = field(default_factory=list)  # a number of each image's own, in training
-    images: int = 0  # images and videos of the prompts; their copies for beams stand behind them
-    prompt: Tensor | None = None  # (I,) the row each image stands in
-    patches: Tensor | None = None  # (A, I, P) position ids of each patch in the uncompressed prompt
-    tokens: VisualTokens | None = None
-    place: Tensor | None = None  # (I, N) column of each token now
-    grid: Tensor | None = None  # (I, P, 3)
-    overview: Tensor | None = None  # (I, P)
-    newlines: Newlines | None = None
-    position: Tensor | None = (
-        None  # (A, B, S) position ids that entered the language model, by axis
-    )
-    deep: list[Tensor] = field(
-        default_factory=list
-    )  # (I, P, D) to add after each of the first layers
-    real: Tensor | None = None  # (B, S) the language model's input, False where padded
-    instruction: Tensor | None = None  # (B, S) columns of the instruction
-    asking: Tensor | None = None  # (B, S) every real column before the first answer, images too
-    text: Tensor | None = None  # (I, T, D) embeddings of the instruction's words, for each image
-    text_mask: Tensor | None = None  # (I, T)
-
-    stages: dict[int, Stage] = field(default_factory=dict)
-    landed: dict[int, tuple[VisualTokens, Tensor]] = field(default_factory=dict)
-    later: dict[tuple, Any] = field(default_factory=dict)
-    scores: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    penalty: Tensor | float = 0.0
-    steps: list[Step] = field(default_factory=list)
-
-    def stage(self, layer: int) -> Stage | None:
-        """The stage that decoder layer `layer` lives in; None while nothing has left."""
-        reached = [k for k in self.stages if k <= layer]
-        return self.stages[max(reached)] if reached else None
-
-    def landing(self, layer: int) -> tuple[VisualTokens, Tensor]:
-        """The tokens as they reach decoder layer `layer`, without vectors, and their columns (I, N)."""
-        reached = [k for k in self.landed if k < layer]
-        return self.landed[max(reached)] if reached else (self.tokens, self.place)
-
-    def known(self) -> dict[str, Tensor]:
-        """The context fields that hold at every site."""
-        names = ("grid", "overview", "text", "text_mask")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def generators(self, seed: int) -> tuple[torch.Generator, ...]:
-        """One generator per image: seeded alike at inference, by step and sample in training.
-
-        Raises RuntimeError in training if nobody said which step it is.
-        """
-        if self.training and self.step is None:
-            raise RuntimeError(
-                "training with random draws: foveate.set_progress(model, step, max_steps) must say the step, "
-                "as foveate.ProgressCallback() does in a Trainer"
-            )
-        if not self.training:
-            return tuple(torch.Generator().manual_seed(seed) for _ in self.prompt)
-        mix = [_mix(seed, self.step, sample) for sample in self.samples]
-        return tuple(torch.Generator().manual_seed(m) for m in mix)
+    @property
+    def penalty(self) -> Tensor | float:
+        """The auxiliary loss that compressors gathered."""
+        return sum(landing.penalty for landing in self.landings)
 
 
-def _mix(seed: int, step: int, sample: int) -> int:
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample + 1) % 2**63
+def _latest(found: Mapping[int, Any], layer: int) -> Any:
+    """What was noted at a layer, or at the last one before it where something was; None if nowhere."""
+    reached = [k for k in found if k <= layer]
+    return found[max(reached)] if reached else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,10 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from foveate.core.compressor import Compressor
+from foveate.core.ops import in_front
 from foveate.hosts import grids
-from foveate.hosts.flow import KEY, Flow
+from foveate.hosts.flow import KEY, Columns, Stage
 
 NAME = "foveate_glance"
+PROMPT_ROWS = frozenset({"last_attention", "prompt_attention"})
 _looking: ContextVar[TowerGlance | None] = ContextVar("looking", default=None)
 
 
@@ -102,6 +105,61 @@ class TowerGlance:
             state = _without_class(state, features)
             found[name] = grids.merged(state, patches, sizes, "mean")
         return found
+
+
+@dataclass(eq=False)
+class PromptGlance:
+    """What a decoder layer's attention is asked to show of a prompt, and showed. (B, S') each.
+
+    wants   of last_attention, what the last prompt row looks at, and prompt_attention, the mean over the
+            instruction's rows; head means
+    real    False where padded
+    asking  columns before the first answer
+    asked   those of the instruction among them
+    shown   by field
+    """
+
+    wants: frozenset[str]
+    real: Tensor
+    asking: Tensor
+    asked: Tensor
+    shown: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, columns: Columns, stage: Stage | None, parts: Sequence[Compressor]) -> PromptGlance:
+        """What these compressors ask of a layer in this stage."""
+        real, asking, asked = columns.real, columns.asking, columns.asking & columns.instruction
+        if stage is not None:
+            real = stage.real
+            asking, asked = (m.gather(1, stage.columns) & real for m in (asking, asked))
+        needs = frozenset().union(*(part.needs for part in parts))
+        return cls(needs & PROMPT_ROWS, real, asking, asked)
+
+    @torch.no_grad()
+    def look(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
+        """Keep what was asked for. query (B, H, S', d); key (B, G, ≥ S', d); mask of the layer, or None."""
+        S = query.shape[2]
+        column = torch.arange(S, device=query.device)
+        key = key[:, :, :S]
+
+        def rows(index: Tensor) -> Tensor:
+            if mask is not None and mask.dim() == 4:
+                given = is_open(mask[:, 0, :, :S]).expand(len(query), -1, -1)
+                seen = given.gather(1, index[..., None].expand(-1, -1, S))
+            else:
+                seen = column <= index[..., None]
+            closed = ~(seen & self.real[:, None])
+            pick = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
+            return attention_rows(query.gather(2, pick), key, scaling, closed[:, None]).mean(1)
+
+        if "last_attention" in self.wants:
+            last = (column * self.asking).amax(1, keepdim=True)
+            self.shown["last_attention"] = rows(last)[:, 0]
+        if "prompt_attention" in self.wants:
+            count = self.asked.sum(1, keepdim=True).clamp(min=1)
+            index = in_front(self.asked, int(count.max()))
+            counted = self.asked.gather(1, index)[..., None]
+            self.shown["prompt_attention"] = (rows(index) * counted).sum(1) / count
 
 
 def _without_class(value: Tensor, features: Tensor | None) -> Tensor:
@@ -200,15 +258,14 @@ def glancing_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The module's own attention; beside it, the rows that the call asks for."""
-    flow: Flow | None = kwargs.pop(KEY, None)
+    prompt: PromptGlance | None = kwargs.pop(KEY, None)
     look, scaling = _looking.get(), kwargs["scaling"]
-    if look is not None and flow is None:
+    if prompt is not None:
+        prompt.look(query, key, scaling, attention_mask)
+    elif look is not None:
         for rows in _sequences(query, kwargs.get("cu_seq_lens_q")):
             seen = query[:, :, rows], key[:, :, rows]
             look.look(*seen, scaling, attention_mask, module.config.class_token)
-    if flow is not None and flow.prefill:
-        layer = module.layer_idx
-        flow.scores[layer] = _prompt_rows(flow, layer, query, key, scaling, attention_mask)
     original = module.config.tapped
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     own = AttentionInterface().get_interface(original._attn_implementation, eager)
@@ -221,41 +278,6 @@ def _sequences(query: Tensor, ends: Tensor | None) -> list[slice]:
         return [slice(None)]
     marks = ends.tolist()
     return [slice(a, b) for a, b in itertools.pairwise(marks)]
-
-
-@torch.no_grad()
-def _prompt_rows(
-    flow: Flow, layer: int, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """(B, S) what the last prompt row looks at, and the mean over the instruction's rows; head means."""
-    stage = flow.stage(layer)
-    asking, asked, real = flow.asking, flow.asking & flow.instruction, flow.real
-    if stage is not None:
-        real = stage.real
-        asking, asked = (m.gather(1, stage.columns) & real for m in (asking, asked))
-    S = query.shape[2]
-    column = torch.arange(S, device=query.device)
-    key = key[:, :, :S]
-    last = (column * asking).amax(1, keepdim=True)
-    wants = {name for part in flow.inside.get(layer + 1, []) for name in part.needs}
-
-    def rows(index: Tensor) -> Tensor:
-        if mask is not None and mask.dim() == 4:
-            given = is_open(mask[:, 0, :, :S]).expand(len(query), -1, -1)
-            seen = given.gather(1, index[..., None].expand(-1, -1, S))
-        else:
-            seen = column <= index[..., None]
-        closed = ~(seen & real[:, None])
-        pick = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-        return attention_rows(query.gather(2, pick), key, scaling, closed[:, None]).mean(1)
-
-    mean = torch.zeros(len(query), S, device=query.device)
-    if "prompt_attention" in wants:
-        count = asked.sum(1, keepdim=True).clamp(min=1)
-        index = (~asked).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(count.max())]
-        counted = asked.gather(1, index)[..., None]
-        mean = (rows(index) * counted).sum(1) / count
-    return (rows(last)[:, 0] if "last_attention" in wants else mean), mean
 
 
 class _WithConfig:

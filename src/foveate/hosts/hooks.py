@@ -6,31 +6,24 @@ Hooks are small objects rather than closures, so that a compressed model pickles
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from foveate.core.compressor import Compressor, Tower
-from foveate.hosts import before, calls, inside, later, traits
+from foveate.hosts import before, calls, encode, inside, later, traits
+from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
-from foveate.hosts.context import of_images
-from foveate.hosts.encode import KEY as ENCODED
-from foveate.hosts.flow import KEY, Flow
-from foveate.hosts.glance import MergerAfter
-from foveate.hosts.positions import entered_positions, gather_columns
+from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
+from foveate.hosts.glance import MergerAfter, PromptGlance
+from foveate.hosts.positions import entered_positions
 
 # Arguments of a forward that are ours alone.
 INSTRUCTION = ("instruction_mask", "instruction_ids")
 
 
-def acts_before(part: Compressor) -> bool:
-    """Whether a compressor acts before the language model."""
-    return part.site.tower < Tower.language or part.site.layer == 0
-
-
-def register(model: nn.Module, base: nn.Module, attachment: Any) -> list[Any]:
+def register(model: nn.Module, base: nn.Module, attachment: Attachment) -> list[Any]:
     """Put all hooks in place; returns their handles."""
     handles = [
         model.register_forward_pre_hook(OuterBefore(_parameters(model)), with_kwargs=True),
@@ -62,13 +55,13 @@ class OuterBefore:
         """args, kwargs with the flow."""
         given = {**dict(zip(self.names, args, strict=False)), **kwargs}
         kept = given.get("logits_to_keep", 0)
-        flow = Flow(
+        call = Call(
             labels=given.get("labels"),
             **{name: kwargs.pop(name, None) for name in INSTRUCTION},
             logits_to_keep=kept if isinstance(kept, int) else 0,
             outer=True,
         )
-        return args, {**kwargs, KEY: flow}
+        return args, {**kwargs, KEY: Flow(call)}
 
 
 @dataclass(eq=False)
@@ -77,8 +70,7 @@ class OuterAfter:
 
     def __call__(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """The output, its loss with the penalty."""
-        penalty = kwargs[KEY].penalty
-        labels = kwargs[KEY].labels
+        penalty, labels = kwargs[KEY].penalty, kwargs[KEY].call.labels
         if not isinstance(penalty, torch.Tensor):
             return output
         if torch.is_grad_enabled() and (labels is None or kwargs.get("fused_lm_head")):
@@ -101,124 +93,71 @@ class OuterAfter:
 class BaseBefore:
     """Compresses a prompt before the language model, or brings a later call to the cache's columns."""
 
-    attachment: Any
+    attachment: Attachment
     names: tuple[str, ...]
 
     def __call__(self, base: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """No args, and the kwargs of the shorter call."""
         kwargs = {**dict(zip(self.names, args, strict=False)), **kwargs}
-        flow = kwargs.setdefault(KEY, Flow())
-        for name in INSTRUCTION:
-            if (given := kwargs.pop(name, None)) is not None:
-                setattr(flow, name, given)
+        flow = kwargs.pop(KEY, None) or Flow()
+        given = {name: kwargs.pop(name, None) for name in INSTRUCTION}
+        told = {name: value for name, value in given.items() if value is not None}
+        flow.call = replace(flow.call, **told)
         cache = kwargs.get("past_key_values")
         first = cache is None or cache.get_seq_length() == 0
-        calls.check(base, kwargs, flow, first)
-        flow.decoder = traits.decoder_of(base)
-        flow.renumber = self.attachment.positions == "renumbered"
-        flow.closed = self.attachment.newlines == "rows"
-        flow.training, flow.step = base.training, self.attachment.step
-        flow.traced = bool(self.attachment.traces)
+        calls.check(base, kwargs, flow.call, first)
         if first:
             self.attachment.counts = []
-        if cache is not None and first:
-            vars(cache).pop("visual_memory", None)  # a cache that was reset forgets its prompt
-        if not first:
-            self._later(base, kwargs, flow, cache)
-        elif outputs := self._features(base, kwargs, flow):
-            parts = self.attachment.acting(base)
-            for part in parts:
-                if not acts_before(part):
-                    flow.inside.setdefault(part.site.layer, []).append(part)
-            early = [part for part in parts if acts_before(part)]
-            before.prefill(base, kwargs, early, flow, outputs)
-        return (), kwargs
-
-    def _features(self, base: nn.Module, kwargs: dict, flow: Flow) -> dict[str, Any]:
-        """Encoded images and videos: those that came along, or those of the pixels that came."""
-        ids = kwargs.get("input_ids")
-        outputs = {}
-        for modality in traits.modalities(base):
-            output = (kwargs.get("mm_encoder_outputs") or {}).get(modality)
-            pixels = [name for name in PIXELS[modality] if kwargs.get(name) is not None]
-            if output is None and pixels and len(kwargs[pixels[0]]):
-                encode = getattr(base, f"get_{modality}_features")
-                names = inspect.signature(encode).parameters
-                given = {n: kwargs[n] for n in names if n != "kwargs" and kwargs.get(n) is not None}
-                output = encode(**given, return_dict=True)
-            for name in pixels:
-                flow.pixels.setdefault(modality, kwargs.pop(name))
-            if output is not None and ENCODED not in output:
-                raise NotImplementedError(
-                    f"{modality} features that this model did not encode for compression, as a chunked "
-                    f"prefill passes them: use prefill_chunk_size=None, or the outputs of this model's "
-                    f"get_{modality}_features"
+            if cache is not None:  # one that was reset forgets its prompt
+                vars(cache).pop("visual_memory", None)
+            outputs, pixels, kwargs = encode.features(base, kwargs, self.attachment)
+            if outputs:
+                kwargs, flow.prompt = before.prefill(
+                    base, kwargs, flow.call, self.attachment, outputs, pixels
                 )
-            if output is not None:
-                outputs[modality] = output
-            elif ids is not None:
-                count = int((ids == traits.placeholder_id(base, modality)).sum())
-                if count and not all(part.keeps_all for part in self.attachment.acting(base)):
-                    raise ValueError(
-                        f"{count} {modality} placeholders, but no {modality}s: pass {PIXELS[modality][0]}, "
-                        "and no prefill_chunk_size: a chunked prefill loses them. An assistant in assisted "
-                        "decoding is never given any: foveate.restore(assistant), or let it keep all"
-                    )
-        if ids is None:
-            raise NotImplementedError(
-                "a prompt as inputs_embeds has no placeholders to compress: pass input_ids and pixel_values, "
-                "or foveate.restore(model) first"
-            )
-        return outputs
+        else:
+            kwargs, flow.later = self._later(base, kwargs, cache)
+        return (), {**kwargs, KEY: flow}
 
-    def _later(self, base: nn.Module, kwargs: dict, flow: Flow, cache: Any) -> None:
-        memory = getattr(cache, "visual_memory", None)
+    def _later(self, base: nn.Module, kwargs: dict, cache: Any) -> tuple[dict, Later | None]:
+        """The call on the cache's columns, and what layers above a cut must know of it."""
+        memory, now = getattr(cache, "visual_memory", None), None
+        pixels = [name for names in PIXELS.values() for name in names]
         seen = any((kwargs.get("mm_encoder_outputs") or {}).values())
-        seen = seen or any(
-            kwargs.get(name) is not None for names in PIXELS.values() for name in names
-        )
+        seen = seen or any(kwargs.get(name) is not None for name in pixels)
         if memory is not None and not seen:
-            later.call(kwargs, memory, cache, flow)
+            kwargs, now = later.call(base, kwargs, memory, cache)
         ids = kwargs.get("input_ids")
-        if (
-            ids is None or ids.shape[1] == 1
-        ):  # a decoding step: nothing to look for, no wait for the device
-            return
-        if bool(traits.is_visual(base, ids).any()):
+        # A decoding step has nothing to look for, and no wait for the device.
+        if ids is not None and ids.shape[1] > 1 and bool(traits.is_visual(base, ids).any()):
             raise NotImplementedError(
                 f"new images on a cache that holds {cache.get_seq_length()} columns (a later turn, or a "
                 "chunked prefill): start a new cache with the whole conversation"
             )
+        return kwargs, now
 
 
 @dataclass(eq=False)
 class BaseAfter:
     """Gives the output the length the caller knows, and notes what was seen."""
 
-    attachment: Any
+    attachment: Attachment
 
     def __call__(self, base: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
         """The output with last_hidden_state (B, S, D) of the uncompressed length."""
         flow: Flow = kwargs[KEY]
         hidden = output[0]
-        if flow.prefill:
-            stage = flow.stage(len(flow.decoder.layers))
-            if stage is not None:
-                hidden = gather_columns(hidden, stage.back)
-            if flow.cut is not None:
-                hidden = flow.cut.stretch(hidden)
+        if flow.prompt is not None:
+            hidden = inside.stretched(flow.prompt, flow.path, hidden)
             self._note(flow)
-            if (
-                isinstance(flow.penalty, torch.Tensor)
-                and not flow.outer
-                and torch.is_grad_enabled()
-            ):
+            penalized = isinstance(flow.penalty, torch.Tensor) and torch.is_grad_enabled()
+            if penalized and not flow.call.outer:
                 raise NotImplementedError(
                     "this compressor adds a penalty to the loss, which a call of the base model alone "
                     "would lose: call the whole model with labels"
                 )
-        elif flow.fed is not None and hidden.shape[1] < flow.fed:
-            missing = flow.fed - hidden.shape[1]
+        elif flow.later is not None and hidden.shape[1] < flow.later.fed:
+            missing = flow.later.fed - hidden.shape[1]
             hidden = torch.cat([hidden[:, :1].expand(-1, missing, -1), hidden], dim=1)
         if isinstance(output, tuple):
             return (hidden, *output[1:])
@@ -226,9 +165,9 @@ class BaseAfter:
         return output
 
     def _note(self, flow: Flow) -> None:
-        last = flow.landed[max(flow.landed)][0] if flow.landed else flow.tokens
-        self.attachment.counts = last.counts[: flow.images].tolist()  # of several beams, the first
-        steps = [of_images(step, flow.images) for step in flow.steps]
+        images = flow.prompt.images.count  # of several beams, the first
+        self.attachment.counts = flow.landings[-1].tokens.counts[:images].tolist()
+        steps = [step.first(images) for landing in flow.landings for step in landing.steps]
         for seen in self.attachment.traces:
             seen.steps.extend(steps)
 
@@ -240,18 +179,15 @@ class DecoderBefore:
     def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """args, kwargs."""
         flow: Flow | None = kwargs.get(KEY)
-        if flow is None or not (flow.prefill or flow.memory is not None):
+        if flow is None or (flow.prompt is None and flow.later is None):
             return args, kwargs
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
-        hidden = kwargs["inputs_embeds"]
-        flow.position = entered_positions(kwargs.get("position_ids"), hidden, past)
-        if not flow.prefill:
-            return args, kwargs
-        deep = kwargs.get("deepstack_visual_embeds")
-        if deep and flow.inside and min(flow.inside) < len(deep) + 1:
+        flow.entered(entered_positions(kwargs.get("position_ids"), kwargs["inputs_embeds"], past))
+        deep, prompt = kwargs.get("deepstack_visual_embeds"), flow.prompt
+        if deep and prompt and prompt.inside and min(prompt.inside) < len(deep) + 1:
+            flow.path.deep = inside.deep_features(prompt, kwargs["visual_pos_masks"], deep)
             kwargs = {**kwargs, "deepstack_visual_embeds": None}
-            flow.deep = inside.deep_features(flow, kwargs["visual_pos_masks"], deep)
         return args, kwargs
 
 
@@ -268,19 +204,32 @@ class LayerBefore:
             return args, kwargs
         kwargs = {k: v for k, v in kwargs.items() if k != KEY}
         hidden = args[0] if args else kwargs["hidden_states"]
-        if flow.prefill:
-            if 1 <= self.layer <= len(flow.deep):
-                hidden = inside.deepen(flow, self.layer, hidden)
-            if self.layer in flow.inside:
-                hidden = inside.shorten(flow, self.layer, hidden, kwargs)
-            if (stage := flow.stage(self.layer)) is not None:
-                inside.view(flow, stage, self.layer, hidden, kwargs)
-            if flow.gapped or stage is not None:
-                kwargs["position_ids"] = None  # gapped ids would be taken for packed sequences
-            if self.layer + 1 in flow.inside:
-                kwargs[KEY] = flow
-        elif flow.memory is not None:
-            later.view(flow, flow.memory, self.layer, hidden, kwargs)
+        if flow.prompt is not None:
+            hidden, kwargs = self._shortened(flow.prompt, flow.path, hidden, kwargs)
+        elif flow.later is not None:
+            kwargs = later.view(flow.later, self.layer, hidden, kwargs)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}
+
+    def _shortened(
+        self, prompt: Prompt, path: Path, hidden: Tensor, kwargs: dict
+    ) -> tuple[Tensor, dict]:
+        layer = self.layer
+        if 1 <= layer <= len(path.deep):
+            hidden = inside.deepen(prompt, path.landing(layer), path.deep[layer - 1], hidden)
+        if layer in prompt.inside:
+            cache = kwargs.get("past_key_values")
+            hidden, landing = inside.shorten(prompt, path, layer, hidden, cache)
+            path.landings[layer] = landing
+            if landing.stage is not None:
+                prompt.memory.stages[layer] = landing.stage.unseen
+        stage = path.stage(layer)
+        if stage is not None:
+            kwargs = inside.view(prompt, stage, layer, hidden, kwargs)
+        if prompt.gapped or stage is not None:
+            kwargs["position_ids"] = None  # gapped ids would be taken for packed sequences
+        if (parts := prompt.inside.get(layer + 1)) is not None:
+            kwargs[KEY] = glance = PromptGlance.of(prompt.columns, stage, parts)
+            path.glances[layer + 1] = glance
+        return hidden, kwargs

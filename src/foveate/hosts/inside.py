@@ -7,22 +7,24 @@ gradient checkpointing of some versions does) gives the same result again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from foveate.core.ops import pick
 from foveate.core.tokens import VisualTokens
 from foveate.hosts.context import apply
-from foveate.hosts.flow import Flow, Stage
+from foveate.hosts.flow import Landing, Path, Prompt, Stage
 from foveate.hosts.positions import (
     Cut,
+    at,
     causal_mask,
-    gather_columns,
     gather_rotary,
+    last,
     layer_type,
+    of_left,
     refuse_window,
     renumbered,
     rotary_embeddings,
@@ -30,70 +32,69 @@ from foveate.hosts.positions import (
 )
 
 
-def shorten(flow: Flow, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> Tensor:
-    """Run the compressors before decoder layer `layer`; what is left of hidden (B, S', D)."""
-    before = flow.stage(layer - 1)
-    real = flow.real if before is None else before.real
-    came, place = _arriving(flow, layer, hidden)
-    tokens = came
-    for part in flow.inside[layer]:
-        tokens = apply(part, tokens, _known(flow, layer, came, tokens, place), flow)
-    flow.penalty = flow.penalty + tokens.penalty
-    row, gone = flow.prompt[:, None], _newlines_leaving(flow, layer, came, tokens)
+def shorten(
+    prompt: Prompt, path: Path, layer: int, hidden: Tensor, cache: Any
+) -> tuple[Tensor, Landing]:
+    """What the compressors before decoder layer `layer` leave of hidden (B, S', D), and a note of it."""
+    before, place = path.stage(layer - 1), path.landing(layer).place
+    real = prompt.columns.real if before is None else before.real
+    row, came = prompt.images.row, _arriving(prompt, path, layer, hidden)
+    tokens, steps = came, []
+    for part in prompt.inside[layer]:
+        known = _known(prompt, path, layer, came, tokens)
+        width = tokens.x.shape[-1]
+        tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced)
+        steps.append(step)
+    gone = _newlines_leaving(prompt, layer, came, tokens)
     if bool((tokens.counts == came.counts).all()) and gone is None:
-        return hidden if tokens.x is came.x else _put(hidden, row, place, tokens)
-    refuse_window(flow.decoder, flow.real.shape[1], kwargs.get("past_key_values"))
+        hidden = hidden if tokens.x is came.x else _put(hidden, row, place, tokens)
+        return hidden, replace(path.landing(layer), stage=None, penalty=tokens.penalty, steps=steps)
+    refuse_window(prompt.decoder, prompt.columns.real.shape[1], cache)
 
     # A new token stands where the token that carried its first patch stood.
-    anchor = tokens.anchor.clamp(max=came.owner.shape[1] - 1)
-    stands = place.gather(1, came.owner.gather(1, anchor).clamp(min=0))
+    stands = place.gather(1, tokens.of_first(came.owner).clamp(min=0))
     keep = real.clone()
-    keep[row.expand_as(place)[came.valid], place[came.valid]] = False
-    keep[row.expand_as(stands)[tokens.valid], stands[tokens.valid]] = True
+    keep[at(row, place, came.valid)] = False
+    keep[at(row, stands, tokens.valid)] = True
     if gone is not None:
-        column = flow.newlines.column.clamp(min=0)
-        column = column if before is None else before.back[row, column]
-        keep[row.expand_as(gone)[gone], column[gone]] = False
+        column = prompt.images.newlines.column.clamp(min=0)
+        column = column if before is None else before.back[row[:, None], column]
+        keep[at(row, column, gone)] = False
     cut = Cut.keeping(keep, pad_right=bool((~real[:, -1]).any()))
-    stands = cut.back[row, stands]
-    flow.stages[layer] = _stage(flow, before, cut, tokens, stands)
-    flow.landed[layer] = tokens.carry(tokens.x.detach()[..., :0]), stands
-    if flow.memory is not None:
-        # Without the views: the cache need not keep masks of the prompt alive.
-        flow.memory.stages[layer] = replace(flow.stages[layer], views={})
-    return _put(cut.take(hidden), row, stands, tokens)
+    stands = cut.back[row[:, None], stands]
+    stage = _stage(prompt, path, before, cut, tokens, stands)
+    landing = Landing.of(tokens, stands, steps, stage)
+    return _put(cut.take(hidden), row, stands, tokens), landing
 
 
 def _newlines_leaving(
-    flow: Flow, layer: int, came: VisualTokens, left: VisualTokens
+    prompt: Prompt, layer: int, came: VisualTokens, left: VisualTokens
 ) -> Tensor | None:
     """(I, Q) which newlines leave here, all at the first layer if none may stay; None if none leave."""
-    if (newlines := flow.newlines) is None:
+    if (newlines := prompt.images.newlines) is None:
         return None
-    here = ~newlines.alive(left) if flow.closed else layer == min(flow.inside)
+    here = ~newlines.alive(left) if prompt.closed else layer == min(prompt.inside)
     gone = newlines.alive(came) & here
     return gone if bool(gone.any()) else None
 
 
-def _arriving(flow: Flow, layer: int, hidden: Tensor) -> tuple[VisualTokens, Tensor]:
-    """The visual tokens as they reach `layer`, and their columns (I, N)."""
-    tokens, place = flow.landing(layer)
-    x = hidden[flow.prompt[:, None], place].masked_fill(~tokens.valid[..., None], 0)
-    return VisualTokens(x, tokens.owner, tokens.valid), place
+def _arriving(prompt: Prompt, path: Path, layer: int, hidden: Tensor) -> VisualTokens:
+    """The visual tokens as they reach `layer`."""
+    landing = path.landing(layer)
+    tokens, x = landing.tokens, hidden[prompt.images.row[:, None], landing.place]
+    return VisualTokens(x.masked_fill(~tokens.valid[..., None], 0), tokens.owner, tokens.valid)
 
 
 def _known(
-    flow: Flow, layer: int, came: VisualTokens, now: VisualTokens, place: Tensor
+    prompt: Prompt, path: Path, layer: int, came: VisualTokens, now: VisualTokens
 ) -> dict[str, Any]:
     """The context fields that exist inside, of the tokens as they are now."""
-    known = flow.known()
-    for name, score in zip(
-        ("last_attention", "prompt_attention"), flow.scores.get(layer - 1, ()), strict=False
-    ):
-        arrived = score[flow.prompt[:, None], place].masked_fill(~came.valid, 0)
-        if (
-            now is not came
-        ):  # an earlier link at this site dropped or merged: sum over what it carries
+    known, place = dict(prompt.images.known), path.landing(layer).place
+    glance = path.glances.get(layer)
+    for name, score in ({} if glance is None else glance.shown).items():
+        arrived = score[prompt.images.row[:, None], place].masked_fill(~came.valid, 0)
+        # An earlier link at this site may have dropped or merged: sum over what a token carries.
+        if now is not came:
             share = (arrived / came.size.clamp(min=1)).gather(1, came.owner.clamp(min=0))
             arrived = now.total(share.masked_fill(came.owner < 0, 0))
         known[name] = arrived
@@ -102,89 +103,89 @@ def _known(
 
 def _put(hidden: Tensor, row: Tensor, place: Tensor, tokens: VisualTokens) -> Tensor:
     """hidden with the tokens' vectors at their places (I, N)."""
-    index = row.expand_as(place)[tokens.valid], place[tokens.valid]
+    index = at(row, place, tokens.valid)
     return hidden.index_put(index, tokens.x[tokens.valid].to(hidden.dtype))
 
 
 def _stage(
-    flow: Flow, before: Stage | None, cut: Cut, tokens: VisualTokens, stands: Tensor
+    prompt: Prompt,
+    path: Path,
+    before: Stage | None,
+    cut: Cut,
+    tokens: VisualTokens,
+    stands: Tensor,
 ) -> Stage:
     columns = cut.order if before is None else before.columns.gather(1, cut.order)
     back = cut.back if before is None else cut.back.gather(1, before.back)
-    moved = flow.renumber or bool((tokens.size > 1).any())
-    position = _positions(flow, columns, cut.valid, tokens, stands) if moved else None
-    shift = None
-    if flow.renumber:
-        ends = [
-            torch.where(r, p, -1).amax((0, 2))
-            for r, p in ((flow.real, flow.position), (cut.valid, position))
-        ]
-        shift = ends[0] - ends[1]
-    return Stage(columns, back, cut.valid, bool(cut.valid.all()), position, shift)
+    entered, real, left = path.position, prompt.columns.real, cut.valid
+    position = shift = None
+    if prompt.memory.renumbered:
+        position = renumbered(entered, columns, left, real.sum(1) > left.sum(1))
+        shift = last(entered, real) - last(position, left)
+    elif bool((tokens.size > 1).any()):
+        where = at(prompt.images.row, stands, tokens.valid)
+        position = of_left(entered, columns, tokens, prompt.images.patches, where)
+    return Stage(columns, back, left, bool(left.all()), position, shift)
 
 
-def _positions(
-    flow: Flow, columns: Tensor, real: Tensor, tokens: VisualTokens, stands: Tensor
-) -> Tensor:
-    """(A, B, M) position ids: renumbered, or of merged tokens the floor of the mean of what they carry."""
-    entered = flow.position
-    if flow.renumber:
-        position = torch.stack([ids.gather(1, columns) for ids in entered])
-        return renumbered(position, real, flow.real.sum(1) > real.sum(1))
-    row, axes = flow.prompt[:, None].expand_as(stands), []
-    for ids, patches in zip(entered, flow.patches, strict=True):
-        axis = ids.gather(1, columns)
-        axis[row[tokens.valid], stands[tokens.valid]] = tokens.mean(patches)[tokens.valid]
-        axes.append(axis)
-    return torch.stack(axes)
-
-
-def deep_features(flow: Flow, visual: Tensor, deep: list[Tensor]) -> list[Tensor]:
+def deep_features(prompt: Prompt, visual: Tensor, deep: Sequence[Tensor]) -> list[Tensor]:
     """(I, P, D) by layer: what each patch's token gets added. visual (B, S), deep (tokens, D) by layer."""
     rank = (visual.flatten().long().cumsum(0) - 1).reshape(visual.shape)
-    token = rank[flow.prompt[:, None], flow.place]
-    patch = token.gather(1, flow.tokens.owner.clamp(min=0)).clamp(min=0)
+    token = rank[prompt.images.row[:, None], prompt.entry.place]
+    patch = token.gather(1, prompt.entry.tokens.owner.clamp(min=0)).clamp(min=0)
     return [layer[patch] for layer in deep]
 
 
-def deepen(flow: Flow, layer: int, hidden: Tensor) -> Tensor:
-    """hidden (B, S', D) plus what the model adds to visual tokens after decoder layer `layer` - 1."""
-    tokens, place = flow.landing(layer)
-    added = tokens.mean(flow.deep[layer - 1]).to(hidden.dtype)
-    row = flow.prompt[:, None].expand_as(place)
-    index = row[tokens.valid], place[tokens.valid]
+def deepen(prompt: Prompt, landing: Landing, deep: Tensor, hidden: Tensor) -> Tensor:
+    """hidden (B, S', D) plus what the model adds to visual tokens behind a layer. deep (I, P, D)."""
+    tokens = landing.tokens
+    added = tokens.mean(deep).to(hidden.dtype)
+    index = at(prompt.images.row, landing.place, tokens.valid)
     return hidden.index_put(index, hidden[index] + added[tokens.valid])
 
 
-def view(flow: Flow, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-    """Give a layer the short view of what its model prepared for the whole sequence."""
+def stretched(prompt: Prompt, path: Path, hidden: Tensor) -> Tensor:
+    """What left the language model, (B, M, D), in the columns that the caller knows: (B, S, D)."""
+    if (stage := path.stage(len(prompt.decoder.layers))) is not None:
+        hidden = pick(hidden, stage.back)
+    return hidden if prompt.cut is None else prompt.cut.stretch(hidden)
+
+
+def view(
+    prompt: Prompt, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """A layer's arguments with the short view of what its model prepared for the whole sequence."""
     rotary, mask = kwargs["position_embeddings"], kwargs.get("attention_mask")
-    kwargs["position_embeddings"] = _once(
-        stage, rotary, lambda: _rotary(flow, stage, layer, hidden, rotary)
-    )
-    kwargs["attention_mask"] = _once(
-        stage,
-        layer_type(flow.decoder, layer) if mask is None else mask,
-        lambda: _mask(flow, stage, layer, hidden, mask, kwargs.get("past_key_values")),
-    )
+    kind, cache = layer_type(prompt.decoder, layer), kwargs.get("past_key_values")
+    return {
+        **kwargs,
+        "position_embeddings": _once(
+            stage, rotary, lambda: _rotary(prompt, stage, layer, hidden, rotary)
+        ),
+        "attention_mask": _once(
+            stage,
+            kind if mask is None else mask,
+            lambda: _mask(prompt, stage, layer, hidden, mask, cache),
+        ),
+    }
 
 
-def _rotary(flow: Flow, stage: Stage, layer: int, hidden: Tensor, rotary: Any) -> Any:
+def _rotary(prompt: Prompt, stage: Stage, layer: int, hidden: Tensor, rotary: Any) -> Any:
     if stage.position is not None:
-        return rotary_embeddings(flow.decoder, layer, hidden, stage.position)
+        return rotary_embeddings(prompt.decoder, layer, hidden, stage.position)
     return tuple(gather_rotary(part, stage.columns) for part in rotary)
 
 
 def _mask(
-    flow: Flow, stage: Stage, layer: int, hidden: Tensor, mask: Any, cache: Any
+    prompt: Prompt, stage: Stage, layer: int, hidden: Tensor, mask: Any, cache: Any
 ) -> Tensor | None:
     if mask is None and stage.full:
         return None
     static = getattr(cache, "is_compileable", False)
     if mask is None:
-        return causal_mask(flow.decoder, layer, hidden, stage.real, cache)
+        return causal_mask(prompt.decoder, layer, hidden, stage.real, cache)
     if mask.dim() == 2:
-        return gather_columns(mask, stage.columns) * stage.real
+        return pick(mask, stage.columns) * stage.real
     return short_attention(mask, stage.columns, stage.real, static)
 
 

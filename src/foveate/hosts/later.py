@@ -14,9 +14,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from foveate.hosts.flow import Flow, Memory, Stage
+from foveate.hosts import traits
+from foveate.hosts.flow import Later, Memory, Stage
 from foveate.hosts.positions import (
     causal_mask,
     layer_type,
@@ -26,8 +27,10 @@ from foveate.hosts.positions import (
 )
 
 
-def call(kwargs: dict[str, Any], memory: Memory, cache: Any, flow: Flow) -> None:
-    """Rewrite a call, made in the columns its caller knows, for the columns the cache holds.
+def call(
+    base: nn.Module, kwargs: dict[str, Any], memory: Memory, cache: Any
+) -> tuple[dict[str, Any], Later]:
+    """A call, made in the columns its caller knows, for the columns the cache holds.
 
     Raises NotImplementedError if the cache's rows are no longer those of the prompt.
     """
@@ -42,24 +45,25 @@ def call(kwargs: dict[str, Any], memory: Memory, cache: Any, flow: Flow) -> None
     mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
     seen = int(cache.get_seq_length()) - memory.length
     new = _new_columns(fed, seen, memory, position, mask)
-    flow.memory, flow.fed = memory, fed
-    flow.tail = None if mask is None else mask[:, memory.outside :].bool()
-    kwargs[name] = kwargs[name][:, fed - new :]
+    tail = None if mask is None else mask[:, memory.outside :].bool()
+    now = Later(memory, traits.decoder_of(base), fed, tail)
+    kwargs = {**kwargs, name: kwargs[name][:, fed - new :]}
     if position is not None:
         kwargs["position_ids"] = position = position[..., fed - new :]
     if memory.length == memory.outside and memory.real is None:  # nothing was dropped
-        return
+        return kwargs, now
     if position is None:
         ahead = torch.arange(seen, seen + new, device=memory.following.device)
         position = memory.following[:, None] + ahead
     kwargs["position_ids"] = position if memory.shift is None else position - memory.shift[:, None]
-    if memory.real is None and flow.tail is None and new == 1:
+    if memory.real is None and tail is None and new == 1:
         kwargs["attention_mask"] = None  # plainly everything: no mask to make, none to wait for
-        return
+        return kwargs, now
     real = memory.real
     if real is None:
         real = torch.ones(rows, memory.length, dtype=torch.bool, device=memory.following.device)
-    kwargs["attention_mask"] = _with_tail(real, flow.tail, seen + new).long()
+    kwargs["attention_mask"] = _with_tail(real, tail, seen + new).long()
+    return kwargs, now
 
 
 def _new_columns(
@@ -90,54 +94,58 @@ def _with_tail(real: Tensor, tail: Tensor | None, columns: int) -> Tensor:
     return torch.cat([real, tail.to(real.device)], dim=1)
 
 
-def view(flow: Flow, memory: Memory, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> None:
-    """Give a layer above a cut what fits its cache: the model's own mask fits another layer's.
+def view(now: Later, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a layer, for its cache above a cut: the model's own mask fits another layer's.
 
     Raises NotImplementedError once a conversation outgrows a sliding window that cannot be masked.
     """
-    reached = [k for k in memory.stages if k <= layer]
-    if not reached:
-        return
-    stage, cache = memory.stages[max(reached)], kwargs["past_key_values"]
-    key = (max(reached), layer_type(flow.decoder, layer))
-    if key not in flow.later:
-        columns = int(cache.get_seq_length(layer)) + hidden.shape[1] - stage.columns.shape[1]
-        refuse_window(flow.decoder, memory.length + columns, cache)
-        mask = _layer_mask(flow, stage, layer, hidden, columns, cache)
-        rotary = kwargs["position_embeddings"]
-        if memory.renumbered:
-            position = flow.position - stage.shift[:, None]
-            rotary = rotary_embeddings(flow.decoder, layer, hidden, position)
-        flow.later[key] = mask, rotary
-    kwargs["attention_mask"], kwargs["position_embeddings"] = flow.later[key]
+    if (stage := now.memory.stage(layer)) is None:
+        return kwargs
+    key = stage, layer_type(now.decoder, layer)
+    if key not in now.views:
+        now.views[key] = _view(now, stage, layer, hidden, kwargs)
+    return {**kwargs, **now.views[key]}
+
+
+def _view(
+    now: Later, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    memory, cache, rotary = now.memory, kwargs["past_key_values"], kwargs["position_embeddings"]
+    columns = int(cache.get_seq_length(layer)) + hidden.shape[1] - stage.columns.shape[1]
+    refuse_window(now.decoder, memory.length + columns, cache)
+    mask = _layer_mask(now, stage, layer, hidden, columns, cache)
+    if memory.renumbered:
+        position = now.position - stage.shift[:, None]
+        rotary = rotary_embeddings(now.decoder, layer, hidden, position)
+    return {"attention_mask": mask, "position_embeddings": rotary}
 
 
 def _layer_mask(
-    flow: Flow, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
+    now: Later, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
 ) -> Tensor | None:
     new, static = hidden.shape[1], getattr(cache, "is_compileable", False)
-    window = window_of(flow.decoder, layer)
-    if window is not None and flow.memory.length + columns > window:
-        return _window_mask(flow, stage, layer, hidden, columns, cache)
-    if stage.full and flow.tail is None:
-        return causal_mask(flow.decoder, layer, hidden, None, cache) if new > 1 or static else None
-    real = _with_tail(stage.real, flow.tail, columns)
-    return causal_mask(flow.decoder, layer, hidden, real, cache)
+    window = window_of(now.decoder, layer)
+    if window is not None and now.memory.length + columns > window:
+        return _window_mask(now, stage, layer, hidden, columns, cache)
+    if stage.full and now.tail is None:
+        return causal_mask(now.decoder, layer, hidden, None, cache) if new > 1 or static else None
+    real = _with_tail(stage.real, now.tail, columns)
+    return causal_mask(now.decoder, layer, hidden, real, cache)
 
 
 def _window_mask(
-    flow: Flow, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
+    now: Later, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
 ) -> Tensor:
     """(B, 1, new, keys) of a layer that looks back so far in the language model's input columns."""
-    length, new = flow.memory.length, hidden.shape[1]
+    length, new = now.memory.length, hidden.shape[1]
     tail = torch.arange(length, length + columns, device=hidden.device)
     stands = torch.cat([stage.columns, tail.expand(len(hidden), -1)], dim=1)[:, None]
     back = tail[-new:, None] - stands
-    seen = (back >= 0) & (back < window_of(flow.decoder, layer))
-    seen = (seen & _with_tail(stage.real, flow.tail, columns)[:, None])[:, None]
+    seen = (back >= 0) & (back < window_of(now.decoder, layer))
+    seen = (seen & _with_tail(stage.real, now.tail, columns)[:, None])[:, None]
     keys = cache.layers[layer].keys.shape[-2] + new  # such a layer's cache holds the last ones only
     seen = seen[..., -keys:]
-    if flow.decoder.config._attn_implementation != "eager":
+    if now.decoder.config._attn_implementation != "eager":
         return seen
     closed = torch.finfo(hidden.dtype).min
     return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, closed)

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
+from foveate.core.ops import in_front, pick
+from foveate.core.tokens import VisualTokens
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -32,7 +35,7 @@ class Cut:
         """The columns marked True, in order; shorter rows are padded on the given side. keep (B, S)."""
         count = keep.sum(1, keepdim=True)
         M = int(count.max())
-        order = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :M]
+        order = in_front(keep, M)
         place = torch.arange(M, device=keep.device)
         first = torch.zeros_like(count) if pad_right else M - count
         source = place - first
@@ -43,19 +46,12 @@ class Cut:
 
     def take(self, x: Tensor, fill: int | float | None = None) -> Tensor:
         """What stands in the new places; `fill` in padding. x (B, S, …) → (B, M, …)."""
-        taken = gather_columns(x, self.order)
+        taken = pick(x, self.order)
         return taken if fill is None else taken.masked_fill(~_like(self.valid, taken), fill)
 
     def stretch(self, x: Tensor) -> Tensor:
         """The old length again, dropped columns filled from the left. x (B, M, …) → (B, S, …)."""
-        return gather_columns(x, self.back)
-
-
-def gather_columns(x: Tensor, columns: Tensor) -> Tensor:
-    """x (B or 1, S, …), columns (B, M) → (B, M, …)."""
-    x = x.expand(columns.shape[0], *x.shape[1:])
-    index = columns.reshape(*columns.shape, *[1] * (x.dim() - 2))
-    return x.gather(1, index.expand(*columns.shape, *x.shape[2:]))
+        return pick(x, self.back)
 
 
 def padding_mask(mask: Any, length: int) -> Tensor | None:
@@ -154,8 +150,41 @@ def entered_positions(position: Tensor | None, hidden: Tensor, past: int) -> Ten
     return position[len(position) == 4 :].expand(-1, B, S)
 
 
-def renumbered(position: Tensor, real: Tensor, lost: Tensor) -> Tensor:
-    """Position ids (A, B, S) counted anew, on all axes alike, in rows that lost something. lost (B,)."""
+def at(row: Tensor, place: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Where in the prompts what is marked True stands, as an index. row (I,), place, mask (I, N)."""
+    return row[:, None].expand_as(place)[mask], place[mask]
+
+
+def last(position: Tensor, real: Tensor) -> Tensor:
+    """(B,) the largest of position ids (A, B, S), padding apart."""
+    return torch.where(real, position, -1).amax((0, 2))
+
+
+def of_left(
+    position: Tensor,
+    columns: Tensor,
+    tokens: VisualTokens,
+    patches: Tensor,
+    where: tuple[Tensor, Tensor],
+) -> Tensor:
+    """(A, B, M) position ids of the columns left; a token's is the floor of its patches' mean.
+
+    position (A, B, S), columns (B, M), patches (A, I, P), where: the valid tokens stand.
+    """
+    axes = []
+    for ids, own in zip(position, patches, strict=True):
+        axis = pick(ids, columns)
+        axis[where] = tokens.mean(own)[tokens.valid]
+        axes.append(axis)
+    return torch.stack(axes)
+
+
+def renumbered(position: Tensor, columns: Tensor, real: Tensor, lost: Tensor) -> Tensor:
+    """(A, B, M) position ids of the columns left, counted anew where a row lost some, on all axes alike.
+
+    position (A, B, S), columns, real (B, M), lost (B,).
+    """
+    position = torch.stack([pick(ids, columns) for ids in position])
     start = torch.where(real, position, position.amax()).amin((0, 2))[:, None]
     anew = start + (real.long().cumsum(1) - 1).clamp(min=0)
     return torch.where(lost[:, None], anew, position)
@@ -164,8 +193,8 @@ def renumbered(position: Tensor, real: Tensor, lost: Tensor) -> Tensor:
 def gather_rotary(part: Tensor, columns: Tensor) -> Tensor:
     """Rotary embeddings of some columns. part (…, B or 1, S, d), columns (B, M) → (…, B, M, d)."""
     if part.dim() == 3:
-        return gather_columns(part, columns)
-    return torch.stack([gather_columns(axis, columns) for axis in part])
+        return pick(part, columns)
+    return torch.stack([pick(axis, columns) for axis in part])
 
 
 def _like(mask: Tensor, x: Tensor) -> Tensor:

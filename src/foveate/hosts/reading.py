@@ -70,7 +70,7 @@ def config(path: str | Path, **kwargs: Any) -> Any:
             raise Unreadable(
                 f"{folder / files.CONFIG}: model_type {kind!r} is unknown to transformers {__version__}"
             )
-    with files.named(path, "config.json"):
+    with files.faults_of(path, "config.json"):
         return AutoConfig.from_pretrained(path, **SAFE, **kwargs)
 
 
@@ -86,16 +86,15 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
                 f"{name}={value!r}: foveate runs no code of a checkpoint, reads safetensors alone and makes "
                 "up no weights; load the model with transformers and compress it with foveate.compress"
             )
-    own = {name: kwargs[name] for name in HUB if name in kwargs}
-    said = kwargs.get("config") or config(path, **own)
+    said = kwargs.get("config") or config(path, **on_hub(kwargs))
     check_kind(path, said, kind)
     if (folder := _settled(path, kwargs)) is not None:
         if (folder / GENERATION).exists():
             generation_config(folder)  # what is wrong there is not the model's
         stored = files.headers(files.weight_files(folder, kwargs.get("variant")))
-        with files.named(path, files.CONFIG), torch.device("meta"):
+        with files.faults_of(path, files.CONFIG), torch.device("meta"):
             whole.check_size(path, untrained(said, kind), stored)
-    with files.named(path, "the model"), whole.quiet():
+    with files.faults_of(path, "the model"), whole.quiet():
         found, info = kind.from_pretrained(
             path,
             **SAFE,
@@ -140,7 +139,7 @@ def processor(path: str | Path, **kwargs: Any) -> Any:
     if (folder := _settled(path, kwargs)) is not None:
         _refuse_no_processor(folder)
     try:
-        with files.named(path, "the processor"):
+        with files.faults_of(path, "the processor"):
             _refuse_own_parts(path, kwargs)
             found = AutoProcessor.from_pretrained(path, **SAFE, **kwargs)
     except Unreadable:
@@ -156,14 +155,14 @@ def processor(path: str | Path, **kwargs: Any) -> Any:
 def tokenizer(path: str | Path, **kwargs: Any) -> Any:
     """The tokenizer of a model. Raises Unreadable where it is not there, or broken."""
     _settled(path, kwargs)
-    with files.named(path, "the tokenizer"):
+    with files.faults_of(path, "the tokenizer"):
         return AutoTokenizer.from_pretrained(path, **SAFE, **kwargs)
 
 
 def image_processor(path: str | Path) -> Any:
     """The image processor of a model. Raises Unreadable where it is not there, or broken."""
     _settled(path, {})
-    with files.named(path, "the image processor"):
+    with files.faults_of(path, "the image processor"):
         return AutoImageProcessor.from_pretrained(path, **SAFE)
 
 
@@ -171,16 +170,16 @@ def generation_config(path: str | Path) -> GenerationConfig:
     """How a model answers unless told. Raises Unreadable for what says nothing of it."""
     if (folder := _settled(path, {})) is not None and (folder / GENERATION).exists():
         files.check_generation(folder / GENERATION)
-    with files.named(path, GENERATION):
+    with files.faults_of(path, GENERATION):
         return GenerationConfig.from_pretrained(path)
 
 
 def weights(path: str | Path, **kwargs: Any) -> list[Path]:
     """The safetensors files of a model, from the Hub if need be. Raises Unreadable where there are none."""
-    hub = {name: kwargs[name] for name in HUB if name in kwargs}
+    hub = on_hub(kwargs)
     if (folder := _folder(path, kwargs)) is not None:
         return files.weight_files(folder, kwargs.get("variant"))
-    with files.named(path, "the weights"):
+    with files.faults_of(path, "the weights"):
         single = cached_file(
             path, files.WEIGHTS, _raise_exceptions_for_missing_entries=False, **hub
         )
@@ -189,6 +188,11 @@ def weights(path: str | Path, **kwargs: Any) -> list[Path]:
         index = Path(cached_file(path, files.INDEX, **hub))
         names = set(files.read_object(index)["weight_map"].values())
         return [Path(cached_file(path, name, **hub)) for name in sorted(names)]
+
+
+def on_hub(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of these keywords, those that say where on the Hub something lies."""
+    return {name: kwargs[name] for name in HUB if name in kwargs}
 
 
 def _folder(path: str | Path, kwargs: dict[str, Any]) -> Path | None:
@@ -223,7 +227,7 @@ def _refuse_no_processor(folder: Path) -> None:
 
 def _refuse_own_parts(path: str | Path, kwargs: dict[str, Any]) -> None:
     """Read, where code is named, each part by itself: not every way of AutoProcessor hands on not to ask."""
-    hub = {key: kwargs[key] for key in HUB if key in kwargs}
+    hub = on_hub(kwargs)
     found = [cached_file(path, name, **hub, **IF_THERE) for name in files.PROCESSOR]
     named = [Path(file).name for file in found if file and "auto_map" in files.text(Path(file))]
     if named:

@@ -18,15 +18,13 @@ from torch.nn.utils.rnn import pad_sequence
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import grids, traits
 from foveate.hosts.encode import Encoded
-from foveate.hosts.flow import Newlines
+from foveate.hosts.newlines import Newlines
 
-MARKER_GAP = (
-    4  # tokens that stand between two tiles of one image, at most: a line break and markers
-)
+MARKER_GAP = 4  # tokens between two tiles of one image, at most: a line break and markers
 PLACES = ("grid", "overview")
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Images first, then videos.
 
@@ -34,9 +32,8 @@ class Rows:
     prompt    (I,)       the prompt each stands in
     column    (I, P)     its patches' columns, -1 behind the last
     images    how many rows are images
-    fields    Context fields of the patches
-    grid      (I, P, 3)  or None
-    overview  (I, P)     which patches show the whole image beside its tiles; None without a grid
+    fields    Context fields of the patches that the tower gave
+    known     grid (I, P, 3) and overview (I, P); empty where nothing tells
     newlines  or None
     deep      (I, P, D) by layer, what is added after the first decoder layers
     """
@@ -46,8 +43,7 @@ class Rows:
     column: Tensor
     images: int
     fields: dict[str, Any]
-    grid: Tensor | None
-    overview: Tensor | None
+    known: dict[str, Tensor]
     newlines: Newlines | None
     deep: list[Tensor]
     projected: bool
@@ -59,18 +55,13 @@ class Rows:
         rows = len(self.prompt)
         index = torch.arange(rows, device=self.prompt.device).repeat(copies)
         copy = torch.arange(copies, device=self.prompt.device).repeat_interleave(rows)
-        newlines = self.newlines
-        if newlines is not None:
-            parts = (newlines.x, newlines.column, newlines.closes)
-            newlines = Newlines(*(part[index] for part in parts))
         return replace(
             self,
             tokens=self.tokens.rows(index),
             prompt=(self.prompt * copies)[index] + copy,
             column=self.column[index],
-            grid=None if self.grid is None else self.grid[index],
-            overview=None if self.overview is None else self.overview[index],
-            newlines=newlines,
+            known={name: value[index] for name, value in self.known.items()},
+            newlines=self.newlines and self.newlines.rows(index),
             deep=[layer[index] for layer in self.deep],
         )
 
@@ -91,7 +82,7 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
     if not images:
         empty = ids.new_zeros(0, 0)
         tokens = VisualTokens.of(torch.zeros(0, 0, D, device=ids.device))
-        return Rows(tokens, ids.new_zeros(0), empty, 0, {}, None, None, None, [], first.projected)
+        return Rows(tokens, ids.new_zeros(0), empty, 0, {}, {}, None, [], first.projected)
     apart = ("prompt", *PLACES)
     padded = {name: _padded(images, name) for name in images[0] if name not in apart}
     valid = padded["column"] >= 0
@@ -99,7 +90,10 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
     known = all(image["grid"] is not None for image in images)
     newlines = None
     if "newline_x" in padded:
-        newlines = Newlines(*(padded.pop(f"newline_{name}") for name in ("x", "column", "closes")))
+        x, *places = (padded.pop(f"newline_{name}") for name in ("x", "column", "closes"))
+        if not first.projected:  # what came are marks
+            x = base.image_newline.to(x.device).expand(*x.shape[:2], -1)
+        newlines = Newlines(x, *places)
     deep = [padded.pop(name) for name in list(padded) if name.startswith("deep ")]
     return Rows(
         tokens=tokens,
@@ -107,10 +101,10 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
         column=padded.pop("column"),
         images=count,
         fields=_fields(padded, tokens),
+        known={name: _padded(images, name) for name in PLACES} if known else {},
         newlines=newlines,
         deep=deep,
         projected=first.projected,
-        **{name: _padded(images, name) if known else None for name in PLACES},
     )
 
 
@@ -144,9 +138,8 @@ def _of_modality(
     if encoded.together is None:
         sizes = _runs(ids.to(device), mine, traits.tiles_are_marked(base))
     elif encoded.together > 1:
-        sizes = [
-            sum(sizes[i : i + encoded.together]) for i in range(0, len(sizes), encoded.together)
-        ]
+        step = encoded.together
+        sizes = [sum(sizes[i : i + step]) for i in range(0, len(sizes), step)]
     S = ids.shape[1]
     cells["column"], prompt = found % S, found // S
     rows = []

@@ -1,9 +1,10 @@
-"""A number for each image, by which random draws in training tell images apart."""
+"""What random draws follow, and the number of each image by which those in training tell images apart."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,34 @@ from foveate.hosts import traits
 from foveate.hosts.rows import Rows
 
 PIXELS = 4096  # about as many of a view are read: enough to tell images apart
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What random draws follow, in one forward pass.
+
+    step     of training; None outside, or where nobody said
+    samples  a number of each image's own, in training
+    """
+
+    training: bool
+    step: int | None
+    samples: Sequence[int] = ()
+
+    def generators(self, seed: int, images: int) -> tuple[torch.Generator, ...]:
+        """One generator per image: seeded alike at inference, by step and sample in training.
+
+        Raises RuntimeError in training if nobody said which step it is.
+        """
+        if self.training and self.step is None:
+            raise RuntimeError(
+                "training with random draws: foveate.set_progress(model, step, max_steps) must say the step, "
+                "as foveate.ProgressCallback() does in a Trainer"
+            )
+        seeds = [seed] * images
+        if self.training:
+            seeds = [_mix(seed, self.step, sample) for sample in self.samples]
+        return tuple(torch.Generator().manual_seed(one) for one in seeds)
 
 
 def of_rows(
@@ -30,6 +59,10 @@ def of_rows(
         dealt = _dealt(base, kwargs, seen, modality, mine, pixels.get(modality)) if mine else []
         numbers += [_number(one) for one in dealt or seen.tokens.x[list(mine), :1]]
     return numbers
+
+
+def _mix(seed: int, step: int, sample: int) -> int:
+    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + sample + 1) % 2**63
 
 
 def _number(own: Tensor) -> int:
@@ -59,9 +92,9 @@ def _dealt(
         if pixels.dim() == 5:  # tiles by prompt, where tiles of zeros are padding
             pixels = pixels.flatten(0, 1)
             pixels = pixels[pixels.flatten(1).any(1)]
-        if seen.grid is None:
+        if "grid" not in seen.known:
             return []
-        counts = (seen.grid[list(mine), :, 0].amax(1) + 1).tolist()
+        counts = (seen.known["grid"][list(mine), :, 0].amax(1) + 1).tolist()
     if len(counts) != len(mine) or sum(counts) != len(pixels):
         return []
     parts = list(pixels.split(counts))

@@ -121,8 +121,7 @@ def from_pretrained(
 ) -> tuple[nn.Module, Compressor, str, str]:
     """The bare model, its compressor with weights, and how positions and newlines go; see `compress`."""
     where = f"{path}/config.json: visual_compression"
-    hub = {name: kwargs[name] for name in reading.HUB if name in kwargs}
-    node = said(reading.config(path, **hub))
+    node = said(reading.config(path, **reading.on_hub(kwargs)))
     if node is None and method is None:
         raise ValueError(
             f"{path}: config.json has no visual_compression; load it with transformers"

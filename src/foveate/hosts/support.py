@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
 
-from foveate.core.compressor import Compressor, Tower
-from foveate.hosts import asked, checks, traits, versions
+from foveate.core.compressor import Compressor
+from foveate.hosts import asked, checks, encode, traits, versions
 from foveate.hosts.positions import window_of
 
 
@@ -42,86 +43,59 @@ def support(model: nn.Module, method: Compressor) -> Support:
         checks.check(base, method)
     except (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         return Support(sites, works=False, why=str(error))
-    needs = frozenset().union(*(part.needs for part in method.every()))
-    early = any(part.site.tower < Tower.language for part in method.every())
-    inside = any(part.site.layer > 0 for part in method.every())
-    notes = [
-        _family(base),
-        _scores(base, needs),
-        _text(method.every()),
-        _packed(base, early, needs),
-        _views(base, needs),
-        _window(base, inside),
-        _frames(base),
-    ]
-    return Support(sites, works=True, notes=tuple(note for note in notes if note))
+    return Support(sites, works=True, notes=tuple(_notes(base, method.every())))
 
 
-def _family(base: nn.Module) -> str | None:
+def _notes(base: nn.Module, parts: list[Compressor]) -> Iterator[str]:
+    """What is different on this model, sentence by sentence."""
+    needs = frozenset().union(*(part.needs for part in parts))
     kind = base.config.model_type
-    return None if kind in versions.FAMILIES else f"models of type {kind!r} were never tested"
+    if kind not in versions.FAMILIES:
+        yield f"models of type {kind!r} were never tested"
+    classless = [t for t in traits.towers_of(base) if not traits.has_class_token(base, t)]
+    if "cls_attention" in needs and classless:
+        yield (
+            "no class token: the mean attention that a token receives in the selected block stands in "
+            "for cls_attention"
+        )
+    if needs & asked.READ:
+        without = "is refused" if asked.required(parts) & asked.READ else "is fine"
+        yield (
+            "reads the instruction: what instruction_mask, instruction_ids or foveate.instruction tell; "
+            "else the whole prompt at inference, and all but the answers (labels) in training; an image "
+            f"without an instruction {without}"
+        )
+    yield from _of_views(base, needs, encode.before_projector(parts))
+    yield from _of_windows(base, inside=any(part.site.layer > 0 for part in parts))
+    if traits.rows_are_runs(base) and "video" not in traits.modalities(base):
+        yield "frames of a video are images of their own, each with the whole budget"
 
 
-def _scores(base: nn.Module, needs: frozenset[str]) -> str | None:
-    without = [t for t in traits.towers_of(base) if not traits.has_class_token(base, t)]
-    if "cls_attention" not in needs or not without:
-        return None
-    return (
-        "no class token: the mean attention that a token receives in the selected block stands in "
-        "for cls_attention"
-    )
-
-
-def _text(parts: list[Compressor]) -> str | None:
-    reads = asked.WORDS | asked.ROWS
-    if not any(part.needs & reads for part in parts):
-        return None
-    without = "is refused" if asked.required(parts) & reads else "is fine"
-    return (
-        "reads the instruction: what instruction_mask, instruction_ids or foveate.instruction tell; else the "
-        "whole prompt at inference, and all but the answers (labels) in training; an image without an "
-        f"instruction {without}"
-    )
-
-
-def _packed(base: nn.Module, early: bool, needs: frozenset[str]) -> str | None:
-    if not hasattr(base, "image_newline"):
-        return None
+def _of_views(base: nn.Module, needs: frozenset[str], early: bool) -> Iterator[str]:
     mixed = hasattr(base, "apply_pooling") or hasattr(base.config, "vision_aspect_ratio")
-    if mixed and early:
-        return (
+    if hasattr(base, "image_newline") and mixed and early:
+        yield (
             "large images and videos are interpolated behind the projector, and refused; behind it "
             "(language 0) they are not"
         )
-    return "newline embeddings leave with their row of patches; no budget counts them"
-
-
-def _views(base: nn.Module, needs: frozenset[str]) -> str | None:
-    if "overview" not in needs:
-        return None
+    elif hasattr(base, "image_newline"):
+        yield "newline embeddings leave with their row of patches; no budget counts them"
     maps = {
         0: "the tiles of a large image are one map, behind a view that shows the whole image",
         -1: "every tile of a large image is a map of its own, in front of a view that shows the whole image",
+        None: "an image is one view, which shows the whole image too",
     }
-    return maps.get(
-        traits.whole_view(base), "an image is one view, which shows the whole image too"
-    )
+    if "overview" in needs:
+        yield maps[traits.whole_view(base)]
 
 
-def _window(base: nn.Module, inside: bool) -> str | None:
+def _of_windows(base: nn.Module, inside: bool) -> Iterator[str]:
     decoder = traits.decoder_of(base)
     windows = {window_of(decoder, i) for i in range(len(decoder.layers))} - {None}
-    if not windows:
-        return None
-    if not inside:
-        return f"sliding windows of {min(windows)} count the columns that are left"
-    return (
-        f"sliding windows of {min(windows)} count dropped columns too; with flash attention or a static "
-        "cache, prompt and answer may not outgrow one"
-    )
-
-
-def _frames(base: nn.Module) -> str | None:
-    if traits.rows_are_runs(base) and "video" not in traits.modalities(base):
-        return "frames of a video are images of their own, each with the whole budget"
-    return None
+    if windows and inside:
+        yield (
+            f"sliding windows of {min(windows)} count dropped columns too; with flash attention or a static "
+            "cache, prompt and answer may not outgrow one"
+        )
+    elif windows:
+        yield f"sliding windows of {min(windows)} count the columns that are left"

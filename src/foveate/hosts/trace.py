@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -31,6 +31,12 @@ class Step:
     after: Tensor
     scores: Tensor | None
     grid: Tensor | None
+
+    def first(self, images: int) -> Step:
+        """The step, of the first images only."""
+        names = ("owner", "before", "after", "scores", "grid")
+        own = {name: getattr(self, name) for name in names}
+        return replace(self, **{n: value[:images] for n, value in own.items() if value is not None})
 
     def __repr__(self) -> str:
         """In one line: Step(language 2: 576 → 144)."""

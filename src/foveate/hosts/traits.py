@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from foveate.core.sizes import said
+from foveate.core.sizes import size_of
 from foveate.hosts import connectors
 
 MODALITIES = ("image", "video")
@@ -180,7 +180,7 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
         inside = "the vision tower itself merges windows of tokens and projects them"
         mixes = "it has no connector that foveate knows" if merger_of(base) is None else inside
     else:
-        mixes = connectors.mixes(connector, said(base.config, "feature_width"))
+        mixes = connectors.mixes(connector, size_of(base.config, "feature_width"))
     if mixes is None:
         return connectors.apart(connector)
     raise NotImplementedError(
@@ -192,9 +192,8 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
 def refuse_unordered(base: nn.Module) -> None:
     """Raise NotImplementedError where nothing says which of the tower's tokens a visual token is made of."""
     connector = connector_of(base)
-    if (connector is None and merger_of(base) is None) or (
-        connector and connectors.resamples(connector)
-    ):
+    without = merger_of(base) is None if connector is None else connectors.resamples(connector)
+    if without:
         raise NotImplementedError(
             f"{type(base).__name__}: nothing says which tokens of the vision tower a visual token is made of"
         )
@@ -202,22 +201,22 @@ def refuse_unordered(base: nn.Module) -> None:
 
 def merge_size(base: nn.Module) -> int:
     """How many tokens of the tower, along each side, become one visual token where sizes are given."""
-    tower = base.config.vision_config
-    return getattr(base.config, "spatial_merge_size", None) or getattr(
-        tower, "spatial_merge_size", 1
-    )
+    own = getattr(base.config, "spatial_merge_size", None)
+    return own or getattr(base.config.vision_config, "spatial_merge_size", 1)
 
 
 def patch_size(base: nn.Module) -> int:
     """Side of the tower's patches in pixels."""
-    size = base.config.vision_config.patch_size
-    return size if isinstance(size, int) else size[0]
+    return _side(base.config.vision_config.patch_size)
 
 
 def tokens_of_view(base: nn.Module) -> int:
     """Patches of one full view of the tower, for towers of one image size."""
-    size = base.config.vision_config.image_size
-    return ((size if isinstance(size, int) else size[0]) // patch_size(base)) ** 2
+    return (_side(base.config.vision_config.image_size) // patch_size(base)) ** 2
+
+
+def _side(size: int | Sequence[int]) -> int:
+    return size if isinstance(size, int) else size[0]
 
 
 def tokens_of_tile(base: nn.Module, pixels: Tensor) -> int | None:

@@ -31,10 +31,8 @@ def check_size(path: str | Path, model: nn.Module, stored: dict[str, Any]) -> No
     """
     if getattr(model.config, "quantization_config", None) is not None:
         return  # packed
-    odd = [
-        n for n, (t, _) in stored.items() if t in WHOLE_NUMBERS and n.endswith((".weight", ".bias"))
-    ]
-    if odd:
+    weights = {n: kind for n, (kind, _) in stored.items() if n.endswith((".weight", ".bias"))}
+    if odd := [name for name, kind in weights.items() if kind in WHOLE_NUMBERS]:
         raise Unreadable(f"{path}: {few(odd)} of the weights hold whole numbers: want floats")
     have = sum(math.prod(shape) for _, shape in stored.values())
     want = sum(p.numel() for p in model.parameters())
@@ -102,7 +100,7 @@ def check_asked(path: str | Path, model: nn.Module, processor: Any) -> None:
                 f"{path}: its tokenizer has neither eos_token nor pad_token: tokenizer_config.json says them"
             )
         tokens.pad_token = tokens.eos_token  # masked wherever it stands
-    with files.named(path, "its processor and chat template", "cannot ask a question"):
+    with files.faults_of(path, "its processor and chat template", "cannot ask a question"):
         text = prompt(processor, "?")
         batch = processor(images=[Image.new("RGB", (64, 64))], text=[text], return_tensors="pt")
     wanted = traits.placeholder_id(traits.base_of(model))

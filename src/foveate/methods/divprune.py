@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, budget, check_keep, cosine
+from foveate.core.ops import Keep, budget, check_keep, cosine, pick
 from foveate.core.tokens import VisualTokens
 
 
@@ -40,7 +40,7 @@ class DivPrune(Compressor):
         for step in range(int(n.max())):
             best = distance.argmax(1, keepdim=True)
             taken = taken | torch.zeros_like(taken).scatter(1, best, step < n)
-            nearest = far.gather(1, best[..., None].expand(-1, 1, far.shape[2]))[:, 0]
+            nearest = pick(far, best)[:, 0]
             distance = nearest if step == 0 else distance.minimum(nearest)
             distance = distance.masked_fill(taken | ~valid, -torch.inf)
         return taken

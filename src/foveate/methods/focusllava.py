@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import one_hot
 
 from foveate.core.compressor import Chain, Compressor, Context, language
 from foveate.core.ops import (
@@ -21,8 +22,8 @@ from foveate.core.ops import (
     refuse_unused,
     top,
     whole,
-    windows,
 )
+from foveate.core.regions import Regions
 from foveate.core.sizes import scaled
 from foveate.core.spec import spoken
 from foveate.core.tokens import VisualTokens
@@ -77,9 +78,8 @@ class RegionSampler(Compressor):
         if not (decides := len(self.scales) > 1):
             idle = {"hidden": hidden, "explore": explore, "balance": balance, "gate": gate}
             refuse_unused("one scale", RegionSampler, {**idle, "price": price}, RegionSampler)
-        self.needs = frozenset(
-            {"grid", "overview", *(["generator"] if explore and decides else [])}
-        )
+        drawn = {"generator"} if explore and decides else ()
+        self.needs = frozenset({"grid", "overview", *drawn})
         self.router = _router(width, hidden, len(self.scales)) if decides else None
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
@@ -89,14 +89,15 @@ class RegionSampler(Compressor):
                 f"tokens of width {tokens.x.shape[-1]} for a router made for width={self.width}: "
                 "sized(focusllava, model) takes the model's own"
             )
-        plan = _Plan.of(tokens, context, self.region)
-        odds = self._odds(tokens, plan)
-        chosen = self._choose(odds, tokens, plan, context)
-        side = plan.of_tokens(torch.tensor(self.scales, device=chosen.device)[chosen], 1)
+        regions, whole_view = self._regions(tokens, context)
+        odds = self._odds(tokens, regions, whole_view)
+        chosen = self._choose(odds, tokens, regions, context)
+        side = regions.of_tokens(torch.tensor(self.scales, device=chosen.device)[chosen], 1)
         if not odds.requires_grad:
-            return _pooled(tokens, plan, side)
+            return regions.pooled(tokens, side)
         odds = odds.exp()
-        out = _pooled(tokens.carry(self._gated(tokens, plan, odds, chosen, side)), plan, side)
+        gated = tokens.carry(self._gated(tokens, regions, odds, chosen, side))
+        out = regions.pooled(gated, side)
         if not (self.training and self.balance and len(odds)):
             return out
         used = one_hot(chosen, len(self.scales)).float().mean(0)
@@ -106,46 +107,52 @@ class RegionSampler(Compressor):
     @torch.no_grad()
     def scores(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, N) how many tokens are to be expected of each: 1 where it is certain that all stay."""
-        plan = _Plan.of(tokens, context, self.region)
-        odds = self._odds(tokens, plan).exp()
-        return plan.of_tokens(odds @ self._left(odds), 1)
+        regions, whole_view = self._regions(tokens, context)
+        odds = self._odds(tokens, regions, whole_view).exp()
+        return regions.of_tokens(odds @ self._left(odds), 1)
+
+    def _regions(self, tokens: VisualTokens, context: Context) -> tuple[Regions, Tensor]:
+        """The regions, and (B, N) the view that shows the whole image, or all tokens without one."""
+        overview = tokens.of_first(context.overview) & tokens.valid
+        regions = Regions.of(tokens, context.grid, overview, self.region)
+        return regions, torch.where(overview.any(1, keepdim=True), overview, tokens.valid)
 
     def _left(self, odds: Tensor) -> Tensor:
         """(K,) the share of a region's tokens that each scale leaves."""
         return odds.new_tensor([1 / scale**2 for scale in self.scales])
 
-    def _odds(self, tokens: VisualTokens, plan: _Plan) -> Tensor:
+    def _odds(self, tokens: VisualTokens, regions: Regions, whole_view: Tensor) -> Tensor:
         """(regions, K) the log-probability of each scale, after training at its price."""
         if self.router is None:
-            return torch.zeros(int(plan.there.sum()), 1, device=tokens.x.device)
-        x, index = tokens.x.float(), plan.region[..., None].expand_as(tokens.x)
-        bins = x.new_zeros(len(x), plan.there.shape[1] + 1, x.shape[-1])
-        count = bins[..., 0].scatter_add(1, plan.region, torch.ones_like(x[..., 0]))
-        mean = bins.scatter_add(1, index, x) / count.clamp(min=1)[..., None]
-        most = bins.scatter_reduce(1, index, x, "amax", include_self=False)
-        known = torch.cat([mean, most, plan.whole.float()[:, None].expand_as(mean)], dim=-1)
-        known = known.to(tokens.x.dtype)
-        odds = self.router(known[:, :-1][plan.there]).float()
+            return torch.zeros(int(regions.there.sum()), 1, device=tokens.x.device)
+        # A sum would be too large for float16.
+        share = whole_view / whole_view.sum(1, keepdim=True).clamp(min=1)
+        image = (share.to(tokens.x.dtype)[:, None] @ tokens.x).float()
+        mean, most = regions.means_and_maxima(tokens.x.float())
+        known = torch.cat([mean, most, image.expand_as(mean)], dim=-1).to(tokens.x.dtype)
+        odds = self.router(known[:, :-1][regions.there]).float()
         return (odds if self.training else odds - self.price * self._left(odds)).log_softmax(-1)
 
-    def _choose(self, odds: Tensor, tokens: VisualTokens, plan: _Plan, context: Context) -> Tensor:
+    def _choose(
+        self, odds: Tensor, tokens: VisualTokens, regions: Regions, context: Context
+    ) -> Tensor:
         """(regions,) the scale of each, by number.
 
         Noise is drawn for every token and a region takes its first one's, so that padding changes none.
         """
         if not (self.training and self.explore and self.router is not None):
             return odds.argmax(-1)
-        drawn = torch.zeros(*plan.region.shape, len(self.scales))
-        rows = zip(drawn, tokens.counts.tolist(), context.generator, strict=True)
-        for row, count, generator in rows:
+        drawn = torch.zeros(*regions.region.shape, len(self.scales))
+        counts = tokens.counts.tolist()
+        for row, count, generator in zip(drawn, counts, context.generator, strict=True):
             row[:count] = torch.rand(count, len(self.scales), generator=generator)
-        uniform = drawn.to(odds.device)[plan.there.nonzero()[:, 0], plan.first]
+        uniform = drawn.to(odds.device)[regions.there.nonzero()[:, 0], regions.first]
         least = torch.finfo(uniform.dtype).tiny
         gumbel = -(-uniform.clamp(min=least).log()).clamp(min=least).log()
         return (odds + gumbel).argmax(-1)
 
     def _gated(
-        self, tokens: VisualTokens, plan: _Plan, odds: Tensor, chosen: Tensor, side: Tensor
+        self, tokens: VisualTokens, regions: Regions, odds: Tensor, chosen: Tensor, side: Tensor
     ) -> Tensor:
         """(B, N, D) vectors whose maxima are those of the tokens, with a gradient to the odds.
 
@@ -153,27 +160,18 @@ class RegionSampler(Compressor):
         """
         zero = odds - odds.detach()  # added to 1 in this order it is exact, in bfloat16 too
         if self.gate == "chosen":
-            gate = plan.of_tokens(1 + zero.gather(1, chosen[:, None])[:, 0], 1)
+            gate = regions.of_tokens(1 + zero.gather(1, chosen[:, None])[:, 0], 1)
             return tokens.x * gate[..., None].to(tokens.x.dtype)
-        x = _maxima(tokens, plan, side)
+        x = regions.maxima(tokens.x, side)
         for k, scale in enumerate(self.scales):
-            made = _maxima(tokens, plan, torch.full_like(side, scale)).detach()
-            x = x + plan.of_tokens(zero[:, k], 0)[..., None].to(x.dtype) * made
+            made = regions.maxima(tokens.x, torch.full_like(side, scale)).detach()
+            x = x + regions.of_tokens(zero[:, k], 0)[..., None].to(x.dtype) * made
         return x
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
-        return {
-            "width": self.width,
-            "region": self.region,
-            "scales": list(self.scales),
-            "hidden": self.hidden,
-            "explore": self.explore,
-            "balance": self.balance,
-            "gate": self.gate,
-            "price": self.price,
-            "seed": self.seed,
-        }
+        given = {name: getattr(self, name) for name in signature(RegionSampler).parameters}
+        return given | {"scales": [*self.scales]}
 
 
 class TextGuided(Compressor):
@@ -222,12 +220,9 @@ class TextGuided(Compressor):
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
-        return {
-            "keep": self.keep,
-            "layer": self.site.layer,
-            "sampled": None if self.sampled is None else list(self.sampled),
-            "seed": self.seed,
-        }
+        sampled = None if self.sampled is None else [*self.sampled]
+        own = {"keep": self.keep, "layer": self.site.layer}
+        return {**own, "sampled": sampled, "seed": self.seed}
 
 
 @spoken
@@ -276,104 +271,11 @@ def focusllava(
     return parts[0] if only else Chain(*parts)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How an image's tokens fall into regions. R: regions there may be, as many in every row.
-
-    cell    (B, N, 3)  view, row and column of each token
-    region  (B, N)     which it is in; R for none: padding, tokens of the whole view, or outside the grid
-    there   (B, R)     regions that have a token; others are as if they were not
-    first   (regions,) the first token of each that is there
-    whole   (B, D)     the mean of the view that shows the whole image, or of all where there is none
-    """
-
-    cell: Tensor
-    region: Tensor
-    there: Tensor
-    first: Tensor
-    whole: Tensor
-
-    @classmethod
-    def of(cls, tokens: VisualTokens, context: Context, side: int) -> _Plan:
-        """A token stands where its first patch does."""
-        patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
-        grid = _from_corners(context.grid)
-        cell = grid.gather(1, patch[..., None].expand(-1, -1, 3))
-        overview = context.overview.gather(1, patch) & tokens.valid
-        mapped = tokens.valid & ~overview & (cell[..., 1] >= 0)
-        region, R = windows(cell, side, mapped)
-        region = region.masked_fill(~mapped, R)
-        B, N = region.shape
-        place = torch.arange(N, device=region.device).expand(B, N)
-        first = place.new_full((B, R + 1), N).scatter_reduce(1, region, place, "amin")[:, :R]
-        shown = torch.where(overview.any(1, keepdim=True), overview, tokens.valid)
-        share = shown / shown.sum(1, keepdim=True).clamp(
-            min=1
-        )  # a sum would be too large for float16
-        whole_image = (share.to(tokens.x.dtype)[:, None] @ tokens.x)[:, 0]
-        return cls(cell, region, first < N, first[first < N], whole_image)
-
-    @property
-    def mapped(self) -> Tensor:
-        """(B, N) which tokens are in a region."""
-        return self.region < self.there.shape[1]
-
-    def of_tokens(self, value: Tensor, outside: float) -> Tensor:
-        """(B, N) what holds of each token's region. value (regions,)."""
-        table = value.new_full((len(self.there), self.there.shape[1] + 1), outside)
-        return table.masked_scatter(pad(self.there, (0, 1)), value).gather(1, self.region)
-
-
-def _from_corners(grid: Tensor) -> Tensor:
-    """(B, P, 3) the grid, rows and columns counted from the first there is in a view; outside stays -1.
-
-    Joined tiles count from the first tile's corner, which an image of this size may not reach.
-    """
-    B, P, _ = grid.shape
-    inside = grid[..., 1:] >= 0
-    view = grid[..., :1].clamp(min=0).expand(B, P, 2)
-    far = int(grid.max()) + 1 if grid.numel() else 0
-    first = grid.new_full((B, far, 2), far)
-    first = first.scatter_reduce(1, view, torch.where(inside, grid[..., 1:], far), "amin")
-    cell = torch.where(inside, grid[..., 1:] - first.gather(1, view), -1)
-    return torch.cat([grid[..., :1], cell], dim=-1)
-
-
 def _router(width: int, hidden: int, scales: int) -> nn.Sequential:
     last = nn.Linear(hidden, scales)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.LayerNorm(3 * width), nn.Linear(3 * width, hidden), nn.GELU(), last)
-
-
-def _pooled(tokens: VisualTokens, plan: _Plan, side: Tensor) -> VisualTokens:
-    """One token of every window: their maximum. side (B, N) of the window that each token is in."""
-    if bool((side == 1).all()):
-        return tokens
-    into, M = _windows(plan, side)
-    return tokens.merge(into, M, _maximum(tokens.x, into, M))
-
-
-def _maxima(tokens: VisualTokens, plan: _Plan, side: Tensor) -> Tensor:
-    """(B, N, D) the maximum of the window that each token is in. side (B, N)."""
-    into, M = _windows(plan, side)
-    return _maximum(tokens.x, into, M).gather(1, into[..., None].expand_as(tokens.x))
-
-
-def _windows(plan: _Plan, side: Tensor) -> tuple[Tensor, int]:
-    """(B, N) the window of each token, and how many there may be; tokens of no region are alone."""
-    rows_columns = plan.cell[..., 1:] // side[..., None] * side[..., None]
-    window, M = windows(torch.cat([plan.cell[..., :1], rows_columns], dim=-1), 1, plan.mapped)
-    N = window.shape[1]
-    alone = M + torch.arange(N, device=window.device)
-    return torch.where(plan.mapped, window, alone), M + N
-
-
-def _maximum(x: Tensor, into: Tensor, M: int) -> Tensor:
-    """x (B, N, D) → (B, M, D), 0 where nothing is sent."""
-    index = into[..., None].expand_as(x)
-    most = x.new_zeros(len(x), M, x.shape[-1])
-    return most.scatter_reduce(1, index, x, "amax", include_self=False)
 
 
 def _scales(given: Sequence[int], region: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, budget, check_keep, real
+from foveate.core.ops import Keep, budget, check_keep, pick, real
 from foveate.core.tokens import VisualTokens
 
 
@@ -43,7 +43,7 @@ class KMeans(Compressor):
         k = centre.shape[1]
         x = tokens.x.to(torch.promote_types(tokens.x.dtype, torch.float32))
         # (B, N, k); a place without a centre is out of reach.
-        far = torch.cdist(x, x.gather(1, centre[..., None].expand(-1, -1, x.shape[-1])), p=1)
+        far = torch.cdist(x, pick(x, centre), p=1)
         nearest = far.masked_fill(~there[:, None], torch.inf).argmin(-1)
         number = torch.arange(k, device=centre.device).expand_as(centre)
         # Twins of an earlier centre are as near to it as to themselves, and stay centres all the same.

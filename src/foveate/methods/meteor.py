@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from foveate.core import warm
 from foveate.core.compressor import Chain, Compressor, Context, Site, Tower, language
@@ -17,16 +16,18 @@ from foveate.core.ops import (
     budget,
     check_keep,
     choice,
-    cosine,
+    cosine_to_mean,
+    pick,
     real,
     refuse_unused,
+    standing_out,
     top,
     whole,
 )
 from foveate.core.spec import spoken
 from foveate.core.tokens import VisualTokens
 from foveate.statespace.routes import DIRECTIONS, SCANS, Route
-from foveate.statespace.spaces import S6, SSD
+from foveate.statespace.spaces import Block
 
 STATES = {"ssd": 64, "mamba1": 16}  # of each channel, as Mamba-2 and Mamba have them
 SIMILARITIES = {"mean": 0.1, "words": 1.0}  # and the temperature that suits each
@@ -98,7 +99,7 @@ class FlashGlobalFusion(Compressor):
         words = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, state_width))
         self.words = words if text else None
         block = state_width, expand * state_width, operator, states, DIRECTIONS[directions]
-        self.blocks = nn.ModuleList(_Block(*block) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(*block) for _ in range(depth))
         self.leave = _leave(state_width, hidden, width)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
@@ -114,11 +115,10 @@ class FlashGlobalFusion(Compressor):
         if self.words is not None:
             # Words stand last in their part, next to the image.
             said, order = context.text_mask.to(z.device).sort(dim=1, stable=True)
-            text = context.text.to(z).gather(1, order[..., None].expand_as(context.text))
+            text = pick(context.text.to(z), order)
             z = torch.cat([self.words(text), z], dim=1)
-        patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
-        cell = context.grid.gather(1, patch[..., None].expand(-1, -1, 3))
-        route = Route.of(cell, tokens.valid, said, own["scan"], DIRECTIONS[own["directions"]])
+        cell, directions = tokens.of_first(context.grid), DIRECTIONS[own["directions"]]
+        route = Route.of(cell, tokens.valid, said, own["scan"], directions)
         for block in self.blocks:
             z = block(z, route)
         fused = self.leave(z[:, z.shape[1] - N :])
@@ -139,28 +139,6 @@ class FlashGlobalFusion(Compressor):
     def arguments(self) -> dict[str, Any]:
         """As built."""
         return dict(self._arguments)
-
-
-class _Block(nn.Module):
-    """A selective state space over words and tokens, gated, beside which they go unchanged."""
-
-    def __init__(self, width: int, inner: int, operator: str, states: int, directions: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.space = (SSD if operator == "ssd" else S6)(inner, states, directions)
-        self.enter = nn.Linear(width, inner + self.space.more, bias=False)
-        self.gate = nn.Linear(width, inner, bias=False)
-        # As in Mamba-2: what is gated is small, and would learn slowly.
-        self.level = nn.RMSNorm(inner, eps=1e-5)
-        self.leave = nn.Linear(inner, width, bias=False)
-
-    def forward(self, z: Tensor, route: Route) -> Tensor:
-        """z (B, T + N, width)."""
-        n = self.norm(z)
-        x, more = self.enter(n).split([self.gate.out_features, self.space.more], dim=-1)
-        y = route.read(self.space(route.lay(x), route.lay(more), route.real))
-        gated = y * functional.silu(self.gate(n))
-        return z + self.leave(self.level(gated.to(self.level.weight.dtype)))
 
 
 class VisualNativeSelection(Compressor):
@@ -205,8 +183,7 @@ class VisualNativeSelection(Compressor):
             raise ValueError(f"temperature={temperature!r}: want a number above 0")
         if sampled is not None and not (isinstance(sampled, list | tuple) and sampled):
             raise ValueError(f"sampled={sampled!r}: want a list of budgets to draw from, or None")
-        self.keep = check_keep(keep)
-        self.aggregate = choice("aggregate", aggregate, AGGREGATES)
+        self.keep, self.aggregate = check_keep(keep), choice("aggregate", aggregate, AGGREGATES)
         self.sampled = None if sampled is None else [check_keep(k) for k in sampled]
         self.needs = frozenset({"cls_attention", *(self.optional if balance < 1 else ())})
         if sampled is not None:
@@ -243,8 +220,8 @@ class VisualNativeSelection(Compressor):
         if not (self.training and self.sampled):
             return budget(self.keep, count)
         drawn = [int(torch.randint(len(self.sampled), (), generator=g)) for g in context.generator]
-        each = [budget(self.sampled[i], one) for i, one in zip(drawn, count, strict=True)]
-        return torch.stack(each)
+        pairs = zip(drawn, count, strict=True)
+        return torch.stack([budget(self.sampled[i], one) for i, one in pairs])
 
     @torch.no_grad()
     def experts(self, tokens: VisualTokens, context: Context) -> tuple[Tensor, Tensor]:
@@ -256,39 +233,19 @@ class VisualNativeSelection(Compressor):
         visual = seen / seen.sum(1, keepdim=True).clamp(min=torch.finfo(seen.dtype).tiny)
         if self.balance == 1:
             return visual, visual
-        said = context.text_mask
-        alike = self._words if self.similarity == "words" else self._mean
-        logits = alike(tokens, context.text.float(), said) / self.temperature
-        native = logits.masked_fill(~tokens.valid, -torch.inf).softmax(1).nan_to_num()
+        text, said = context.text.float(), context.text_mask
+        if self.similarity == "words":
+            alike = standing_out(tokens.x, text, said, tokens.valid)
+        else:
+            alike = cosine_to_mean(tokens.x, text, said)
+        logits = (alike / self.temperature).masked_fill(~tokens.valid, -torch.inf)
+        native = logits.softmax(1).nan_to_num()
         return visual, torch.where(said.any(1, keepdim=True), native, visual)
-
-    @staticmethod
-    def _mean(tokens: VisualTokens, text: Tensor, said: Tensor) -> Tensor:
-        """(B, N) cosine to the mean word. text (B, T, D), said (B, T)."""
-        total, count = (text * said[..., None]).sum(1, keepdim=True), said.sum(1)[:, None, None]
-        return cosine(tokens.x, total / count.clamp(min=1))[..., 0]
-
-    @staticmethod
-    def _words(tokens: VisualTokens, text: Tensor, said: Tensor) -> Tensor:
-        """(B, N) of the words' cosines, each standardised over the tokens, the largest."""
-        if not said.any():
-            return text.new_zeros(tokens.valid.shape)
-        count, valid = tokens.counts[:, None, None].clamp(min=1), tokens.valid[..., None]
-        alike = cosine(tokens.x, text)
-        far = (alike - (alike * valid).sum(1, keepdim=True) / count) * valid
-        spread = (far.square().sum(1, keepdim=True) / count).sqrt().clamp(min=1e-6)
-        return (far / spread).masked_fill(~said[:, None], -torch.inf).amax(-1)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
-        return {
-            "keep": self.keep,
-            "balance": self.balance,
-            "aggregate": self.aggregate,
-            "similarity": self.similarity,
-            "temperature": self.temperature,
-            "sampled": self.sampled,
-        }
+        names = ("keep", "balance", "aggregate", "similarity", "temperature", "sampled")
+        return {name: getattr(self, name) for name in names}
 
 
 @spoken

@@ -59,9 +59,7 @@ class Pool(Compressor):
         if self.dims == 1:
             into = torch.arange(N, device=tokens.x.device).expand(B, N) // self.stride
             return tokens.merge(into, -(-N // self.stride))
-        patch = tokens.anchor.clamp(max=context.grid.shape[1] - 1)
-        cell = context.grid.gather(1, patch[..., None].expand(-1, -1, 3))
-        return tokens.merge(*windows(cell, self.stride, tokens.valid))
+        return tokens.merge(*windows(tokens.of_first(context.grid), self.stride, tokens.valid))
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

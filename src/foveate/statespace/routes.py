@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from foveate.core.ops import neighbours
+from foveate.core.ops import neighbours, pick
 
 SCANS = {"add": [10], "pair": [9, 1], "window": [1] * 9}  # vectors summed in each step of a token
 DIRECTIONS = {"forward": 1, "both": 2}
@@ -45,7 +45,7 @@ class Route:
         token = torch.arange(N, device=valid.device).expand(B, N)
         back = (valid.sum(1, keepdim=True) - 1 - token).where(valid, token)
         slot = torch.stack([token, back][:G], dim=2)  # (B, N, G), and the other way round
-        member = torch.stack([_pick(member, order) + T for order in slot.unbind(2)], dim=2)
+        member = torch.stack([pick(member, order) + T for order in slot.unbind(2)], dim=2)
         among = among.to(valid.device) * valid[:, :, None, None].expand(B, N, G, 1)
         word = torch.arange(T, device=valid.device)[:, None].expand(B, T, G)
         row = torch.arange(B, device=valid.device)[:, None]
@@ -91,8 +91,3 @@ def _members(around: Tensor, scan: str) -> tuple[Tensor, Tensor]:
 def _in_steps(value: Tensor, sizes: Sequence[int]) -> Tensor:
     """Step by step, and in each the directions side by side. value (B, N, G, E) → (B, N·G·E)."""
     return torch.cat([step.flatten(2) for step in value.split(sizes, dim=-1)], dim=2).flatten(1)
-
-
-def _pick(value: Tensor, order: Tensor) -> Tensor:
-    """value (B, N, E) in this order (B, N)."""
-    return value.gather(1, order[..., None].expand_as(value))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from foveate.statespace.routes import Route
 from foveate.statespace.scan import scan
 
 KERNEL = 4  # steps that a convolution sees, as in Mamba
@@ -69,6 +70,28 @@ class S6(nn.Module):
         decay = -exact(self.log_decay).exp()
         y = scan(x.flatten(2), delta.flatten(2), decay, B, C, self.skip, kind="mamba1")
         return y.reshape(x.shape)
+
+
+class Block(nn.Module):
+    """A selective state space over words and tokens, gated, beside which they go unchanged."""
+
+    def __init__(self, width: int, inner: int, operator: str, states: int, directions: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.space = (SSD if operator == "ssd" else S6)(inner, states, directions)
+        self.enter = nn.Linear(width, inner + self.space.more, bias=False)
+        self.gate = nn.Linear(width, inner, bias=False)
+        # As in Mamba-2: what is gated is small, and would learn slowly.
+        self.level = nn.RMSNorm(inner, eps=1e-5)
+        self.leave = nn.Linear(inner, width, bias=False)
+
+    def forward(self, z: Tensor, route: Route) -> Tensor:
+        """z (B, T + N, width)."""
+        n = self.norm(z)
+        x, more = self.enter(n).split([self.gate.out_features, self.space.more], dim=-1)
+        y = route.read(self.space(route.lay(x), route.lay(more), route.real))
+        gated = y * functional.silu(self.gate(n))
+        return z + self.leave(self.level(gated.to(self.level.weight.dtype)))
 
 
 class Convolution(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, check_site
+from foveate.core.ops import described
 from foveate.core.tokens import VisualTokens
-from foveate.hosts.calls import said
 
 FIELDS = tuple(field.name for field in fields(Context))
 OPTIONAL = ("text", "text_mask")
@@ -66,7 +66,7 @@ def _check_names(part: Compressor, attribute: str, known: Iterable[str]) -> None
 def _check_arguments(part: Compressor) -> None:
     name, given = type(part).__name__, part.arguments()
     if not isinstance(given, dict):
-        raise TypeError(f"{name}.arguments() gave {said(given)}: want a dict, by name")
+        raise TypeError(f"{name}.arguments() gave {described(given)}: want a dict, by name")
     known = inspect.signature(type(part)).parameters
     kinds = {parameter.kind for parameter in known.values()}
     unknown = [n for n in given if n not in known and inspect.Parameter.VAR_KEYWORD not in kinds]
@@ -80,7 +80,7 @@ def _check_arguments(part: Compressor) -> None:
             json.dumps(value)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"{name}.arguments() has {argument}, {said(value)}: want what JSON can hold, to be saved"
+                f"{name}.arguments() has {argument}, {described(value)}: want what JSON can hold, to be saved"
             ) from error
 
 
@@ -93,13 +93,13 @@ def check_result(part: Compressor, came: VisualTokens, out: Any, width: int) -> 
         return
     name = f"{type(part).__name__}.forward"
     if not isinstance(out, VisualTokens):
-        given = "nothing" if out is None else said(out)
+        given = "nothing" if out is None else described(out)
         raise TypeError(
             f"{name} returned {given}: want VisualTokens, as tokens.where, merge and carry make them"
         )
     for field in ("x", "owner", "valid"):
         if not isinstance(value := getattr(out, field), Tensor):
-            raise TypeError(f"{name} returned {field}={said(value)}: want a tensor")
+            raise TypeError(f"{name} returned {field}={described(value)}: want a tensor")
     B, N, P = *came.valid.shape, came.owner.shape[1]
     _check_shapes(name, out, B, N, P, width)
     _check_kinds(name, out, came)
