@@ -49,7 +49,9 @@ def test_every_budget_is_met_and_contained_in_the_next(layout):
         now = leaves(made, x, w, n)
         assert [len(row.unique()) for row in now] == [n] * len(x)
         for row, coarse in zip(now, now if before is None else before, strict=True):
-            assert len(torch.stack([row, coarse], 1).unique(dim=0)) == n  # a leaf lies in one coarser
+            assert (
+                len(torch.stack([row, coarse], 1).unique(dim=0)) == n
+            )  # a leaf lies in one coarser
         before = now
 
 

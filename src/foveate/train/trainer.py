@@ -16,6 +16,7 @@ from foveate.hosts import traits
 from foveate.keeping.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
+from foveate.train.distill import Distilled
 from foveate.train.parts import blocks_of, grounded, groups
 from foveate.train.penalty import Apart
 from foveate.train.recipe import Recipe
@@ -87,7 +88,9 @@ class VisualTrainer(Trainer):
         self.recipe, self.rates, self.whole = recipe, rates, whole
         self.clock, self.order = Clock(), None
         super().__init__(**kwargs)
-        self.apart = Apart(traits.unwrapped(self.model), self.accelerator.gather)
+        whole, gather = traits.unwrapped(self.model), self.accelerator.gather
+        self.apart = Apart(whole, gather)
+        self.distilled = Distilled(whole, recipe.distill, recipe.full, gather)
         if self.is_fsdp_enabled:
             # Said by name: of what the model's class would say, some is in no model (CLIP's text layers).
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = blocks_of(self.model)
@@ -97,7 +100,7 @@ class VisualTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and tell apart meanwhile what compressors add to the loss."""
-        with self.apart, grounded(traits.unwrapped(self.model)):
+        with self.apart, self.distilled, grounded(traits.unwrapped(self.model)):
             return super().train(*args, **kwargs)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
@@ -150,7 +153,8 @@ class VisualTrainer(Trainer):
         Raises DivergedError where the loss is no number.
         """
         if "loss" in logs:
-            terms = self.apart.read(logs["loss"], self.args.device)
+            terms = self.distilled.read(logs["loss"])
+            terms |= self.apart.read(terms.pop("loss", logs["loss"]), self.args.device)
             logs = {**logs, **terms, **self.clock.read()}
         super().log(logs, start_time)
         if not math.isfinite(logs.get("loss", 0.0)):
