@@ -80,6 +80,11 @@ class Fovea(Compressor):
         M = 2 * tokens.x.shape[1]
         return tokens.merge(leaf, M, self._vectors(tokens, leaf, weight, M))
 
+    @property
+    def looks(self) -> nn.Module | None:
+        """The scorer, where there is one."""
+        return getattr(self, "scorer", None)
+
     def weight(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, N) what each token counts, float32; of the valid ones, one in the mean."""
         if self.weights == "even":

@@ -48,6 +48,7 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "shrink": (lambda n: 0 < n <= 1, "a share in (0, 1]"),
     "distill": (lambda n: n >= 0, "at least 0, and finite"),
     "full": (lambda n: n >= 0, "at least 0, and finite"),
+    "attend": (lambda n: n >= 0, "at least 0, and finite"),
     "warmup": (lambda n: 0 <= n < 1, "a share of the steps in [0, 1)"),
 }
 
@@ -85,6 +86,8 @@ class Recipe:
     distill      weighs how far the answers are from the same weights' answers with all tokens (KL); 0 for not
                  asking them, which makes a step cost no second forward
     full         weighs the loss of the answers with all tokens beside the compressed one's
+    attend       weighs how far a compressor that says where to look is from where the answers look with all
+                 tokens, and falls to 0 over training; wants attention="eager"
     warm_start   the compressor begins as what it stands in for, where it can: see foveate.warm_start
     batch        prompts per optimizer step, over all devices
     micro_batch  prompts per device and forward; the rest is gradient accumulation. A penalty, such as one
@@ -121,6 +124,7 @@ class Recipe:
     shrink: float = 1.0
     distill: float = 0.0
     full: float = 0.0
+    attend: float = 0.0
     warm_start: bool = False
     lora: Lora | None = None
     batch: int = 128

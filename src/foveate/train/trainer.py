@@ -16,7 +16,7 @@ from foveate.hosts import traits
 from foveate.keeping.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
-from foveate.train.distill import Distilled
+from foveate.train.distill import Distilled, Weights
 from foveate.train.parts import blocks_of, grounded, groups
 from foveate.train.penalty import Apart
 from foveate.train.recipe import Recipe
@@ -90,7 +90,8 @@ class VisualTrainer(Trainer):
         super().__init__(**kwargs)
         whole, gather = traits.unwrapped(self.model), self.accelerator.gather
         self.apart = Apart(whole, gather)
-        self.distilled = Distilled(whole, recipe.distill, recipe.full, gather)
+        weights = Weights(recipe.distill, recipe.full, recipe.attend)
+        self.distilled = Distilled(whole, weights, gather, self.progress)
         if self.is_fsdp_enabled:
             # Said by name: of what the model's class would say, some is in no model (CLIP's text layers).
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = blocks_of(self.model)
@@ -102,6 +103,10 @@ class VisualTrainer(Trainer):
         """Train, and tell apart meanwhile what compressors add to the loss."""
         with self.apart, self.distilled, grounded(traits.unwrapped(self.model)):
             return super().train(*args, **kwargs)
+
+    def progress(self) -> float:
+        """How far training is, 0 to 1."""
+        return self.state.global_step / self.state.max_steps
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer, a parameter group for each learning rate."""

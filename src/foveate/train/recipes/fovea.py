@@ -1,8 +1,9 @@
 """Fovea, one training for every budget: LLaVA-1.5's second stage, and its twin on PatchQA. Ours, no paper.
 
 Each image draws its budget between a twentieth and all of its tokens. The same weights' answer with all
-tokens teaches the compressed one (`distill`), and stays learnt itself (`full`). Every question is a row of
-its own, because the scorer reads it. At 7B the numbers are those of the twin, untried.
+tokens teaches the compressed one (`distill`), and stays learnt itself (`full`). In small, the scorer learns
+at first where those answers look (`attend`), which takes whole attention maps: too many at 7B. Every
+question is a row of its own, because the scorer reads it. At 7B the numbers are those of the twin, untried.
 """
 
 from __future__ import annotations
@@ -39,5 +40,7 @@ def fovea_patchqa() -> Recipe:
         arguments={"keep": 36, **LEARNED},
         trains={"projector": 3e-4, "language": 3e-4, "compressor": 1e-3},
         shrink=1.0,
+        attend=0.5,
+        attention="eager",
         steps=720,
     )
