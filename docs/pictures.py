@@ -48,7 +48,7 @@ def chart() -> bytes:
         labels(axes, document)
         for name in axes.texts:  # as text, and not as the outlines of an effect
             name.set_path_effects([])
-        axes.set_xlabel("visual tokens, mean over the decoder layers", color=INK)
+        axes.set_xlabel("visual tokens, mean over the decoder layers (logarithmic)", color=INK)
         title = f"accuracy in %: {document['model']} model, PatchQA, {document['n']} questions"
         axes.set_title(title, loc="left", fontsize=11, color=INK)
         figure.savefig(drawn := io.BytesIO(), format="svg", metadata={"Date": None})

@@ -8,7 +8,8 @@ A page is three things, and the engine knows none of them by name:
 
 The engine is `protocol` (what a run is), `making` (train and ask), `results` (read), `estimates` (several
 seeds and many questions as one number), `pages` (fill in and write), `figures` and `costs`. Beyond accuracy,
-`finds`, `samples` and `guides` measure where a trained method looks, on pictures whose every pixel is known.
+`samples`, `guides` and a page's own measures say where a trained method looks, on pictures whose every pixel
+is known (`seen`).
 
 A sentence that states a finding stands in `{% claim CONDITION %}…{% endclaim %}`. When the numbers no longer
 meet the condition, the page is not written, and the error names the sentence.

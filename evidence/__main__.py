@@ -42,14 +42,17 @@ def main() -> None:
     parser.add_argument("--run", help="make this one run, in this process")
     given = parser.parse_args()
     page = PAGES[given.page]
+    runs = {run.name: run for run in page.runs()}
+    if given.run and given.run not in runs:
+        parser.error(f"--run {given.run}: there are {', '.join(runs)}")
     try:
         if given.run:
-            making.make(page, {run.name: run for run in page.runs()}[given.run])
+            making.make(page, runs[given.run])
             return
         missing = results.missing(page)
         if given.list:
-            for run in page.runs():
-                print("     " if run.name in missing else "done ", run.name)
+            for name in runs:
+                print("     " if name in missing else "done ", name)
             return
         if not given.only_page:
             all_of(page.name, missing, given.jobs)

@@ -16,8 +16,8 @@ from evidence.results import Found
 from foveate.keeping import provenance
 
 # Okabe and Ito's colours, told apart by colour-blind readers; markers tell them apart in grey.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#8F6400", "#404040", "#404040", "#404040")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#B0508C", "#8F6400")
+MARKERS = ("o", "s", "^", "D", "v")
 STYLE = {
     "font.size": 11,
     "font.family": "sans-serif",
@@ -25,11 +25,8 @@ STYLE = {
     "svg.fonttype": "none",
     "savefig.facecolor": "white",  # readable on a dark page too
 }
-GAP, LETTER, NEAR = (
-    0.052,
-    0.0145,
-    0.3,
-)  # between two names, of the height; of the width, a letter, near
+GAP = 0.052  # between two names, of the height
+LETTER, NEAR = 0.0145, 0.3  # the width of a letter, and how near is near, of the width
 
 
 class Point(NamedTuple):

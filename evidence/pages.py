@@ -110,7 +110,6 @@ def text(page: Page) -> str:
     return template.render(
         {name.replace("-", "_"): row for name, row in found.items()},
         page=page,
-        rows=found,
         groups=Counter(question.group for question in questions(n=page.questions)),
         missing=missing(page),
         made=made(page),

@@ -93,10 +93,6 @@ class Found:
         """The same weights, asked with another method or with other arguments of their own."""
         return replace(self, ask=Ask(method, arguments))
 
-    def seed(self, seed: int) -> Found:
-        """That seed alone."""
-        return replace(self, results={s: r for s, r in self.results.items() if s == seed})
-
     @property
     def answers(self) -> dict[int, dict[str, Any]]:
         """By seed, how the runs answered; without those that were not asked so."""

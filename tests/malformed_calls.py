@@ -51,38 +51,18 @@ SPECS = [
     "pool(stride=2, stride=4)", "fastv(keep=1,keep=2)", "fastv,,", "fastv(layer=(1))", "Fastv", "fast v",
     "random(seed=-1)", "random(seed=1e400)", "pool(stride=" + "[" * 5000 + ")", "stride(keep=nan)",
 ]
-# fmt: on
 # What makes a call of each command right and cheap; the mistakes are made in these.
 GOOD = {
-    "image": "good.png",
-    "question": "what ?",
-    "recipe": "llavolta_light_patchqa",
-    "source": "model",
-    "out": "out",
-    "model": "embedded",
-    "task": "patchqa",
-    "methods": "stride",
-    "method": "stride",
-    "keeps": "0.25",
-    "keep": "0.25",
-    "limit": "1",
-    "seed": "1",
-    "batch_size": "1",
-    "max_new_tokens": "1",
-    "scenes": "1",
-    "trained": "",
-    "layers": "1",
-    "picture": "new.png",
-    "device": "cpu",
-    "batch_sizes": "1",
-    "new_tokens": "1",
-    "pairs": "1",
-    "rounds": "1",
-    "dtype": "float32",
-    "vision": "model",
-    "language": "model",
-    "vision_layers": "1",
+    "image": "good.png", "question": "what ?", "recipe": "llavolta_light_patchqa", "source": "model",
+    "out": "out", "model": "embedded", "task": "patchqa", "methods": "stride", "method": "stride",
+    "keeps": "0.25", "keep": "0.25", "limit": "1", "seed": "1", "batch_size": "1", "max_new_tokens": "1",
+    "scenes": "1", "trained": "", "layers": "1", "picture": "new.png", "device": "cpu", "batch_sizes": "1",
+    "new_tokens": "1", "pairs": "1", "rounds": "1", "dtype": "float32", "vision": "model",
+    "language": "model", "vision_layers": "1",
 }
+# fmt: on
+COUNTS = ("keep", "keeps", "layers", "vision_layers", "batch_sizes", "new_tokens")
+PLACES = ("model", "trained", "vision", "language", "image", "source", "out")
 FIGURES = {"scales": {"picture": "new.svg"}, "guidance": {"picture": "new.svg", "methods": "fastv"}}
 CHEAP = {  # options that every call of a command has, so that what is not refused ends soon
     "ask": ["max_new_tokens"],
@@ -195,26 +175,11 @@ class Draw:
             return self.pair()
         if "methods" in name or name == "method":
             return pick([*SPECS, *TEXTS, *METHODS, *(f"{slug}({self.pair()})" for slug in METHODS)])
-        if "int" in kind or name in (
-            "keep",
-            "keeps",
-            "layers",
-            "vision_layers",
-            "batch_sizes",
-            "new_tokens",
-        ):
+        if "int" in kind or name in COUNTS:
             return pick([*NUMBERS, *TEXTS] if self.dice.random() < 0.3 else NUMBERS)
         if name == "task":
             return pick([*TEXTS, *TASKS])
-        if "Path" in kind or name in (
-            "model",
-            "trained",
-            "vision",
-            "language",
-            "image",
-            "source",
-            "out",
-        ):
+        if "Path" in kind or name in PLACES:
             return pick([*self.files, *self.files, *TEXTS])
         return pick([*TEXTS, *NUMBERS[:8], *self.files[:4]])
 
@@ -242,11 +207,8 @@ class Draw:
         self.mistakes.append(kind)
         own = dice.choice([o for p in self.command.params for o in p.opts if o[:1] == "-"])
         if kind == "unknown":
-            self.last.append(
-                dice.choice(
-                    ["--bogus", "-x", "--\x1b[31m", "--=", "---", "--" + "x" * LONG, "--\udcff"]
-                )
-            )
+            odd = ["--bogus", "-x", "--\x1b[31m", "--=", "---", "--" + "x" * LONG, "--\udcff"]
+            self.last.append(dice.choice(odd))
         elif kind == "typo":
             self.last += [own[:-1], "1"]
         elif kind == "other":

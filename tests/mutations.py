@@ -11,26 +11,8 @@ from pathlib import Path
 from typing import Any
 
 VALUES = [
-    None,
-    True,
-    0,
-    -1,
-    1,
-    7,
-    10**12,
-    2**70,
-    1.5,
-    float("nan"),
-    float("inf"),
-    "",
-    "x",
-    "7",
-    "ÿ\ud7ff",
-    "a" * 5000,
-    [],
-    [1, "x"],
-    {},
-    {"a": {"b": []}},
+    *(None, True, 0, -1, 1, 7, 10**12, 2**70, 1.5, float("nan"), float("inf")),
+    *("", "x", "7", "ÿ\ud7ff", "a" * 5000, [], [1, "x"], {}, {"a": {"b": []}}),
 ]
 PLACES = ("config.json", "processor_config.json", "tokenizer_config.json", "generation_config.json")
 

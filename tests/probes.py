@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import chain, product
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from foveate.core.compressor import Compressor, Site, Tower, language
 from foveate.core.ops import top
-from foveate.methods import (
-    DepthwiseConv,
-    DivPrune,
-    FastV,
-    Identity,
-    KMeans,
-    Pool,
-    Random,
-    Stride,
-    VCCAttention,
-    VisionZip,
-)
+from foveate.methods import METHODS, DepthwiseConv, Pool, TextGuided, VisionZip
 
 
 class Ragged(Compressor):
@@ -141,21 +135,25 @@ def asked(family) -> Asked:
     return Asked(family.projected)
 
 
-class PromptRows(Compressor):
-    """FastV with the mean over the instruction's rows."""
+class Looks(Compressor):
+    """Keeps everything, and what it was shown; in the projector's place, as many tokens of nothing."""
 
-    needs = frozenset({"prompt_attention"})
-    selects = True
-
-    def __init__(self, keep=0.5, layer=2):
+    def __init__(
+        self, site: Site, needs=("cls_attention", "keys", "features"), vision_layers=(3, 0, 4)
+    ):
         super().__init__()
-        self.keep, self.site = keep, language(layer)
+        self.site, self.needs, self.seen = site, frozenset(needs), []
+        self.vision_layers, self.selects = vision_layers, site.tower is not Tower.projector
 
     def forward(self, tokens, context):
-        return tokens.where(top(context.prompt_attention, self.keep, tokens.valid))
+        self.seen.append((tokens, context))
+        return tokens if self.selects else tokens.carry(tokens.x.new_zeros(*tokens.x.shape[:2], 64))
 
     def arguments(self):
-        return {"keep": self.keep, "layer": self.site.layer}
+        return {}
+
+
+PromptRows = partial(TextGuided, layer=2)  # FastV with the mean over the instruction's rows
 
 
 class Replay(Compressor):
@@ -172,15 +170,19 @@ class Replay(Compressor):
         return {}
 
 
-SELECT = {  # keep-all settings of every method that selects: identity, bit for bit
-    "identity": lambda: Identity(),
-    "random": lambda: Random(1.0),
-    "stride": lambda: Stride(1.0),
-    "pool": lambda: Pool(1),
-    "pool inside": lambda: Pool(1, layer=2),
-    "fastv": lambda: FastV(1.0),
-    "visionzip": lambda: VisionZip(1.0),
-    "divprune": lambda: DivPrune(1.0),
-    "kmeans": lambda: KMeans(1.0),
-    "vccattention": lambda: VCCAttention(1.0),
-}
+# Keep-all settings of every method that selects: identity, bit for bit.
+SELECTING = "identity random stride pool fastv visionzip divprune kmeans vccattention"
+SELECT = {slug: partial(METHODS[slug], keep=1.0) for slug in SELECTING.split()}
+SELECT["pool inside"] = partial(Pool, 1, layer=2)
+
+
+def views(*sizes: tuple[int, int]) -> torch.Tensor:
+    """(1, P, 3) the cells of views of these rows and columns, one behind the other."""
+    cells = [product([v], range(rows), range(columns)) for v, (rows, columns) in enumerate(sizes)]
+    return torch.tensor([[*chain(*cells)]])
+
+
+def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
+    """Noise of some size."""
+    draw = np.random.default_rng(seed)
+    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))

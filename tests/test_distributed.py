@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from calling import last_words
 from families import ONE, TWO, Llava
 from probes import Ragged, routed
 
@@ -21,9 +22,7 @@ pytestmark = [
 def batch(rank):
     """Each rank's own prompts, as many answer tokens on each, so that means agree."""
     inputs = Llava().inputs((ONE, TWO), seed=10 + rank)
-    labels = torch.full_like(inputs["input_ids"], -100)
-    labels[:, -2:] = inputs["input_ids"][:, -2:]
-    return {**inputs, "labels": labels}
+    return {**inputs, "labels": last_words(inputs)}
 
 
 def sampled(**drawing):

@@ -1,9 +1,12 @@
 """The picture says what the step says: what stays is untouched, what goes fades, what merges is marked."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from probes import views
 
 from foveate.core.compressor import Site, Tower
 from foveate.draw import draw, heatmaps, panels
@@ -24,15 +27,12 @@ def step(owner, grid=None, scores=None):
 
 
 def grid(rows, columns, images=1):
-    cells = [(0, r, c) for r in range(rows) for c in range(columns)]
-    return torch.tensor([cells] * images)
+    return views((rows, columns)).expand(images, -1, -1)
 
 
 def panel(image, one, side):
     """What one step left of its only image, without maps."""
-    (picture,) = panels(
-        image, [Step(one.site, one.owner, one.before, one.after, None, one.grid)], side=side
-    )
+    (picture,) = panels(image, [replace(one, scores=None)], side=side)
     return picture
 
 
@@ -59,9 +59,7 @@ def test_patches_of_one_token_share_a_tint():
     assert np.array_equal(first, middle(out, 0, 1))
     assert not np.array_equal(first, second)
     border = out[CELL // 2, CELL - 2 : CELL + 2]
-    assert np.array_equal(
-        border, np.broadcast_to(first[0, 0], border.shape)
-    )  # no line inside a token
+    assert (border == first[0, 0]).all()  # no line inside a token
     assert not np.array_equal(out[CELL // 2, 2 * CELL - 1], first[0, 0])  # one where tokens meet
 
 
@@ -80,12 +78,6 @@ def test_scores_are_drawn_where_a_step_has_them():
     plain = draw(image, [step([[0, -1, -1, 1]])], side=100)
     heated = draw(image, [step([[0, -1, -1, 1]], scores=scores)], side=100)
     assert heated.width > plain.width
-
-
-def views(*shapes):
-    return torch.tensor(
-        [[(v, r, c) for v, (h, w) in enumerate(shapes) for r in range(h) for c in range(w)]]
-    )
 
 
 def at(sheet, left, top, row=0, column=0, cell=CELL):
@@ -196,8 +188,7 @@ def test_scores_are_coloured_by_rank_over_all_views_and_gone_patches_fade():
     one = step([[0, 1, 2, -1]], views((1, 2), (1, 2)))
 
     def colours(scores):
-        scored = Step(one.site, one.owner, one.before, one.after, torch.tensor([scores]), one.grid)
-        sheet = draw([[grey, grey]], [scored], side=400)
+        sheet = draw([[grey, grey]], [replace(one, scores=torch.tensor([scores]))], side=400)
         left, upper = MARGIN + 2 * (400 + GAP), MARGIN + LINE + GAP // 4
         lower = upper + 200 + LINE + GAP // 4
         return [at(sheet, left, top, 0, c, 200) for top in (upper, lower) for c in (0, 1)]
@@ -241,19 +232,17 @@ def test_frames_are_the_views_of_one_video(pictures, says):
         panels(frames[0], [one])
 
 
-MERGED = [
-    [0, 0, 1, 2, 0, 0, 3, 4, 5, 6, 7, 7, 8, 9, 7, 7]
-]  # 4 × 4: two windows of 2 × 2 and 8 single
+# 4 × 4: two windows of 2 × 2 and 8 single.
+MERGED = [[0, 0, 1, 2, 0, 0, 3, 4, 5, 6, 7, 7, 8, 9, 7, 7]]
 PRUNED = [[0, 0, -1, -1, 0, 0, -1, 1, -1, -1, 2, 2, -1, -1, 2, 2]]
 
 
-def chain(*owners, places=None):
+def chain(*owners):
     """Steps that follow each other: each begins with what the last one left."""
     steps, before = [], len(owners[0][0])
     for owner in owners:
-        one = step(owner, grid(4, 4) if places is None else places)
-        steps.append(Step(one.site, one.owner, torch.tensor([before]), one.after, None, one.grid))
-        before = int(one.after[0])
+        steps.append(replace(step(owner, grid(4, 4)), before=torch.tensor([before])))
+        before = int(steps[-1].after[0])
     return steps
 
 
@@ -316,11 +305,7 @@ def test_many_panels_go_on_in_the_next_row():
 
 
 def scored(*rows):
-    steps = [step([[0, 1, 2, 3]]) for _ in rows]
-    return [
-        Step(s.site, s.owner, s.before, s.after, torch.tensor([r]), s.grid)
-        for s, r in zip(steps, rows, strict=True)
-    ]
+    return [step([[0, 1, 2, 3]], scores=torch.tensor([row])) for row in rows]
 
 
 def test_heatmaps_show_nothing_but_what_steps_went_by():

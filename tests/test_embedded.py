@@ -36,13 +36,24 @@ def recipe(monkeypatch):
         sys.modules.pop(path.stem, None)
 
 
-def ask(loaded, images, texts) -> list[str]:
-    """Greedy answers to prompts, one image each."""
+def answers(loaded, images, questions) -> list[str]:
+    """Greedy answers to questions about one image each."""
     model, processor = loaded
-    images = [[image] for image in images]
-    inputs = processor(images=images, text=texts, padding=True, return_tensors="pt")
+    inputs = processor(
+        images=[[image] for image in images],
+        text=[f"USER: <image>\n{question} ASSISTANT:" for question in questions],
+        padding=True,
+        return_tensors="pt",
+    )
     out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
     return processor.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+
+
+def judged(loaded, n=220):
+    """Questions, and whether each was answered rightly."""
+    examples = PatchQA("test", seed=3).examples(n)
+    said = answers(loaded, [e.images[0] for e in examples], [e.question for e in examples])
+    return examples, [a == e.answer for a, e in zip(said, examples, strict=True)]
 
 
 def test_plain_from_pretrained_gives_a_float32_llava():
@@ -63,9 +74,8 @@ def test_every_model_is_small_and_says_what_it_is():
         assert sum(file.stat().st_size for file in files) < 12e6
         assert "README.md" in {file.name for file in files}
     package = Path(foveate.__file__).parent
-    assert (
-        sum(f.stat().st_size for f in package.rglob("*") if f.is_file()) < 40e6
-    )  # and so the wheel
+    whole = sum(f.stat().st_size for f in package.rglob("*") if f.is_file())
+    assert whole < 40e6  # and so the wheel
     with pytest.raises(ValueError, match=f"want one of {', '.join(CARRIED)}$"):
         embedded.load(name="embeded")
 
@@ -74,11 +84,9 @@ def test_every_model_is_small_and_says_what_it_is():
 def test_what_was_trained_with_a_compressor_sees_with_it(name):
     model, processor = embedded.load(name=name)
     assert foveate.is_compressed(model)
-    examples = PatchQA("test", seed=3).examples(220)
-    prompts = [f"USER: <image>\n{example.question} ASSISTANT:" for example in examples]
-    said = ask((model, processor), [example.images[0] for example in examples], prompts)
-    assert foveate.last_counts(model) == [36] * len(examples)
-    assert sum(a == e.answer for a, e in zip(said, examples, strict=True)) / len(said) > 0.9
+    _, right = judged((model, processor))
+    assert foveate.last_counts(model) == [36] * len(right)
+    assert sum(right) / len(right) > 0.9
 
 
 TILED = embedded.MODELS["embedded-tiled"]
@@ -147,10 +155,7 @@ def test_a_model_saved_compressed_comes_back_so(loaded, tmp_path, monkeypatch):
 
 
 def test_it_sees(loaded):
-    examples = PatchQA("test", seed=3).examples(220)
-    prompts = [f"USER: <image>\n{example.question} ASSISTANT:" for example in examples]
-    said = ask(loaded, [example.images[0] for example in examples], prompts)
-    right = [a == e.answer for a, e in zip(said, examples, strict=True)]
+    examples, right = judged(loaded)
     assert sum(right) / len(right) > 0.9
     for group in GROUPS:
         mine = [r for r, e in zip(right, examples, strict=True) if e.group == group]
@@ -160,32 +165,27 @@ def test_it_sees(loaded):
 def test_it_reads_questions_as_people_write_them(loaded):
     scenes = (PatchQA("test")[index] for index in range(20))
     picture = next(scene.pictures[0] for scene in scenes if scene.pictures[0].sign)
-    messages = [
-        {
-            "role": "user",
-            "content": [{"type": "image"}, {"type": "text", "text": "What does the sign say?"}],
-        }
-    ]
-    prompt = loaded[1].apply_chat_template(messages, add_generation_prompt=True)
-    assert prompt == "USER: <image>\nWhat does the sign say? ASSISTANT:"
-    assert ask(loaded, [picture.pil()], [prompt]) == [" ".join(picture.sign)]
+    question = "What does the sign say?"
+    content = [{"type": "image"}, {"type": "text", "text": question}]
+    asked = loaded[1].apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    assert asked == f"USER: <image>\n{question} ASSISTANT:"
+    assert answers(loaded, [picture.pil()], [question]) == [" ".join(picture.sign)]
 
 
 def test_the_tokenizer_knows_every_word_and_upper_case_letters(loaded):
     tokenizer = loaded[1].tokenizer
     assert tokenizer.unk_token_id not in tokenizer(" ".join(vocabulary())).input_ids
-    assert tokenizer.decode(
-        tokenizer("Is there a CIRCLE? A 7 B", add_special_tokens=False).input_ids
-    ) == ("is there a circle ? A 7 B")
+    ids = tokenizer("Is there a CIRCLE? A 7 B", add_special_tokens=False).input_ids
+    assert tokenizer.decode(ids) == "is there a circle ? A 7 B"
     assert tokenizer.padding_side == "left"
 
 
 def test_a_padded_question_gets_the_answer_it_gets_alone(loaded):
-    examples = PatchQA("test", seed=4).examples(11)
-    prompts = [f"USER: <image>\n{example.question} ASSISTANT:" for example in examples]
-    images = [example.images[0] for example in examples]
-    alone = [ask(loaded, [image], [text])[0] for image, text in zip(images, prompts, strict=True)]
-    assert ask(loaded, images, prompts) == alone
+    asked = [(e.images[0], e.question) for e in PatchQA("test", seed=4).examples(11)]
+    alone = [answers(loaded, [image], [question])[0] for image, question in asked]
+    assert answers(loaded, *zip(*asked, strict=True)) == alone
 
 
 @torch.no_grad()

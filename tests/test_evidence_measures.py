@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_evidence import PAGES, run_of, small
 
-from evidence import finds, focusllava, guides, making, results, samples, seen
+from evidence import focusllava, guides, making, meteor, results, samples, seen
 from foveate import Step
 from foveate.core.compressor import Site, Tower
 from foveate.core.ops import budget
@@ -99,7 +99,7 @@ def test_shares_of_the_tokens_are_counted_in_two_ways():
 @pytest.mark.full
 def test_a_run_is_asked_with_other_arguments_and_looked_into(tmp_path, monkeypatch):
     """Selection behind the projector: other budgets, experts alone, and whether it finds what is asked."""
-    monkeypatch.setattr(finds, "ASKED", 5)
+    monkeypatch.setattr(meteor, "ASKED", 5)
     page = replace(PAGES["meteor"], root=tmp_path, questions=11)
     run = run_of(page, "mlp_selection-seed0")
     run = replace(run, recipe=small(run.recipe))
@@ -114,14 +114,14 @@ def test_a_run_is_asked_with_other_arguments_and_looked_into(tmp_path, monkeypat
         assert all(0 <= float(v) <= 1 for some in values for v in some)
     assert told["recall"]["visual"] == told["swapped"]["recall"]["visual"]
     assert told["area"]["native"] != told["swapped"]["area"]["native"]
-    some, out = finds.sought(page), page.out(run)
+    some, out = meteor.sought(page), page.out(run)
     model, processor = seen.opened(out, making.own_method(out), "original")
     step = seen.looked(model, processor, [(e.images, e.question) for e in some])[-1]
     asked = torch.stack([torch.from_numpy(patches_of(e.asked[0])).flatten() for e in some])
     kept = seen.shares(step.owner >= 0, asked)
     assert [float(v) for v in told["recall"]["own"].split()] == pytest.approx(kept, abs=5e-4)
     for row in ("baseline", "pool", "random", "fusion_all"):
-        assert finds.finds(page, run_of(page, f"{row}-seed0"), tmp_path) is None
+        assert meteor.finds(page, run_of(page, f"{row}-seed0"), tmp_path) is None
 
 
 @pytest.mark.full

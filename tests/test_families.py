@@ -1,117 +1,31 @@
-"""The families themselves, without any compression: their batches are right, and so is `single`."""
+"""The families themselves, without any compression; that rows stand alone, the contract shows."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import pytest
 import torch
-from families import FAMILIES, LAYERS, MIXED, ONE, TEXT, TWO, VIDEO, VIDEO_AND_IMAGE
+from families import FAMILIES, LAYERS, MIXED, ONE, VIDEO
 
-TOLERANCE = 1e-5  # of the logits' scale
-BATCHES = {
-    "mixed": MIXED,
-    "text only": (TEXT, TEXT),
-    "videos": (VIDEO, VIDEO_AND_IMAGE, TEXT, VIDEO, TWO),
-}
 every = pytest.mark.parametrize("name", FAMILIES)
-every_batch = pytest.mark.parametrize(
-    ("name", "batch"),
-    [
-        (name, batch)
-        for name, family in FAMILIES.items()
-        for batch in BATCHES
-        if batch != "videos" or family.takes_video
-    ],
-)
-
-
-def close(got, want):
-    assert torch.isfinite(got).all()
-    error = (got - want).abs().max() / want.abs().max()
-    assert error <= TOLERANCE, f"off by {error:.2e} of the scale {want.abs().max():.1f}"
-
-
-def generated(model, inputs):
-    """Logits of four greedy steps."""
-    out = model.generate(
-        **inputs,
-        max_new_tokens=4,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-    )
-    return torch.stack(out.logits, dim=1)
-
-
-@cache
-def model_of(name: str, attention: str = "sdpa"):
-    return FAMILIES[name].model(attention)
-
-
-@every_batch
-@torch.no_grad()
-def test_a_batch_is_each_row_alone(name, batch):
-    family, model, prompts = FAMILIES[name], model_of(name), BATCHES[batch]
-    for padding in ("left", "right"):
-        inputs = family.inputs(prompts, padding)
-        together = model(**inputs, **family.positions(inputs)).logits
-        for i in range(len(prompts)):
-            real = inputs["attention_mask"][i].bool()
-            alone = family.single(inputs, prompts, i)
-            assert alone["attention_mask"].all()
-            close(together[i, real], model(**alone).logits[0])
-    inputs = family.inputs(prompts)
-    together = generated(model, inputs)
-    for i in range(len(prompts)):
-        alone = generated(model, family.single(inputs, prompts, i))
-        close(together[i], alone[0])
-        assert torch.equal(together[i].argmax(-1), alone[0].argmax(-1))
-
-
-@every_batch
-@torch.no_grad()
-def test_kernels_agree(name, batch):
-    family = FAMILIES[name]
-    inputs = family.inputs(BATCHES[batch])
-    real = inputs["attention_mask"].bool()
-    logits = {}
-    for attention in ("sdpa", "eager"):
-        model = model_of(name, attention)
-        parts = [m for m in model.modules() if "Attention" in type(m).__name__]
-        assert {p.config._attn_implementation for p in parts if hasattr(p, "config")} == {attention}
-        logits[attention] = model(**inputs, **family.positions(inputs)).logits[real]
-    close(logits["eager"], logits["sdpa"])
-
-
-@every_batch
-def test_sizes_count_the_placeholders(name, batch):
-    family, prompts = FAMILIES[name], BATCHES[batch]
-    sizes = family.sizes(prompts)
-    inputs = family.inputs(prompts)
-    placeholder = inputs["input_ids"] == family.image_id
-    if family.video_id is not None:
-        placeholder |= inputs["input_ids"] == family.video_id
-    assert sum(sizes) == placeholder.sum()
-    assert len(sizes) == sum(p.images + p.videos for p in prompts)
-    pixels = [name for name in inputs if "pixel" in name or name.startswith(("image", "video"))]
-    assert bool(pixels) == bool(sizes)
 
 
 @every
 @torch.no_grad()
 def test_every_image_is_of_its_size_and_seen(name):
     """In order of appearance; features are counted apart from the prompt."""
-    family, model = FAMILIES[name], model_of(name)
+    family, model = FAMILIES[name], FAMILIES[name].model()
     inputs = family.inputs(MIXED)
     taken = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     taken = {k: v for k, v in taken.items() if "type" not in k}
     features = model.model.get_image_features(**taken).pooler_output
-    sizes, images = family.sizes(MIXED), [p.images for p in MIXED]
+    stands, images = family.stands(MIXED, inputs["input_ids"]), [p.images for p in MIXED]
+    sizes = [len(stand.patches) + len(stand.newlines) for stand in stands]
     if len(features) == len(sizes):
         assert [len(f) for f in features] == sizes
     elif len(features) == len(MIXED):  # one for each prompt
-        assert [len(f) for f in features] == [sum(s) for s in split(sizes, images)]
+        assert [len(f) for f in features] == [
+            int(s.sum()) for s in torch.tensor(sizes).split(images)
+        ]
     else:  # one for each tile
         assert [len(f) for f in features] == [family.patches] * (sum(sizes) // family.patches)
     together = model(**inputs).logits[:, -1]
@@ -119,10 +33,6 @@ def test_every_image_is_of_its_size_and_seen(name):
     turned = model(**inputs | {pixels: -inputs[pixels]}).logits[:, -1]
     moved = (turned - together).abs()
     assert (moved.amax(1) > 0.01 * together.abs().max()).tolist() == [n > 0 for n in images]
-
-
-def split(sizes, counts):
-    return [list(part) for part in torch.tensor(sizes).split(counts)]
 
 
 @every

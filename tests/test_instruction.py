@@ -8,18 +8,16 @@ from __future__ import annotations
 import contextvars
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import nullcontext
 
 import pytest
 import torch
+from calling import close, generated, greedy, last_words, logits, spoken
 from families import FAMILIES, ONE, PAD, SHORT, TEXT, TWO
 from probes import Asked, PromptRows, Reads
 
 import foveate
 from foveate import Chain, FastV, Stride
-
-TOLERANCE = 2e-5  # of the logits' scale
-WORDS = {"text", "text_mask"}
 
 
 @pytest.fixture(params=["behind", "in its place"])
@@ -36,15 +34,9 @@ def llava():
     return foveate.compress(model, probe), probe
 
 
-def close(got, want, tolerance=TOLERANCE):
-    error = (got - want).abs().max() / want.abs().max()
-    assert error <= tolerance, f"off by {error:.2e} of the scale {want.abs().max():.1f}"
-
-
 def words(family, inputs):
     """(B, S) the real columns that are no placeholder."""
-    ids, visual = inputs["input_ids"], {family.image_id, family.video_id} - {None}
-    return inputs["attention_mask"].bool() & ~torch.isin(ids, torch.tensor(sorted(visual)))
+    return inputs["attention_mask"].bool() & ~torch.isin(inputs["input_ids"], family.placeholders)
 
 
 def some(family, inputs):
@@ -70,19 +62,6 @@ def is_read(shown, wanted):
         assert not row[~real].any()
 
 
-def generated(model, inputs, n=3, **more):
-    """(B, n, V) logits of n greedy steps."""
-    out = model.generate(
-        **inputs,
-        max_new_tokens=n,
-        do_sample=False,
-        return_dict_in_generate=True,
-        output_logits=True,
-        **more,
-    )
-    return torch.stack(out.logits, dim=1)
-
-
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
@@ -101,23 +80,20 @@ def test_forward_and_generate_read_the_same(model, family, probe, padding, told)
     foveate.compress(model, probe)
     for prompts in family.batches().values():
         inputs = family.inputs(prompts, padding)
-        mask = some(family, inputs) if told else None
-        all_said = words(family, inputs) if mask is None else mask
-        wanted = expected(model, family, prompts, inputs["input_ids"], all_said)
-        given = {} if mask is None else {"instruction_mask": mask}
-        logits = model(**inputs, **given, **family.positions(inputs)).logits
+        mask = some(family, inputs) if told else words(family, inputs)
+        given = {"instruction_mask": mask} if told else {}
+        first = logits(model, inputs, **given, **family.positions(inputs))[:, -1]
         (shown,) = fresh(probe)
-        is_read(shown, wanted)
+        is_read(shown, expected(model, family, prompts, inputs["input_ids"], mask))
         if padding == "right":
             continue
-        with foveate.instruction(mask):
-            cached = generated(model, inputs)
-            recomputed = generated(model, inputs, use_cache=False)
-        close(cached[:, 0], logits[:, -1])
-        close(recomputed, cached)
+        with foveate.instruction(mask if told else None):
+            cached = generated(model, inputs, 3)
+            recomputed = generated(model, inputs, 3, use_cache=False)
+        close(cached[:, 0], first, NEAR)
+        close(recomputed, cached, NEAR)
         seen = fresh(probe)
-        assert len(seen) == 1 + 3
-        assert all(same(again, shown) for again in seen)
+        assert len(seen) == 1 + 3 and all(same(again, shown) for again in seen)
 
 
 @torch.no_grad()
@@ -128,22 +104,14 @@ def test_a_batch_is_each_prompt_alone(model, family, probe):
         for padding in ("left", "right"):
             inputs = family.inputs(prompts, padding)
             mask = some(family, inputs)
-            positions = family.positions(inputs)
-            together = model(**inputs, **positions, instruction_mask=mask).logits
-            for i in range(len(prompts)):
+            together = logits(model, inputs, **family.positions(inputs), instruction_mask=mask)
+            for i, real in enumerate(inputs["attention_mask"].bool()):
                 alone = family.single(inputs, prompts, i)
-                real = inputs["attention_mask"][i].bool()
-                own = model(**alone, instruction_mask=mask[i : i + 1, real]).logits
-                close(together[i, real], own[0])
-        inputs = family.inputs(prompts)
-        with foveate.instruction(some(family, inputs)):
-            together = generated(model, inputs)
-        for i in range(len(prompts)):
-            alone = family.single(inputs, prompts, i)
-            with foveate.instruction(some(family, alone)):
-                close(together[i], generated(model, alone)[0])
+                own = logits(model, alone, instruction_mask=mask[i : i + 1, real])
+                close(together[i, real], own[0], NEAR)
 
 
+NEAR = 2e-5  # of the logits' scale
 QUESTIONS, ANSWERS = ([5, 6, 7], [8, 9]), ([40, 41], [42])
 
 
@@ -151,13 +119,11 @@ def conversation(family, inputs, questions=QUESTIONS, answers=ANSWERS):
     """The prompt with an answer, a question, an answer … behind it; (B, S) masks of what was asked, said."""
     ids, asked = inputs["input_ids"], words(family, inputs)
     said = torch.zeros_like(asked)
+    pad = torch.nn.functional.pad
     for question, answer in zip(questions, answers, strict=True):
-        for turn, is_answer in ((question, False), (answer, True)):
-            turn = torch.tensor([turn] * len(ids))
-            ids = torch.cat([ids, turn], dim=1)
-            marks = torch.full_like(turn, True, dtype=torch.bool)
-            asked = torch.cat([asked, marks ^ is_answer], dim=1)
-            said = torch.cat([said, marks & is_answer], dim=1)
+        ids = torch.cat([ids, torch.tensor([question + answer] * len(ids))], dim=1)
+        asked = pad(pad(asked, (0, len(question)), value=True), (0, len(answer)))
+        said = pad(pad(said, (0, len(question))), (0, len(answer)), value=True)
     return family.longer(inputs, ids), asked, said
 
 
@@ -196,53 +162,28 @@ def test_users_are_read_and_answers_are_not(model, family, probe, how):
 
 
 @torch.no_grad()
-def test_another_question_is_another_token_first_to_last(model, family, probe):
-    foveate.compress(model, probe)
-    inputs = family.inputs((TWO,))
-    ids = inputs["input_ids"].clone()
-    ids[:, -1] = 3 + ids[:, -1] % 80  # the last word: behind every image
-    model(**inputs)
-    model(**{**inputs, "input_ids": ids})
-    (_, _, one), (_, _, other) = fresh(probe)
-    changed = (one - other).abs().amax(-1) > 1e-4
-    assert torch.equal(changed, one.any(-1))  # all but the padding
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_beams_and_samples_repeat_what_was_asked(model, family, probe, use_cache):
-    """One row of the mask for all beams of a prompt; a beam's text is that of greedy steps."""
+    """One row of the mask for all beams of a prompt; a beam's score is that of its words."""
     foveate.compress(model, probe)
     prompts = (ONE, TWO)
     inputs = family.inputs(prompts)
     mask = some(family, inputs)
     wanted = expected(model, family, prompts, inputs["input_ids"], mask)
+    how = {"num_return_sequences": 2, "use_cache": use_cache}
+    scored = {"return_dict_in_generate": True, "output_scores": True}
     with foveate.instruction(mask):
-        out = model.generate(
-            **inputs,
-            num_beams=3,
-            num_return_sequences=2,
-            do_sample=False,
-            max_new_tokens=4,
-            use_cache=use_cache,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
+        out = greedy(model, inputs, 4, num_beams=3, **how, **scored)
         seen = fresh(probe)
         assert len(seen) == (1 if use_cache else 4)
         for shown in seen:
             is_read(shown, wanted)
-        how = {"max_new_tokens": 3, "use_cache": use_cache}
-        sampled = model.generate(**inputs, **how, do_sample=True, top_k=1, num_return_sequences=2)
-        greedy = model.generate(**inputs, **how, do_sample=False)
-    assert torch.equal(sampled, greedy.repeat_interleave(2, 0))
-    for first in (0, 1):  # of the two sequences returned of each prompt
-        written = out.sequences[first::2]
-        long = family.longer(inputs, written)
-        long |= family.positions(long)
-        logits = model(**long, instruction_mask=mask).logits[:, -5:-1].log_softmax(-1)
-        total = logits.gather(2, written[:, -4:, None]).sum((1, 2))
-        close(out.sequences_scores[first::2], total / 4, 1e-4)
+        sampled = model.generate(**inputs, **how, max_new_tokens=3, do_sample=True, top_k=1)
+        want = greedy(model, inputs, 3, use_cache=use_cache)
+    assert torch.equal(sampled, want.repeat_interleave(2, 0))
+    for n in (0, 1):  # of the two sequences returned of each prompt
+        total = spoken(model, family, inputs, out.sequences[n::2], 4, mask)
+        close(out.sequences_scores[n::2], total, 1e-4)
 
 
 @torch.no_grad()
@@ -251,9 +192,8 @@ def test_beams_that_recompute_write_no_instruction(model, family, probe):
     foveate.compress(model, probe)
     inputs = family.inputs((ONE, TWO))
     wanted = expected(model, family, (ONE, TWO), inputs["input_ids"], words(family, inputs))
-    how = {"num_beams": 4, "do_sample": False, "max_new_tokens": 5}
-    cached = model.generate(**inputs, **how)
-    assert torch.equal(model.generate(**inputs, **how, use_cache=False), cached)
+    cached = greedy(model, inputs, 5, num_beams=4)
+    assert torch.equal(greedy(model, inputs, 5, num_beams=4, use_cache=False), cached)
     for shown in fresh(probe):
         is_read(shown, wanted)
 
@@ -265,45 +205,42 @@ def test_an_instruction_that_stands_in_no_prompt(model, family, probe):
     for prompts in family.batches().values():
         inputs = family.inputs(prompts)
         mask = some(family, inputs)
-        want = model(**inputs, instruction_mask=mask).logits
+        want = logits(model, inputs, instruction_mask=mask)
         rows = [ids[m] for ids, m in zip(inputs["input_ids"], mask, strict=True)]
         for side in ("left", "right"):
             ids = torch.nn.utils.rnn.pad_sequence(
                 rows, batch_first=True, padding_value=-100, padding_side=side
             )
-            assert torch.equal(model(**inputs, instruction_ids=ids).logits, want)
+            assert torch.equal(logits(model, inputs, instruction_ids=ids), want)
+        told = []
+        for block in (foveate.instruction(mask), foveate.instruction(ids=ids)):
+            with block:
+                told.append((generated(model, inputs, 3), greedy(model, inputs, 3, num_beams=2)))
+        assert same(*told)
         with foveate.instruction(ids=ids):
-            got = generated(model, inputs)
-            beams = model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=3)
-        with foveate.instruction(mask):
-            assert torch.equal(generated(model, inputs), got)
-            fine = model.generate(**inputs, num_beams=2, do_sample=False, max_new_tokens=3)
-            assert torch.equal(beams, fine)
-        with foveate.instruction(ids=ids):
-            assert torch.equal(generated(model, inputs, use_cache=False)[:, 0], got[:, 0])
+            again = generated(model, inputs, 3, use_cache=False)
+        assert torch.equal(again[:, 0], told[0][0][:, 0])
 
 
-@pytest.mark.parametrize("checkpointing", [True, False])
-def test_training_reads_the_same_with_checkpointing(model, family, probe, checkpointing):
-    """checkpointing: reentrant or not. Same loss, same gradients, of the words too."""
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_training_reads_the_same_with_checkpointing(model, family, probe, reentrant):
+    """Same loss, same gradients, of the words too."""
     inputs = family.inputs((ONE, TWO, TEXT))
-    labels = torch.full_like(inputs["input_ids"], -100)
-    labels[:, -2:] = inputs["input_ids"][:, -2:]
+    labels = last_words(inputs)
     mask = some(family, inputs) & (labels == -100)
     foveate.compress(model.train(), probe)
     model.enable_input_require_grads()
     found = []
-    for enabled in (False, True):
-        if enabled:
-            model.gradient_checkpointing_enable({"use_reentrant": checkpointing})
+    for _ in range(2):
         model.zero_grad()
         loss = model(**inputs, labels=labels, instruction_mask=mask, use_cache=False).loss
         loss.backward()
         grads = [p.grad for p in (*probe.parameters(), model.get_input_embeddings().weight)]
         found.append([loss.detach(), *(grad.clone() for grad in grads)])
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
     for plain, recomputed in zip(*found, strict=True):
         assert plain.abs().sum() > 0
-        close(recomputed, plain, 1e-5)
+        close(recomputed, plain)
 
 
 @torch.no_grad()
@@ -329,13 +266,12 @@ def test_a_prompt_without_an_instruction(model, family):
     is_read(shown, wanted)
     alone = family.single(inputs, prompts, 2)
     nothing = torch.zeros_like(alone["input_ids"])
-    close(
-        got[2, -alone["input_ids"].shape[1] :], model(**alone, instruction_mask=nothing).logits[0]
-    )
+    own = logits(model, alone, instruction_mask=nothing)[0]
+    close(got[2, -len(own) :], own, NEAR)
     ((text, read, _),) = fresh(lenient)
     assert text.shape == (1, 0, 64) and read.shape == (1, 0)
     with foveate.instruction(ids=torch.full((1, 3), -100)):
-        close(generated(model, alone)[:, 0], got[2:3, -1])
+        close(generated(model, alone, 1)[:, 0], got[2:3, -1], NEAR)
     foveate.compress(model, Chain(lenient, Asked(None)))
     with pytest.raises(ValueError, match="no instruction"):  # one that needs it is among them
         model(**inputs, instruction_mask=mask)
@@ -362,7 +298,7 @@ def test_a_later_call_reads_nothing(model, family, probe):
     longer = torch.nn.functional.pad(whole["attention_mask"], (0, 1), value=1)
     model(input_ids=step, attention_mask=longer, past_key_values=cache, **told)
     assert not probe.seen
-    close(in_block[:, 0], by_keyword[:, -1])
+    close(in_block[:, 0], by_keyword[:, -1], NEAR)
 
 
 @torch.no_grad()
@@ -423,56 +359,38 @@ def test_an_inner_block_stands_in_for_the_outer_one(llava):
 
 def test_threads_do_not_meet(llava):
     """Two threads in blocks of their own, and one that says it has nothing to tell, with an empty one."""
-    family, counts = FAMILIES["llava"], {}
-    inputs = family.inputs((ONE,))
-    mask, both = some(family, inputs), threading.Barrier(2)
+    inputs = FAMILIES["llava"].inputs((ONE,))
+    mask, together = some(FAMILIES["llava"], inputs), threading.Barrier(3)
 
-    def run(name, ids):
+    def read(n):
         probe = Reads()
-        model = foveate.compress(family.model(), probe)
-        if ids is None:
-            with foveate.instruction():
-                counts[name] = read_by(model, probe, inputs)
-            return
-        with foveate.instruction(ids=ids):
-            both.wait()
-            counts[name] = read_by(model, probe, inputs)
-            both.wait()
+        model = foveate.compress(FAMILIES["llava"].model(), probe)
+        with foveate.instruction(ids=torch.full((1, n), 5) if n else None):
+            together.wait()
+            count = read_by(model, probe, inputs)
+            together.wait()
+        return count
 
-    with foveate.instruction(mask):
-        threads = [
-            threading.Thread(target=run, args=(n, n and torch.full((1, n), 5)))
-            for n in (None, 2, 3)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    assert counts == {None: 9, 2: 2, 3: 3}
-
-
-def in_a_thread(call):
-    """What a call returns, or raises, in a thread that was started here."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(call).result()
+    with foveate.instruction(mask), ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(read, (0, 2, 3))) == [9, 2, 3]
 
 
 @pytest.mark.parametrize("method", [Reads, lambda: FastV(4), PromptRows])
 @torch.no_grad()
 def test_a_thread_does_not_see_the_block_it_was_started_in(method):
     """It reads nobody's words in silence: it says so, with the ways out; and each of them works."""
-    model, family = FAMILIES["llava"].model(), FAMILIES["llava"]
-    foveate.compress(model, method())
-    inputs = family.inputs((ONE,))
+    model = foveate.compress(FAMILIES["llava"].model(), method())
+    inputs = FAMILIES["llava"].inputs((ONE,))
     mask = torch.nn.functional.pad(torch.ones(1, 4, dtype=torch.long), (21, 0))
     mask[:, -1] = 0  # the last row of the prompt is not the instruction's
 
-    def call(**more):
-        return model(**inputs, **more).logits
+    def call(block=None, **more):
+        with block or nullcontext():
+            return logits(model, inputs, **more)
 
-    def told(block):
-        with block:
-            return call()
+    def in_a_thread(*what, **more):
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(*what, **more).result()
 
     whole = call()
     with foveate.instruction(mask):
@@ -480,11 +398,11 @@ def test_a_thread_does_not_see_the_block_it_was_started_in(method):
         with pytest.raises(RuntimeError, match=r"another thread .*copy_context.* empty"):
             in_a_thread(call)
         with pytest.raises(RuntimeError, match="another thread"):
-            in_a_thread(lambda: model.generate(**inputs, max_new_tokens=2))
-        assert torch.equal(in_a_thread(lambda: told(foveate.instruction(mask))), want)
-        assert torch.equal(in_a_thread(partial(contextvars.copy_context().run, call)), want)
-        assert torch.equal(in_a_thread(lambda: call(instruction_mask=mask)), want)
-        assert torch.equal(in_a_thread(lambda: told(foveate.instruction())), whole)
+            in_a_thread(model.generate, **inputs, max_new_tokens=2)
+        assert torch.equal(in_a_thread(call, foveate.instruction(mask)), want)
+        assert torch.equal(in_a_thread(contextvars.copy_context().run, call), want)
+        assert torch.equal(in_a_thread(call, instruction_mask=mask), want)
+        assert torch.equal(in_a_thread(call, foveate.instruction()), whole)
         foveate.compress(model, Stride(4))
         in_a_thread(call)  # it reads nothing
         foveate.compress(model, method())
@@ -495,50 +413,48 @@ def test_a_thread_does_not_see_the_block_it_was_started_in(method):
     go = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         with foveate.instruction(mask):
-            late = [pool.submit(lambda: go.wait() and call())]
-            late.append(pool.submit(lambda: told(foveate.instruction())))
+            late = pool.submit(lambda: go.wait() and call())
+            empty = pool.submit(call, foveate.instruction())
         go.set()  # as with a streamer that is read behind the block
     with pytest.raises(RuntimeError, match="when this one began"):
-        late[0].result()
-    assert torch.equal(late[1].result(), whole)
+        late.result()
+    assert torch.equal(empty.result(), whole)
     with foveate.instruction():  # this one tells nothing that could be lost
         assert torch.equal(in_a_thread(call), whole)
 
 
-def off(error, match, mask=None, ids=None):
-    return pytest.param(error, match, mask, ids, id=match)
+MASKS = [  # for prompts of 2 × 25
+    (TypeError, "mask: want a tensor .* got list", [[True]]),
+    (TypeError, r"mask: .* got a bool tensor \(25,\)", torch.ones(25) > 0),
+    (ValueError, "values up to 99; token ids are ids=", torch.full((2, 25), 99)),
+    *(
+        (ValueError, rf"mask: want \(2, 25\).*bool tensor \({B}, {S}\)", torch.ones(B, S) > 0)
+        for B, S in ((1, 25), (2, 24), (2, 26), (4, 25))
+    ),
+]
+IDS = [
+    (TypeError, "ids: want a tensor .* got str 'What", "What is it?"),
+    (TypeError, r"ids: want integers .* float32 tensor \(2, 3\)", torch.ones(2, 3)),
+    (TypeError, r"ids: want integers .* bool tensor \(2, 3\)", torch.ones(2, 3) > 0),
+    (ValueError, r"ids: want \(2, tokens\).*\(3, 2\)", torch.full((3, 2), 5)),
+    (ValueError, "ids: 1000 is no token of a vocabulary of 100", torch.full((2, 1), 1000)),
+    (ValueError, "ids: -1 is no token .* padding is -100", torch.full((2, 1), -1)),
+]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("error", "match", "mask", "ids"),
-    [
-        off(TypeError, "mask: want a tensor .* got list", [[True]]),
-        off(TypeError, r"mask: .* got a bool tensor \(25,\)", torch.ones(25, dtype=torch.bool)),
-        off(ValueError, "values up to 99; token ids are ids=", torch.full((2, 25), 99)),
-        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(1, 25\)", torch.ones(1, 25) > 0),
-        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(2, 24\)", torch.ones(2, 24) > 0),
-        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(2, 26\)", torch.ones(2, 26) > 0),
-        off(ValueError, r"mask: want \(2, 25\).*bool tensor \(4, 25\)", torch.ones(4, 25) > 0),
-        off(TypeError, "ids: want a tensor .* got str 'What", ids="What is it?"),
-        off(TypeError, r"ids: want integers .* float32 tensor \(2, 3\)", ids=torch.ones(2, 3)),
-        off(TypeError, r"ids: want integers .* bool tensor \(2, 3\)", ids=torch.ones(2, 3) > 0),
-        off(ValueError, r"ids: want \(2, tokens\).*\(3, 2\)", ids=torch.full((3, 2), 5)),
-        off(
-            ValueError, "ids: 1000 is no token of a vocabulary of 100", ids=torch.full((2, 1), 1000)
-        ),
-        off(ValueError, "ids: -1 is no token .* padding is -100", ids=torch.full((2, 1), -1)),
-    ],
+    ("name", "error", "says", "value"),
+    [*(("mask", *case) for case in MASKS), *(("ids", *case) for case in IDS)],
 )
-def test_what_does_not_fit_is_told_with_its_numbers(llava, error, match, mask, ids):
+def test_what_does_not_fit_is_told_with_its_numbers(llava, name, error, says, value):
     model, _ = llava
     inputs = FAMILIES["llava"].inputs((ONE, SHORT))
-    how = {"num_beams": 2, "do_sample": False, "max_new_tokens": 2}
-    with pytest.raises(error, match=match), foveate.instruction(mask, ids):
-        model.generate(**inputs, **how)
-    if ids is not None:
+    with pytest.raises(error, match=says), foveate.instruction(**{name: value}):
+        greedy(model, inputs, 2, num_beams=2)
+    if name == "ids":
         with pytest.raises(error, match="instruction_ids: "):
-            model(**inputs, instruction_ids=ids)
+            model(**inputs, instruction_ids=value)
     assert torch.isfinite(model(**inputs).logits).all()
 
 
@@ -548,13 +464,12 @@ def test_a_mask_is_as_long_as_its_prompt_though_a_call_is_longer(llava):
     model, probe = llava
     inputs = FAMILIES["llava"].inputs((ONE,))
     mask = some(FAMILIES["llava"], inputs)
-    length = {"max_new_tokens": 8, "do_sample": False}
     with pytest.raises(ValueError, match=r"foveate\.instruction\(mask\)"):
-        model.generate(**inputs, **length, prompt_lookup_num_tokens=3)
+        greedy(model, inputs, 8, prompt_lookup_num_tokens=3)
     fresh(probe)
     with foveate.instruction(mask):
-        guessed = model.generate(**inputs, **length, prompt_lookup_num_tokens=3)
-        assert torch.equal(guessed, model.generate(**inputs, **length))
+        guessed = greedy(model, inputs, 8, prompt_lookup_num_tokens=3)
+        assert torch.equal(guessed, greedy(model, inputs, 8))
         assert [int(m.sum()) for _, m, _ in fresh(probe)] == [int(mask.sum())] * 2
         long = FAMILIES["llava"].longer(inputs, guessed)
         with pytest.raises(ValueError, match=r"mask: want \(1, 33\).* bool tensor \(1, 25\)"):
@@ -590,21 +505,20 @@ def test_training_wants_to_know_what_is_asked(llava):
         model(**inputs, instruction_ids=torch.tensor([[5]]))
 
 
-def test_support_says_what_is_read():
-    model = FAMILIES["llava"].model()
-    notes = {
-        name: [note for note in foveate.support(model, method).notes if "instruction" in note]
-        for name, method in {
-            "strict": Reads(),
-            "lenient": Reads(optional=True),
-            "rows": Chain(Reads(optional=True), FastV(4)),
-            "none": Stride(4),
-        }.items()
-    }
-    assert notes["none"] == []
-    for name, end in (("strict", "refused"), ("lenient", "fine"), ("rows", "refused")):
-        (note,) = notes[name]
-        assert "foveate.instruction" in note and note.endswith(end)
+@pytest.mark.parametrize(
+    ("method", "end"),
+    [
+        (Reads(), "refused"),
+        (Reads(optional=True), "fine"),
+        (Chain(Reads(optional=True), FastV(4)), "refused"),
+        (Stride(4), None),
+    ],
+)
+def test_support_says_what_is_read(method, end):
+    notes = foveate.support(FAMILIES["llava"].model(), method).notes
+    notes = [note for note in notes if "instruction" in note]
+    assert len(notes) == (end is not None)
+    assert all("foveate.instruction" in note and note.endswith(end) for note in notes)
 
 
 def test_a_plain_trainer_hands_it_on(llava, tmp_path):
@@ -612,22 +526,16 @@ def test_a_plain_trainer_hands_it_on(llava, tmp_path):
     from transformers import Trainer, TrainingArguments
 
     model, probe = llava
-    family = FAMILIES["llava"]
-    batches = {"mask": {}, "ids": {}}
-    for name, batch in batches.items():
-        batch |= family.inputs((ONE, SHORT))
-        batch["labels"] = torch.full_like(batch["input_ids"], -100)
-        batch["labels"][:, -1] = 5
-        mask = some(family, batch)
-        told = {"mask": {"instruction_mask": mask}, "ids": {"instruction_ids": mask[:, :2] + 5}}
-        batch |= told[name]
+    batch = FAMILIES["llava"].inputs((ONE, SHORT))
+    batch["labels"] = last_words(batch, 1)
+    mask = some(FAMILIES["llava"], batch)
     args = TrainingArguments(
         output_dir=str(tmp_path), max_steps=1, use_cpu=True, report_to=[], save_strategy="no"
     )
     counts = []
-    for batch in batches.values():
-        trainer = Trainer(model, args, data_collator=lambda rows, b=batch: b, train_dataset=[0, 1])
-        trainer.train()
-        ((_, mask, _),) = fresh(probe)
-        counts.append(mask.sum(1).tolist())
+    for told in ({"instruction_mask": mask}, {"instruction_ids": mask[:, :2] + 5}):
+        collate = lambda rows, told=told: batch | told  # noqa: E731
+        Trainer(model, args, data_collator=collate, train_dataset=[0, 1]).train()
+        ((_, read, _),) = fresh(probe)
+        counts.append(read.sum(1).tolist())
     assert counts == [[6, 3], [2, 2]]

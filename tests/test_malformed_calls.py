@@ -134,23 +134,20 @@ def test_every_command_and_every_option_is_drawn():
 def test_a_fault_is_noticed(code, out, err, fault):
     call = calls.Call("methods", ["methods", "--json"], [])
     assert any(fault in found for found in calls.faults(call, code, out, err))
-    assert (
-        calls.faults(call, 0, "[]\n", "a remark\n")
-        == calls.faults(call, 2, "", "foveate: a\n")
-        == []
-    )
+    assert calls.faults(call, 0, "[]\n", "a remark\n") == []
+    assert calls.faults(call, 2, "", "foveate: a\n") == []
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.json", '{"a": '),
-        ("b.jsonl", "{}\n{"),
-        ("c.html", "<html>"),
-        ("d.png", "x"),
-        ("e.json.9.tmp", "{}"),
-    ],
-)
+HALVES = {
+    "a.json": '{"a": ',
+    "b.jsonl": "{}\n{",
+    "c.html": "<html>",
+    "d.png": "x",
+    "e.json.9.tmp": "{}",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), HALVES.items())
 def test_half_a_file_is_noticed(tmp_path, name, text):
     (tmp_path / "old.json").write_text("{")
     before = {*tmp_path.rglob("*")}

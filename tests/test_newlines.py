@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from calling import close, decoded, logits
 from families import FAMILIES, ONE
 from oracle import reference, seen_columns
 
@@ -24,22 +25,16 @@ METHODS = {
 }
 
 
-def close(got, want):
-    error = (got - want).abs().max() / want.abs().max()
-    assert error <= 2e-5, f"off by {error:.2e} of the scale"
-
-
 def without(stands):
     """Where images stand, their newlines closing rows that nobody stands in."""
     nobody = range(-1, 0)
-    return [
-        replace(one, newlines=[(column, nobody) for column, _ in one.newlines]) for one in stands
-    ]
+    return [replace(s, newlines=[(column, nobody) for column, _ in s.newlines]) for s in stands]
 
 
 @pytest.mark.parametrize("name", TILED)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("positions", ["original", pytest.param("renumbered", marks=FULL)])
+@torch.no_grad()
 def test_it_is_hiding_them_from_the_first_step_on(name, method, positions):
     """The bare model with masks, in a mixed batch; and decoding, from a cache and without one."""
     family = FAMILIES[name]
@@ -48,25 +43,17 @@ def test_it_is_hiding_them_from_the_first_step_on(name, method, positions):
         inputs = family.inputs(prompts)
         length = inputs["input_ids"].shape[1]
         foveate.compress(model, METHODS[method](), positions, newlines="none")
-        with torch.no_grad(), foveate.trace(model) as seen:
-            out = model.generate(
-                **inputs,
-                max_new_tokens=3,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
-            )
-            steps = list(seen.steps)
-            got = model(**inputs, **family.positions(inputs)).logits
+        with foveate.trace(model) as seen:
+            sequences, later = decoded(model, inputs, 3)
+        got = logits(model, inputs, **family.positions(inputs))
         foveate.restore(model)
-        whole = family.longer(inputs, out.sequences[:, :-1])
+        whole = family.longer(inputs, sequences[:, :-1])
         whole |= family.positions(whole)
         stands = without(family.stands(prompts, inputs["input_ids"]))
-        with torch.no_grad():
-            want = reference(model, stands, whole, steps, positions == "renumbered").logits
-        columns = seen_columns(stands, inputs, steps)
-        close(got[columns], want[:, :length][columns])
-        close(torch.stack(out.logits, 1), want[:, length - 1 :])
+        want = reference(model, stands, whole, seen.steps, positions == "renumbered").logits
+        columns = seen_columns(stands, inputs, seen.steps)
+        close(got[columns], want[:, :length][columns], 2e-5)
+        close(later, want[:, length - 1 :], 2e-5)
 
 
 @pytest.mark.parametrize("newlines", ["rows", "none"])
@@ -91,29 +78,25 @@ def test_columns_are_counted(newlines):
 def test_it_is_saved_with_the_model_and_goes_with_its_block(tmp_path):
     family = FAMILIES["llava_next"]
     model, inputs = family.model(), family.inputs()
-    with torch.no_grad():
-        bare = model(**inputs).logits
-        with foveate.compressed(model, Stride(8), newlines="none"):
-            want = model(**inputs).logits
-            model.save_pretrained(tmp_path)
-            with foveate.compressed(model, Stride(8)):
-                assert not torch.equal(model(**inputs).logits, want)
-            assert torch.equal(model(**inputs).logits, want)
-        assert torch.equal(model(**inputs).logits, bare)
-        back = foveate.from_pretrained(tmp_path)
-        assert back.config.visual_compression["newlines"] == "none"
-        assert torch.equal(back(**inputs).logits, want)
+    bare = logits(model, inputs)
+    with foveate.compressed(model, Stride(8), newlines="none"):
+        want = logits(model, inputs)
+        model.save_pretrained(tmp_path)
+        with foveate.compressed(model, Stride(8)):
+            assert not torch.equal(logits(model, inputs), want)
+        assert torch.equal(logits(model, inputs), want)
+    assert torch.equal(logits(model, inputs), bare)
+    back = foveate.from_pretrained(tmp_path)
+    assert back.config.visual_compression["newlines"] == "none"
+    assert torch.equal(logits(back, inputs), want)
     foveate.compress(model, Stride(8))
     assert "newlines" not in model.config.visual_compression
 
 
 def test_models_without_newlines_and_other_words():
-    family = FAMILIES["llava"]
-    model, inputs = family.model(), family.inputs()
-    with torch.no_grad():
-        want = foveate.compress(model, Stride(8))(**inputs).logits
-        assert torch.equal(
-            foveate.compress(model, Stride(8), newlines="none")(**inputs).logits, want
-        )
+    model, inputs = FAMILIES["llava"].model(), FAMILIES["llava"].inputs()
+    want = logits(foveate.compress(model, Stride(8)), inputs)
+    foveate.compress(model, Stride(8), newlines="none")
+    assert torch.equal(logits(model, inputs), want)
     with pytest.raises(ValueError, match="newlines='all': want one of rows, none"):
         foveate.compress(model, Stride(8), newlines="all")

@@ -15,29 +15,10 @@ from foveate import METHODS, Identity, KMeans, Pool, Random, Stages, VisionZip
 from foveate.core.ops import check_keep, number, whole
 
 BOOLS = [True, np.True_, np.bool_(False), torch.tensor(True)]
-GIVEN = {
-    "keep": 1.0,
-    "layer": 3,
-    "layers": 12,
-    "seed": 5,
-    "stride": 2,
-    "width": 8,
-    "feature_width": 8,
-    "tower_width": 4,
-    "hidden": 4,
-    "window": 3,
-    "blocks": 2,
-    "region": 4,
-    "depth": 1,
-    "states": 4,
-    "block": 8,
-    "fine": 2,
-    "balance": 0.25,
-    "price": 0.5,
-    "temperature": 0.5,
-    "contextual": 0.25,
-    "dims": 2,
-}
+GIVEN = {"layer": 3, "layers": 12, "seed": 5, "width": 8, "feature_width": 8, "tower_width": 4}
+GIVEN |= {"stride": 2, "hidden": 4, "window": 3, "blocks": 2, "region": 4, "depth": 1, "states": 4}
+GIVEN |= {"block": 8, "fine": 2, "dims": 2, "keep": 1.0, "balance": 0.25, "price": 0.5}
+GIVEN |= {"temperature": 0.5, "contextual": 0.25}
 NUMBERS = [
     pytest.param(slug, name, id=f"{slug}-{name}")
     for slug, make in METHODS.items()

@@ -8,39 +8,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate
 
 import pytest
 import torch
+from calling import close, traced
 from families import FAMILIES, LAYERS, ONE, TEXT, TWO
+from probes import Looks
 from torch import Tensor
 
 import foveate
 from foveate import Chain, Pool
 from foveate.core.compressor import Compressor, Site, Tower, language
 
-TOLERANCE = 1e-5  # of each field's scale
-OF_TOWER = ("cls_attention", "keys", "features")
 OF_PROMPT = ("last_attention", "prompt_attention", "text", "text_mask")
 TYPES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
-
-
-class Looks(Compressor):
-    """Keeps everything, and what it was shown."""
-
-    selects = True
-
-    def __init__(self, site: Site, needs=OF_TOWER, vision_layers=(3, 0, 4)):
-        super().__init__()
-        self.site, self.needs, self.seen = site, frozenset(needs), []
-        self.vision_layers = vision_layers
-
-    def forward(self, tokens, context):
-        self.seen.append((tokens, context))
-        return tokens
-
-    def arguments(self):
-        return {}
 
 
 @contextmanager
@@ -102,8 +84,8 @@ def expected(family, inputs: dict, prompts) -> list[dict]:
         tower = shown(family, inputs, modality)
         sizes = [sight.weights.shape[1] for sight in sights]
         assert sum(sizes) == len(tower["keys"])
-        for (start, stop), sight in zip(pairwise(ends(sizes)), sights, strict=True):
-            mine = slice(start, stop)
+        for stop, sight in zip(accumulate(sizes), sights, strict=True):
+            mine = slice(stop - sight.weights.shape[1], stop)
             rows.append(
                 {
                     "cls_attention": sight.weights @ tower["cls_attention"][mine] * sight.together,
@@ -115,27 +97,18 @@ def expected(family, inputs: dict, prompts) -> list[dict]:
     return rows
 
 
-def ends(sizes: list[int]) -> list[int]:
-    return [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-
-
-def close(got, want):
-    assert got.shape == want.shape
-    error = (got - want).abs().max() / want.abs().max()
-    assert error <= TOLERANCE, f"off by {error:.2e}"
-
-
 def sites(family) -> list[Site]:
-    return [language(0)] + [Site(Tower.features)] * (family.projected is not None)
+    before = [Site(Tower.features), Site(Tower.projector)]
+    return [language(0)] + before * (family.projected is not None)
 
 
+@torch.no_grad()
 def looked(model, inputs, looks, *earlier):
     """Tokens and context as the last compressor got them, and the steps."""
-    method = Chain(*earlier, looks)
-    with foveate.compressed(model, method), foveate.trace(model) as seen, torch.no_grad():
-        model(**inputs)
+    with foveate.compressed(model, Chain(*earlier, looks)):
+        _, steps = traced(model, inputs)
     ((tokens, context),) = looks.seen
-    return tokens, context, seen.steps
+    return tokens, context, steps
 
 
 def test_scores_of_the_tower_are_those_of_the_right_patches(model, family):
@@ -220,17 +193,16 @@ def assert_shown(context, whole: list[list[bool]]):
 
 
 def test_what_prompt_rows_look_at_is_what_eager_attention_says(model, family):
-    bare, looks = family.model("eager"), Looks(language(2), OF_PROMPT)
+    bare = family.model("eager")
     for prompts in family.batches().values():
-        for padding in ("left", "right"):
+        for padding, layer in (("left", 2), ("right", 1), ("left", LAYERS - 1)):
             inputs = family.inputs(prompts, padding)
             with recorded() as calls, torch.no_grad():
                 bare(**inputs)
-            ((_, weights),) = list(calls.values())[-LAYERS:][1]
-            looks.seen.clear()
-            _, context, _ = looked(model, inputs, looks)
+            ((_, weights),) = list(calls.values())[-LAYERS:][layer - 1]
+            _, context, _ = looked(model, inputs, Looks(language(layer), OF_PROMPT))
             ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
-            words = real & (ids != family.image_id) & (ids != (family.video_id or family.image_id))
+            words = real & ~torch.isin(ids, family.placeholders)
             for i, stand in enumerate(family.stands(prompts, ids)):
                 b, columns = stand.prompt, stand.patches
                 rows, P = weights[b].mean(0), len(columns)

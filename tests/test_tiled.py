@@ -6,20 +6,21 @@ the bare model, dropping is masking.
 
 from __future__ import annotations
 
+from copy import copy
 from functools import cache
-from itertools import pairwise
+from math import prod
 
 import pytest
 import torch
-from families import BOS, FAMILIES, IMAGE, LAYERS, Stand
-from families.family import join, padded, tower
+from calling import close, greedy, traced
+from families import FAMILIES, LAYERS, Prompt
+from families.family import tower
 from families.llava import LlavaNext
-from families.prompts import END, GLOBAL, NEWLINE, START
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from oracle import reference, seen_columns
 from PIL import Image
-from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
 
 import foveate
 from foveate import Chain, FastV, Identity, Pool, Stride, VisionZip
@@ -27,7 +28,6 @@ from foveate.hosts import grids
 from foveate.hosts.attach import POSITIONS
 from foveate.hosts.cost import watch
 
-TOLERANCE = 1e-5  # of the logits' scale
 KEEP_ALL = {
     "identity": Identity,
     "stride": lambda: Stride(1.0),
@@ -46,7 +46,7 @@ DROPPING = {
 class OddSides(LlavaNext):
     """Tiles of 3 × 3 patches, so that a picture may be unpadded to one row; and long ones."""
 
-    patches = 9
+    patches, side = 9, 24
 
     def config(self):
         config = super().config()
@@ -76,91 +76,42 @@ def model_of(name):
     return (TILED | MARKED)[name].model()
 
 
-def packed(name, rows):
-    """Pixels of a batch of sizes, and of each image what its placeholders are: patches, or -1 a newline."""
-    base, sizes = model_of(name).model, [size for row in rows for size in row]
-    config = base.config
-    many = [name == "llava_onevision" and len(row) > 1 for row in rows for _ in row]
-    side = config.vision_config.image_size
-    count = [
-        1 if one else image_size_to_num_patches(list(size), config.image_grid_pinpoints, side)
-        for size, one in zip(sizes, many, strict=True)
-    ]
-    n = (side // config.vision_config.patch_size) ** 2
-    numbers = [torch.arange(1.0, 1 + views * n).reshape(views, n, 1) for views in count]
-    how = {"vision_aspect_ratio": "anyres_max_2", "image_newline": -torch.ones(1)}
-    if name != "llava_onevision":
-        how = {"vision_feature_select_strategy": "default", "image_newline": -torch.ones(1)}
-    try:
-        cells, _ = base.pack_image_features(numbers, torch.tensor(sizes), **how)
-    except RuntimeError:  # the bare model cannot interpolate to no row at all
-        assume(False)
-    draw = torch.Generator().manual_seed(1)
-    pixels = [torch.randn(1, views, 3, side, side, generator=draw) for views in count]
-    inputs = {"pixel_values": join(pixels), "image_sizes": torch.tensor(sizes)}
-    if name == "llava_onevision":
-        inputs["batch_num_images"] = torch.tensor([len(row) for row in rows])
-    marks = [(cell[:, 0] < 0).tolist() for cell in cells]
-    return inputs, marks, [0 if views == 1 else n for views in count]
-
-
 def newlined(name, rows):
     """A batch as the processor makes it, and where its patches and newlines stand. rows: sizes by prompt."""
-    inputs, marks, whole = packed(name, rows)
-    marks, whole = iter(marks), iter(whole)
-    ids, stands = [], []
-    for b, row in enumerate(rows):
-        ids.append([BOS, 5 + b])
-        for _ in row:
-            mark, front, first = next(marks), next(whole), len(ids[b])
-            ids[b] += [IMAGE] * len(mark) + [7]
-            ends = [front - 1, *(k for k, newline in enumerate(mark) if newline)]
-            lines = [
-                (first + after, range(sum(not m for m in mark[: before + 1]), after - n))
-                for n, (before, after) in enumerate(pairwise(ends))
-            ]
-            patches = [first + k for k, newline in enumerate(mark) if not newline]
-            stands.append((b, patches, lines))
-        ids[b] += [8, 9, 10][b:]
-    ids, mask = padded(ids, "left")
-    gap = (mask == 0).sum(1).tolist()
-    shifted = [
-        Stand(b, [c + gap[b] for c in patches], [(c + gap[b], row) for c, row in lines])
-        for b, patches, lines in stands
-    ]
-    return inputs | {"input_ids": ids, "attention_mask": mask}, shifted
+    family = copy(TILED[name])
+    family.cuts = [cut(name, size) for row in rows for size in row]
+    return made(family, rows)
+
+
+def cut(name, size):
+    """Of a picture of this size: its tiles, and of the joined ones what the bare model leaves."""
+    base, family = model_of(name).model, TILED[name]
+    tiles = get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, family.side)
+    kind = "vision_aspect_ratio" if name == "llava_onevision" else "vision_feature_select_strategy"
+    how = {kind: "anyres_max_2" if name == "llava_onevision" else "default"}
+    views = torch.ones(1 + prod(tiles), family.patches, 1)
+    try:
+        (cells,), _ = base.pack_image_features(
+            [views], torch.tensor([size]), image_newline=-torch.ones(1), **how
+        )
+    except RuntimeError:  # the bare model cannot interpolate to no row at all
+        assume(False)
+    lines = int((cells < 0).sum())
+    return size, tiles, (lines, (len(cells) - family.patches) // max(lines, 1) - 1)
 
 
 def marked(name, rows):
     """The same for families with markers; rows: rows and columns of tiles, by prompt."""
-    family, draw = MARKED[name], torch.Generator().manual_seed(1)
-    ids, shares = [], []
-    for row in rows:
-        ids.append([BOS, 5])
-        count = 0
-        for height, width in row:
-            tiles = height * width + (height * width > 1)
-            count += tiles
-            if name == "internvl":
-                ids[-1] += [START, *[IMAGE] * (family.patches * tiles), END]
-            else:
-                for r in range(height if tiles > 1 else 0):
-                    ids[-1] += [m for c in range(width) for m in family.tile(40 + 3 * r + c)]
-                    ids[-1].append(NEWLINE)
-                ids[-1] += [NEWLINE] * (tiles > 1) + family.tile(GLOBAL) + [95]
-            ids[-1].append(7)
-        shares.append(torch.randn(1, count, 3, 32, 32, generator=draw))
-    ids, mask = padded(ids, "left")
-    pixels = torch.cat([s[0] for s in shares]) if name == "internvl" else join(shares)
-    inputs = {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
-    stands = []
-    for b, row in enumerate(rows):
-        columns = (ids[b] == IMAGE).nonzero()[:, 0].tolist()
-        for height, width in row:
-            size = family.patches * (height * width + (height * width > 1))
-            stands.append(Stand(b, columns[:size], []))
-            columns = columns[size:]
-    return inputs, stands
+    family = copy(MARKED[name])
+    family.cuts = [tiles for row in rows for tiles in row]
+    return made(family, rows)
+
+
+def made(family, rows):
+    """Prompts of as many images as there are in each row."""
+    prompts = [Prompt((1, *["i", 1] * len(row))) for row in rows]
+    inputs = family.inputs(prompts)
+    return inputs, family.stands(prompts, inputs["input_ids"])
 
 
 def lengths(output):
@@ -181,15 +132,11 @@ def keeps_all(name, inputs, methods=KEEP_ALL):
 @torch.no_grad()
 def drops_as_a_mask_does(name, inputs, stands, method, positions):
     model = model_of(name)
-    with (
-        foveate.compressed(model, DROPPING[method](), positions),
-        foveate.trace(model) as seen,
-    ):
-        got = model(**inputs)
-    want = reference(model, stands, inputs, seen.steps, positions == "renumbered").logits
-    columns = seen_columns(stands, inputs, seen.steps)
-    error = (got.logits - want)[columns].abs().max() / want[columns].abs().max()
-    assert error <= TOLERANCE, f"{method}, {positions}: off by {error:.1e}"
+    with foveate.compressed(model, DROPPING[method](), positions):
+        got, steps = traced(model, inputs)
+    want = reference(model, stands, inputs, steps, positions == "renumbered").logits
+    columns = seen_columns(stands, inputs, steps)
+    close(got.logits[columns], want[columns])
     # What the mask hides of the prompt, the cache does not hold: in the longest row, column by column.
     assert lengths(got)[-1] == int(columns.sum(1).max())
 
@@ -253,27 +200,26 @@ def test_thousands_of_marked_tiles(name, rows, method, positions):
 def test_decoding_behind_rows_without_a_patch():
     """The answer, step by step on the cache, is that of the bare model; and it stays so when recomputed."""
     model, (inputs, _) = model_of("llava_next"), newlined("llava_next", [[(199, 10)], [(20, 60)]])
-    asked = {"max_new_tokens": 5, "do_sample": False}
-    want = model.generate(**inputs, **asked)
+    want = greedy(model, inputs, 5)
     with foveate.compressed(model, FastV(1.0)):
-        assert torch.equal(model.generate(**inputs, **asked), want)
+        assert torch.equal(greedy(model, inputs, 5), want)
     with foveate.compressed(model, FastV(3)):
-        cached = model.generate(**inputs, **asked)
-        assert torch.equal(model.generate(**inputs, **asked, use_cache=False), cached)
+        cached = greedy(model, inputs, 5)
+        assert torch.equal(greedy(model, inputs, 5, use_cache=False), cached)
 
 
 @torch.no_grad()
 def test_a_picture_without_a_column_of_tiles_is_seen_drawn_and_counted():
     """Its steps are of the whole view alone; what the prefill costs is what the cache holds."""
     model, (inputs, _) = model_of("llava_next"), newlined("llava_next", [[(199, 10)]])
-    with foveate.compressed(model, FastV(4)), foveate.trace(model) as seen:
-        got = model(**inputs)
+    with foveate.compressed(model, FastV(4)):
+        got, (step,) = traced(model, inputs)
         load = watch(model, 0, lambda: model(**inputs))
-    (step, _) = seen.steps
     assert step.owner.shape == (1, 16) and str(step) == "language 2: 16 → 4"
     assert step.grid[0].unique(dim=0).tolist() == [[0, r, c] for r in range(4) for c in range(4)]
-    assert list(load.lengths) == lengths(got) == [30, 30, 18, 18, 18]
-    picture = foveate.draw(Image.new("RGB", (10, 199)), seen.steps[:1])
+    # 16 patches or 4, 8 newlines and 2 words.
+    assert list(load.lengths) == lengths(got) == [26, 26, 14, 14, 14]
+    picture = foveate.draw(Image.new("RGB", (10, 199)), [step])
     assert min(picture.size) > 0
 
 

@@ -92,41 +92,6 @@ def test_merged_vectors_are_means_over_their_patches(plan):
             assert tokens.mean(patch)[row, t] == int(mine.nonzero().float().mean().floor())
 
 
-@given(plans())
-def test_a_row_in_a_batch_is_the_row_alone(plan):
-    lengths, steps = plan
-    for row, length in enumerate(lengths):
-        together, alone = start(lengths), start(lengths)
-        alone = VisualTokens(
-            alone.x[row : row + 1, :length],
-            alone.owner[row : row + 1, :length],
-            alone.valid[row : row + 1, :length],
-        )
-        for kind, seed in steps:
-            if kind == "where":
-                keep = (torch.arange(together.x.shape[1]) % (seed % 3 + 1) == 0).expand(
-                    together.valid.shape
-                )
-                together = together.where(keep)
-                alone = alone.where(keep[row : row + 1, : alone.x.shape[1]])
-            else:
-                into = torch.arange(together.x.shape[1]).expand(together.valid.shape) // 2
-                together = together.merge(into, together.x.shape[1])
-                alone = alone.merge(into[row : row + 1, : alone.x.shape[1]], alone.x.shape[1])
-        n = int(alone.counts[0])
-        assert int(together.counts[row]) == n
-        torch.testing.assert_close(together.x[row, :n], alone.x[0, :n])
-        assert torch.equal(together.owner[row, :length], alone.owner[0])
-
-
-def test_keeping_everything_copies_exactly():
-    tokens = start([5, 3])
-    kept = tokens.where(torch.ones(2, 5, dtype=torch.bool))
-    merged = tokens.merge(torch.arange(5).expand(2, 5), 5)
-    for same in (kept, merged):
-        assert torch.equal(same.x, tokens.x) and torch.equal(same.owner, tokens.owner)
-
-
 def test_half_precision_sums_in_float32():
     x = torch.full((1, 512, 1), 1.0, dtype=torch.bfloat16)
     x[0, 0] = 257.0

@@ -13,7 +13,8 @@ from foveate.draw import draw  # eager, and imports nothing: else the module wou
 
 if TYPE_CHECKING:
     from foveate.convert import convert_llava_stf
-    from foveate.core.compressor import Chain, Compressor, Context, Site, Stages, Tower
+    from foveate.core.composed import Chain, Stages
+    from foveate.core.compressor import Compressor, Context, Site, Tower
     from foveate.core.sizes import sized
     from foveate.core.tokens import VisualTokens
     from foveate.hosts.asked import instruction
@@ -61,7 +62,8 @@ __version__ = "0.1.0"
 
 # Where each public name lives. Loaded on first use: torch and transformers take seconds, help none.
 _HOMES = {
-    "foveate.core.compressor": ("Chain", "Compressor", "Context", "Site", "Stages", "Tower"),
+    "foveate.core.composed": ("Chain", "Stages"),
+    "foveate.core.compressor": ("Compressor", "Context", "Site", "Tower"),
     "foveate.convert": ("convert_llava_stf",),
     "foveate.hosts.asked": ("instruction",),
     "foveate.hosts.attach": (

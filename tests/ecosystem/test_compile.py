@@ -9,10 +9,12 @@ import shutil
 
 import pytest
 import torch
+from calling import greedy, last_words, logits
 from families import ONE, TWO
 
 import foveate
 from foveate import Chain, FastV, Stride
+from foveate.hosts.traits import decoder_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,11 +51,6 @@ def nothing_compiled_before():
     torch._dynamo.reset()
 
 
-def logits(model, inputs):
-    with torch.no_grad():
-        return model(**inputs).logits
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_compiled_is_eager(family, name, backend):
@@ -77,13 +74,11 @@ def test_compiled_is_eager(family, name, backend):
 @pytest.mark.full
 def test_compiled_gradients_are_eager_ones(family, name):
     batch = family.inputs((ONE, TWO))
-    labels = torch.full_like(batch["input_ids"], -100)
-    labels[:, -2:] = batch["input_ids"][:, -2:]
     found = []
     for backend in (None, "aot_eager"):
         model = foveate.compress(family.model(), METHODS[name]()).train()
         run = torch.compile(model, backend=backend) if backend else model
-        loss = run(**batch, labels=labels).loss
+        loss = run(**batch, labels=last_words(batch)).loss
         loss.backward()
         found.append((loss, {n: p.grad for n, p in model.named_parameters()}))
     (want, grads), (got, again) = found
@@ -99,13 +94,11 @@ def test_layers_compiled_one_by_one(family, name):
     model = foveate.compress(family.model(), METHODS[name]())
     inputs = family.inputs((ONE, TWO))
     want = logits(model, inputs)
-    text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    base = model.model
-    decoder = getattr(base, "language_model", None) or base.text_model
-    for layer in decoder.layers[1:3]:  # the cut of METHODS lies between these
+    text = greedy(model, inputs, 4)
+    for layer in decoder_of(model.model).layers[1:3]:  # the cut of METHODS lies between these
         layer.forward = torch.compile(layer.forward, backend="aot_eager")
     torch.testing.assert_close(logits(model, inputs), want, atol=2e-5, rtol=1e-4)
-    assert torch.equal(model.generate(**inputs, max_new_tokens=4, do_sample=False), text)
+    assert torch.equal(greedy(model, inputs, 4), text)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -115,13 +108,12 @@ def test_compiled_decoding_on_a_static_cache(family, name):
 
     model = foveate.compress(family.model(), METHODS[name]())
     inputs = family.inputs((ONE, TWO))
-    options = {"max_new_tokens": 6, "do_sample": False}
     more = {"return_dict_in_generate": True, "output_logits": True}
-    want = model.generate(**inputs, **options, **more)
+    want = greedy(model, inputs, 6, **more)
     config = CompileConfig(backend="aot_eager", fullgraph=False)
     config._compile_all_devices = True  # transformers leaves the CPU out otherwise
     static = {"cache_implementation": "static", "compile_config": config}
-    got = model.generate(**inputs, **options, **more, **static)
+    got = greedy(model, inputs, 6, **more, **static)
     assert got.past_key_values.is_compileable
     assert hasattr(model, "_compiled_call")  # it was the compiled one that answered
     assert torch.equal(got.sequences, want.sequences)

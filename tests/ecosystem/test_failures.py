@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from calling import fingerprint, greedy, last_words, logits
 from families import MIXED, ONE, SHORT, TWO
 from probes import Ragged, asked
 
 import foveate
-from foveate import Chain, FastV, Pool, Random, Stride
+from foveate import Chain, FastV, Pool, Stride
+from foveate.hosts.traits import decoder_of, tower_of
 
 ATTACHED = {
     "stride": lambda: Stride(4),
@@ -44,75 +46,46 @@ class Fuse:
             raise BrokenError
 
 
-def decoder(model):
-    return getattr(model.model, "language_model", None) or model.model.text_model
-
-
-def tower(model):
-    names = ("vision_tower", "vision_model", "visual", "image_tower")
-    return next(m for n in names if (m := getattr(model.model, n, None)) is not None)
-
-
 PLACES = {
-    "the tower": tower,
+    "the tower": lambda m: tower_of(m.model),
     "the compressor": lambda m: m.model.visual_compressor.parts()[-1],
-    "the first layer": lambda m: decoder(m).layers[0],
-    "the layer before a cut": lambda m: decoder(m).layers[2].self_attn,
-    "the last layer": lambda m: decoder(m).layers[-1].mlp,
+    "the first layer": lambda m: decoder_of(m.model).layers[0],
+    "the layer before a cut": lambda m: decoder_of(m.model).layers[2].self_attn,
+    "the last layer": lambda m: decoder_of(m.model).layers[-1].mlp,
     "the head": lambda m: m.lm_head,
 }
 
 
 def answers(model, inputs) -> tuple:
     """Logits and a text."""
-    with torch.no_grad():
-        text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        return model(**inputs).logits, text
+    return logits(model, inputs), greedy(model, inputs, 4)
 
 
 def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def leftovers(model) -> dict:
-    """What a call could leave behind, by module."""
-    return {
-        name: (
-            type(m),
-            len(m._forward_pre_hooks),
-            len(m._forward_hooks),
-            sorted(m.__dict__),
-            id(getattr(m, "config", None)),
-        )
-        for name, m in model.named_modules()
-    }
-
-
 @pytest.mark.parametrize("place", PLACES)
 def test_the_call_after_a_failure_is_right(model, family, method, place):
     inputs, other = family.inputs((ONE, TWO)), family.inputs((SHORT, ONE), seed=5)
     bare = answers(model, inputs)
-    before = leftovers(model)
+    before = fingerprint(model)
     foveate.compress(model, method)
     want, elsewhere = answers(model, inputs), answers(model, other)
-    attached = leftovers(model)
+    attached = fingerprint(model)
     broken = PLACES[place](model)
-    calls = {
-        "forward": lambda: model(**inputs),
-        "generate": lambda: model.generate(**inputs, max_new_tokens=4, do_sample=False),
-        "base": lambda: model.model(**inputs),
-    }
-    for name, call in calls.items():
-        if place == "the head" and name == "base":
-            continue
+    calls = [lambda: model(**inputs), lambda: greedy(model, inputs, 4)]
+    if place != "the head":
+        calls.append(lambda: model.model(**inputs))
+    for call in calls:
         handle = broken.register_forward_hook(Fuse())
         with pytest.raises(BrokenError):
             call()
         handle.remove()
-        assert leftovers(model) == attached
+        assert fingerprint(model) == attached
         assert same(answers(model, other), elsewhere) and same(answers(model, inputs), want)
     foveate.restore(model)
-    assert leftovers(model) == before
+    assert fingerprint(model) == before
     assert same(answers(model, inputs), bare)
 
 
@@ -124,25 +97,23 @@ def test_a_failure_while_decoding(model, family, method, place):
     want = answers(model, inputs)
     handle = PLACES[place](model).register_forward_hook(Fuse(at=3))
     with pytest.raises(BrokenError):
-        model.generate(**inputs, max_new_tokens=4, do_sample=False)
+        greedy(model, inputs, 4)
     handle.remove()
     assert same(answers(model, inputs), want)
 
 
 def test_a_failure_in_the_backward_pass(model, family, method):
     inputs = family.inputs((ONE, TWO))
-    labels = torch.full_like(inputs["input_ids"], -100)
-    labels[:, -2:] = inputs["input_ids"][:, -2:]
     foveate.compress(model, method)
 
     def step():
         model.zero_grad()
-        loss = model(**inputs, labels=labels).loss
+        loss = model(**inputs, labels=last_words(inputs)).loss
         loss.backward()
         return [loss, *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
 
     want = step()
-    handle = decoder(model).layers[1].register_full_backward_hook(Fuse())
+    handle = decoder_of(model.model).layers[1].register_full_backward_hook(Fuse())
     with pytest.raises(BrokenError):
         step()
     handle.remove()
@@ -152,7 +123,7 @@ def test_a_failure_in_the_backward_pass(model, family, method):
 def test_a_failed_trace_ends(model, family):
     inputs = family.inputs((ONE,))
     foveate.compress(model, Stride(4))
-    handle = decoder(model).layers[0].register_forward_hook(Fuse())
+    handle = decoder_of(model.model).layers[0].register_forward_hook(Fuse())
     with pytest.raises(BrokenError), foveate.trace(model) as seen:
         model(**inputs)
     handle.remove()
@@ -165,8 +136,7 @@ def test_one_of_six_threads_fails_and_five_do_not_notice(model, family, method):
     foveate.compress(model, method)
     choices = [(ONE, SHORT), (SHORT, ONE), (TWO,), MIXED, (ONE, TWO), (SHORT,)]
     batches = [family.inputs(p, seed=s) for s, p in enumerate(choices)]
-    options = {"max_new_tokens": 4, "do_sample": False}
-    want = [model.generate(**b, **options) for b in batches]
+    want = [greedy(model, batch, 4) for batch in batches]
     batches[0]["input_ids"] = batches[0]["input_ids"].clone()
     batches[0]["input_ids"][:, -1] = family.image_id  # one placeholder too many
     got, start = [[] for _ in batches], threading.Barrier(6)
@@ -175,33 +145,16 @@ def test_one_of_six_threads_fails_and_five_do_not_notice(model, family, method):
         start.wait()
         for _ in range(3):
             try:
-                got[i].append(model.generate(**batches[i], **options))
+                got[i].append(greedy(model, batches[i], 4))
             except Exception as error:
                 got[i].append(error)
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
     failed, *others = got
     assert len(failed) == 3 and all(isinstance(error, Exception) for error in failed)
     for mine, right in zip(others, want[1:], strict=True):
         assert len(mine) == 3 and all(torch.equal(x, right) for x in mine)
-
-
-@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
-def test_copies_answer_alike_and_alone(model, family, method, how):
-    inputs = family.inputs((ONE, TWO))
-    foveate.compress(model, method)
-    # Pickled before the first call: transformers' own lazy hooks do not pickle.
-    other = copy.deepcopy(model) if how == "deepcopy" else pickle.loads(pickle.dumps(model))
-    want = answers(model, inputs)
-    assert same(answers(other, inputs), want)
-    foveate.compress(other, Random(2))  # what happens to the copy does not happen to the original
-    assert same(answers(model, inputs), want) and not same(answers(other, inputs), want)
-    foveate.restore(model)
-    assert foveate.is_compressed(other) and not foveate.is_compressed(model)
 
 
 def test_a_copy_of_a_used_model(model, family):

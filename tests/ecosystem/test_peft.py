@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from calling import greedy, logits
 from peft import LoraConfig, PeftModel, get_peft_model
-from training import gate, labelled, weights
+from probes import Ragged
+from training import labelled, weights
 
 import foveate
 
@@ -14,7 +16,7 @@ LORA = r".*(language_model|text_model).*\.q_proj"
 
 def adapted(model):
     """The model under a compressor with weights, under LoRA."""
-    foveate.compress(model, gate())
+    foveate.compress(model, Ragged())
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=LORA, modules_to_save=["visual_compressor"])
     return get_peft_model(model, config)
@@ -32,11 +34,6 @@ def train(model, batch, steps: int = 3) -> list[float]:
         losses.append(loss.item())
     model.eval()
     return losses
-
-
-def logits(model, batch):
-    with torch.no_grad():
-        return model(**batch).logits
 
 
 def test_only_the_adapter_and_the_compressor_learn(model, family):
@@ -60,7 +57,7 @@ def test_an_adapter_is_saved_with_its_compressor(model, family, tmp_path):
     want, kept = logits(adapter, batch), foveate.last_counts(adapter)
     assert not torch.equal(want, untrained)
     adapter.save_pretrained(tmp_path)
-    fresh = foveate.compress(family.model(model.config._attn_implementation), gate())
+    fresh = foveate.compress(family.model(model.config._attn_implementation), Ragged())
     back = PeftModel.from_pretrained(fresh, tmp_path).eval()
     assert torch.equal(logits(back, batch), want)
     assert foveate.last_counts(back) == kept
@@ -104,6 +101,5 @@ def test_generating_through_the_adapter_is_generating(model, family):
     adapter = adapted(model)
     train(adapter, batch)
     inputs = {k: v for k, v in batch.items() if k != "labels"}
-    got = adapter.generate(**inputs, max_new_tokens=4, do_sample=False)
-    want = adapter.get_base_model().generate(**inputs, max_new_tokens=4, do_sample=False)
+    got, want = greedy(adapter, inputs, 4), greedy(adapter.get_base_model(), inputs, 4)
     assert torch.equal(got, want) and got.shape[1] == inputs["input_ids"].shape[1] + 4

@@ -7,16 +7,20 @@ import warnings
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from families import ONE, TWO
+from calling import greedy, logits
+from families import LAYERS, ONE, TWO
+from probes import asked, zipped
 from torch import nn
 
 import foveate
-from foveate import Chain, FastV, Pool, Stride
+from foveate import Chain, FastV, Pool
+from foveate.hosts.traits import decoder_of, tower_of
 
 METHODS = {
-    "stride": lambda: Stride(4),
-    "fastv": lambda: FastV(0.25, layer=2),
-    "three sites": lambda: Chain(Stride(12), FastV(0.5, layer=2), Pool(2, layer=3)),
+    "zipped": lambda family: zipped(family, 4),
+    "fastv": lambda family: FastV(0.25, layer=2),
+    # With weights of its own, which must not be lost to "meta".
+    "three sites": lambda family: Chain(asked(family), FastV(0.5, layer=2), Pool(2, layer=3)),
 }
 # generate warns that ids are on the CPU and the model on "meta", where offloaded weights wait.
 pytestmark = [
@@ -27,31 +31,25 @@ pytestmark = [
 
 
 @pytest.fixture(params=METHODS)
-def method(request):
-    return METHODS[request.param]
+def method(request, family):
+    return lambda: METHODS[request.param](family)
 
 
 def answers(model, inputs):
-    with torch.no_grad():
-        text = model.generate(**inputs, max_new_tokens=4, do_sample=False)
-        return model(**inputs).logits, text
+    return logits(model, inputs), greedy(model, inputs, 4)
 
 
-def decoder_name(model) -> str:
-    return "language_model" if hasattr(model.model, "language_model") else "text_model"
+def same(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def mixed_map(model) -> dict:
-    """Every child of the base model on the CPU, but for decoder layers 1 and 3, which are on disk."""
-    decoder = decoder_name(model)
-    places = {f"model.{n}": "cpu" for n, _ in model.model.named_children() if n != decoder}
-    inner = getattr(model.model, decoder)
-    places |= {f"model.{decoder}.{n}": "cpu" for n, _ in inner.named_children() if n != "layers"}
-    places |= {
-        f"model.{decoder}.layers.{i}": "disk" if i in (1, 3) else "cpu"
-        for i in range(len(inner.layers))
-    }
-    return places | {"lm_head": "cpu"}
+    """Every module on the CPU, but for decoder layers 1 and 3, which are on disk."""
+    name = next(n for n, m in model.named_modules() if m is decoder_of(model.model))
+    inner = [f"{name}.{n}" for n, _ in model.get_submodule(name).named_children() if n != "layers"]
+    beside = [f"model.{n}" for n, _ in model.model.named_children() if f"model.{n}" != name]
+    layers = {f"{name}.layers.{i}": "disk" if i in (1, 3) else "cpu" for i in range(LAYERS)}
+    return dict.fromkeys([*beside, *inner, "lm_head"], "cpu") | layers
 
 
 def offload(model, how: str, folder):
@@ -80,15 +78,12 @@ def test_offloaded_weights_are_the_same_weights(model, family, method, tmp_path,
         away = offload(foveate.compress(away, method()), how, tmp_path)
     else:
         away = foveate.compress(offload(away, how, tmp_path), method())
-    decoder = getattr(away.model, decoder_name(away))
-    assert any(p.device.type == "meta" for p in decoder.layers[1].parameters())
-    got = answers(away, inputs)
-    assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+    assert any(p.is_meta for p in decoder_of(away.model).layers[1].parameters())
+    assert same(answers(away, inputs), want)
     assert foveate.last_counts(away) == counts
     foveate.restore(away)
     bare = family.model(model.config._attn_implementation)
-    expected = answers(bare, inputs)
-    assert all(torch.equal(g, w) for g, w in zip(answers(away, inputs), expected, strict=True))
+    assert same(answers(away, inputs), answers(bare, inputs))
 
 
 def test_a_device_map_while_loading(model, family, method, tmp_path):
@@ -97,21 +92,21 @@ def test_a_device_map_while_loading(model, family, method, tmp_path):
     foveate.compress(model, method())
     want = answers(model, inputs)
     model.save_pretrained(tmp_path)
-    back = foveate.from_pretrained(tmp_path, device_map={"": "cpu"})
+    back = foveate.from_pretrained(tmp_path, method=method(), device_map={"": "cpu"})
     back.set_attn_implementation(model.config._attn_implementation)
     back.generation_config.eos_token_id = None
     assert foveate.is_compressed(back)
-    assert all(torch.equal(g, w) for g, w in zip(answers(back, inputs), want, strict=True))
+    assert same(answers(back, inputs), want)
 
 
-def quantised(model):
-    """int8 linears in the decoder, by torch's own dynamic quantisation."""
-    decoder = getattr(model.model, decoder_name(model))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        torch.ao.quantization.quantize_dynamic(decoder, {nn.Linear}, torch.qint8, inplace=True)
-    kinds = [type(m).__module__ for m in decoder.modules() if "Linear" in type(m).__name__]
-    assert len(kinds) >= 7 * 5 and all("quantized" in k for k in kinds)
+def quantised(model, *more):
+    """int8 linears in the decoder and in further parts, by torch's own dynamic quantisation."""
+    for part in (decoder_of(model.model), *more):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.ao.quantization.quantize_dynamic(part, {nn.Linear}, torch.qint8, inplace=True)
+        kinds = [type(m).__module__ for m in part.modules() if "Linear" in type(m).__name__]
+        assert len(kinds) >= 4 * 4 and all("quantized" in k for k in kinds)
     return model
 
 
@@ -135,8 +130,7 @@ def test_quantised_linears(model, family, method, first):
 
 def test_quantised_and_keeping_all_is_the_quantised_model(model, family):
     inputs = family.inputs((ONE, TWO))
-    small = quantised(model)
+    small = quantised(model, tower_of(model.model))
     want = answers(small, inputs)
-    with foveate.compressed(small, Chain(Stride(1.0), FastV(1.0, layer=2))):
-        got = answers(small, inputs)
-    assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+    with foveate.compressed(small, Chain(zipped(family, 1.0), FastV(1.0, layer=2))):
+        assert same(answers(small, inputs), want)

@@ -1,32 +1,16 @@
-"""What the training tests share: labelled batches, a data set of them, and methods that learn."""
+"""What the training tests share: labelled batches, a data set of them, and weights to compare."""
 
 from __future__ import annotations
 
 import torch
+from calling import last_words
 from families import ONE, TWO
-from probes import Ragged
-
-from foveate import Chain, FastV, Stride
-
-# Training in small: one compressor before the language model and one inside it.
-LEARNS = {
-    "stride": lambda: Stride(5),
-    "fastv": lambda: FastV(0.5, layer=2),
-    "two sites": lambda: Chain(Stride(10), FastV(0.5, layer=2)),
-}
-
-
-def gate():
-    """A compressor with weights; its penalty reaches the loss."""
-    return Ragged()
 
 
 def labelled(family, prompts=(ONE, TWO), seed: int = 1) -> dict:
     """A batch whose last two columns are the answer."""
     inputs = family.inputs(prompts, seed=seed)
-    labels = torch.full_like(inputs["input_ids"], -100)
-    labels[:, -2:] = inputs["input_ids"][:, -2:]
-    return {**inputs, "labels": labels}
+    return {**inputs, "labels": last_words(inputs)}
 
 
 class Batches(torch.utils.data.Dataset):

@@ -27,55 +27,10 @@ from .prompts import (
 from .qwen import Qwen3VL, Qwen25VL
 from .tiled import Idefics3, InternVL, SmolVLM
 
-__all__ = [
-    "BOS",
-    "EOS",
-    "FAMILIES",
-    "IMAGE",
-    "LAYERS",
-    "MIXED",
-    "ONE",
-    "PAD",
-    "SHORT",
-    "TEXT",
-    "TEXT_IDS",
-    "TOUCHING",
-    "TWO",
-    "VIDEO",
-    "VIDEO_AND_IMAGE",
-    "VIDEO_ID",
-    "Family",
-    "Gemma3",
-    "Idefics3",
-    "InternVL",
-    "Llava",
-    "LlavaNext",
-    "LlavaOnevision",
-    "Mistral3",
-    "PaliGemma",
-    "Prompt",
-    "Qwen3VL",
-    "Qwen25VL",
-    "SmolVLM",
-    "Stand",
-    "VideoLlava",
-    "Visual",
-]
-
 FAMILIES = {
     family.name: family
     for family in (
-        Llava(),
-        LlavaNext(),
-        LlavaOnevision(),
-        Qwen25VL(),
-        Qwen3VL(),
-        InternVL(),
-        SmolVLM(),
-        Idefics3(),
-        Gemma3(),
-        PaliGemma(),
-        VideoLlava(),
-        Mistral3(),
+        *(Llava(), LlavaNext(), LlavaOnevision(), VideoLlava(), Qwen25VL(), Qwen3VL()),
+        *(InternVL(), SmolVLM(), Idefics3(), Gemma3(), PaliGemma(), Mistral3()),
     )
 }

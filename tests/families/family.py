@@ -149,12 +149,6 @@ class Family:
         behind = (labels != -100).cumsum(1) > 0
         return {**batch, "token_type_ids": types.masked_fill(behind, self.answer_type)}
 
-    def sizes(self, prompts) -> list[int]:
-        """Placeholders of each image and video, in order of appearance in the batch."""
-        rows = self.visuals(prompts, torch.Generator())
-        placeholders = {self.image_id, self.video_id}
-        return [sum(n in placeholders for n in v.ids) for row in rows for v in row]
-
     def stands(self, prompts, ids: Tensor) -> list[Stand]:
         """Where the images of a batch stand, and then its videos, as compressors see them. ids (B, S)."""
         kinds = [kind for kind in (self.image_id, self.video_id) if kind is not None]
@@ -194,6 +188,11 @@ class Family:
         """Square views of 16 patches, with a class token in front of each where there is one."""
         weights = squares(views, 4, 4, self.merged, skip=int(self.class_token))
         return Sight(cells(views, 4, 4), weights, self.merged**2)
+
+    @property
+    def placeholders(self) -> Tensor:
+        """The ids that stand for an image or a video."""
+        return torch.tensor(sorted({self.image_id, self.video_id} - {None}))
 
     # What a family may have of its own.
 

@@ -61,6 +61,7 @@ class LlavaNext(Family):
     selected_block = 2
     projected = 32
     overview = 0
+    side = 32  # of a tile, in pixels
     # Height and width, rows and columns of tiles, and of the joined tiles' patches without borders.
     cuts = (
         ((20, 60), (1, 2), (2, 8)),
@@ -80,11 +81,13 @@ class LlavaNext(Family):
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         size, tiles, joined = self.cuts[n % len(self.cuts)]
         parts = {
-            "pixel_values": torch.randn(1, 1 + prod(tiles), 3, 32, 32, generator=draw),
+            "pixel_values": torch.randn(
+                1, 1 + prod(tiles), 3, self.side, self.side, generator=draw
+            ),
             "image_sizes": torch.tensor([size]),
         }
-        lines = self.lines(*joined)
-        return Visual([IMAGE] * (lines[-1].stop + 1), parts, self.packed(tiles, joined), lines)
+        ids = [IMAGE] * (self.patches + joined[0] * (joined[1] + 1))
+        return Visual(ids, parts, self.packed(tiles, joined), self.lines(*joined))
 
     def packed(self, tiles: tuple[int, int], joined: tuple[int, int]) -> Sight:
         """The whole image, and of the joined tiles what lies in the middle."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import chain
+from math import prod
+
 import torch
 from transformers import (
     Idefics3Config,
@@ -18,21 +21,27 @@ from .prompts import BREAK, END, GLOBAL, IMAGE, NEWLINE, PAD, ROWS, START, Promp
 FRAMES = 2
 
 
-def tiles(n: int) -> int:
-    """Tiles of the batch's n-th image: one, or two and the small copy."""
-    return (1, 3)[n % 2]
+class Tiled(Family):
+    """A family with `cuts`: rows and columns of tiles of the batch's images, in turn."""
+
+    merged = 2
+    overview = 2  # behind two tiles
+    projected = 4 * 32
+    takes_video = True
+    cuts: tuple[tuple[int, int], ...] = ((1, 1), (2, 1))
+
+    def tiles(self, n: int) -> int:
+        """Those of the batch's n-th image: one, or several and the small copy."""
+        count = prod(self.cuts[n % len(self.cuts)])
+        return count + (count > 1)
 
 
-class InternVL(Family):
+class InternVL(Tiled):
     """InternVL: the tiles of all images in one row, one pair of markers around those of an image."""
 
     name = "internvl"
     model_class = InternVLForConditionalGeneration
-    takes_video = True
     class_token = True
-    projected = 4 * 32
-    merged = 2
-    overview = 2  # behind two tiles
 
     def config(self) -> InternVLConfig:
         vision = tower("internvl_vision", image_size=[32, 32], patch_size=[4, 4])
@@ -45,9 +54,10 @@ class InternVL(Family):
         )
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
-        pixels = torch.randn(tiles(n), 3, 32, 32, generator=draw)
-        ids = [START, *[IMAGE] * (self.patches * tiles(n)), END]
-        return Visual(ids, {"pixel_values": pixels}, self.sight(tiles(n)))
+        tiles = self.tiles(n)
+        pixels = torch.randn(tiles, 3, 32, 32, generator=draw)
+        ids = [START, *[IMAGE] * (self.patches * tiles), END]
+        return Visual(ids, {"pixel_values": pixels}, self.sight(tiles))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         pixels = torch.randn(FRAMES, 3, 32, 32, generator=draw)
@@ -57,7 +67,7 @@ class InternVL(Family):
         return Visual(named[1:], {"pixel_values": pixels}, sight, images=FRAMES)
 
 
-class SmolVLM(Family):
+class SmolVLM(Tiled):
     """SmolVLM: markers around each tile; pixels (prompts, most tiles of a prompt, ...) and a mask.
 
     A prompt without images has tiles of zeros, which the model leaves out. Frames of a video are
@@ -67,10 +77,6 @@ class SmolVLM(Family):
     name = "smolvlm"
     model_class = SmolVLMForConditionalGeneration
     config_class = SmolVLMConfig
-    takes_video = True
-    projected = 4 * 32
-    merged = 2
-    overview = 2
 
     def config(self) -> SmolVLMConfig | Idefics3Config:
         vision = tower(self.config_class.sub_configs["vision_config"].model_type, patch_size=4)
@@ -86,10 +92,13 @@ class SmolVLM(Family):
         return [BREAK, marker, *[IMAGE] * self.patches]
 
     def image(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
+        (rows, columns), tiles = self.cuts[n % len(self.cuts)], self.tiles(n)
         ids = [*self.tile(GLOBAL), BREAK]
-        if tiles(n) > 1:
-            ids = [m for row in ROWS for m in (*self.tile(row), NEWLINE)] + [NEWLINE, *ids]
-        return Visual(ids, pictures(tiles(n), draw), self.sight(tiles(n)))
+        if tiles > 1:  # text stands for the markers of further rows and columns
+            markers = [[first, *range(40, 39 + columns)] for first in (*ROWS, 39)[:rows]]
+            lines = [m for row in markers for m in (*chain(*map(self.tile, row)), NEWLINE)]
+            ids = [*lines, NEWLINE, *ids]
+        return Visual(ids, pictures(tiles, draw), self.sight(tiles))
 
     def video(self, n: int, prompt: Prompt, draw: torch.Generator) -> Visual:
         frames = [m for k in range(FRAMES) for m in (10, 20 + k, *self.tile(GLOBAL), BREAK)]

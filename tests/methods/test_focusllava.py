@@ -58,15 +58,16 @@ def chosen(made, tokens, context):
         for patch, (view, row, column) in enumerate(cells):
             if row >= 0 and not context.overview[i, patch]:
                 size = int((out.owner[i] == out.owner[i, patch]).sum())
-                found.setdefault((i, view, row // made.region, column // made.region), set()).add(
-                    size
-                )
+                region = (i, view, row // made.region, column // made.region)
+                found.setdefault(region, set()).add(size)
     return found
 
 
-def test_it_begins_as_the_identity():
+@pytest.mark.parametrize("scales", [(1, 2, 4), (4, 1, 2)])
+def test_it_begins_as_the_identity(scales):
+    """Undecided, with the finest of its scales."""
     tokens, context = seen(box(8, 8), box(5, 7))
-    out = sampler()(tokens, context)
+    out = sampler(scales=scales)(tokens, context)
     assert torch.equal(out.x, tokens.x) and torch.equal(out.owner, tokens.owner)
     assert out.penalty == 0
 
@@ -78,13 +79,9 @@ def test_a_scale_is_max_pooling(number, scale):
     image = tokens.x.reshape(2, 12, 12, D).movedim(-1, 1)
     want = functional.max_pool2d(image, scale).flatten(2).mT
     assert torch.equal(out.x, want)
-    assert torch.equal(sampler_of_one(scale)(tokens, context).x, want)
-
-
-def sampler_of_one(scale):
-    made = RegionSampler(width=D, scales=(scale,)).eval()
-    assert not list(made.parameters()) and "generator" not in made.needs
-    return made
+    alone = RegionSampler(width=D, scales=(scale,)).eval()
+    assert torch.equal(alone(tokens, context).x, want)
+    assert not list(alone.parameters()) and "generator" not in alone.needs
 
 
 def test_regions_at_scales_of_their_own():
@@ -130,13 +127,6 @@ def test_the_whole_image_stays_beside_its_tiles_and_is_what_the_router_knows():
     far = alone.x.clone()
     far[0, -1] += 9
     assert made.scores(alone.carry(far), view)[0, 0] != made.scores(alone, view)[0, 0]
-
-
-def test_what_stands_outside_the_grid_stays():
-    cells = torch.cat([torch.tensor([[0, -1, -1]]), box(4, 4)])
-    tokens, context = seen(cells)
-    out = sampler(force=2)(tokens, context)
-    assert out.size.tolist() == [[1, 16]] and torch.equal(out.x[0, 0], tokens.x[0, 0])
 
 
 def test_tokens_that_others_dropped_are_no_part_of_a_region():
@@ -199,9 +189,8 @@ def test_the_gate_of_the_chosen_scale_scales_its_tokens(number):
 def test_the_gate_of_all_scales_says_what_each_would_change(number):
     last, x, out, weight, of_x = gradient_of("all", number)
     image, of_odds = x.T.reshape(1, D, 4, 4), []
-    spread = (
-        weight[out.owner[0]] / out.size[0][out.owner[0]][:, None]
-    )  # of a token, over its patches
+    # Of a token, over its patches.
+    spread = weight[out.owner[0]] / out.size[0][out.owner[0]][:, None]
     for scale in (1, 2, 4):
         made = functional.max_pool2d(image, scale)
         made = made.repeat_interleave(scale, 2).repeat_interleave(scale, 3)[0].flatten(1).T
@@ -300,9 +289,8 @@ def test_a_price_on_tokens_moves_the_choice_after_training():
 def test_scores_are_the_tokens_to_be_expected():
     tokens, context = seen(box(8, 8))
     torch.testing.assert_close(sampler().scores(tokens, context), torch.full((1, 64), 0.4375))
-    torch.testing.assert_close(
-        sampler(force=2).scores(tokens, context), torch.full((1, 64), 1 / 16)
-    )
+    forced = sampler(force=2).scores(tokens, context)
+    torch.testing.assert_close(forced, torch.full((1, 64), 1 / 16))
 
 
 def asked(B, N, seed=0):
@@ -317,12 +305,6 @@ def test_the_text_guided_sampler_keeps_what_the_words_look_at():
     for i in range(2):
         best = attention[i].topk(3).indices.sort().values
         assert torch.equal(out.x[i], tokens.x[i, best])
-
-
-def test_the_two_samplers_draw_apart():
-    for seed in (0, 5):
-        vision, text = focusllava(width=D, seed=seed).parts()
-        assert (vision.seed, text.seed) == (seed, seed + 1)
 
 
 def test_in_training_the_share_is_drawn_for_each_image():
@@ -395,18 +377,10 @@ def test_the_chain_cuts_half_way():
     assert isinstance(focusllava(only="text", scales=[1, 2, 4]), TextGuided)
 
 
+SIZES = {"width": D, "region": 8, "scales": [1, 8], "hidden": 5}
+SIZES |= {"explore": False, "balance": 0.3, "gate": "chosen", "price": 0.7, "seed": 3}
 OTHERS = {
-    RegionSampler: {
-        "width": D,
-        "region": 8,
-        "scales": [1, 8],
-        "hidden": 5,
-        "explore": False,
-        "balance": 0.3,
-        "gate": "chosen",
-        "price": 0.7,
-        "seed": 3,
-    },
+    RegionSampler: SIZES,
     TextGuided: {"keep": 7, "layer": 5, "sampled": [0.2, 0.9], "seed": 4},
 }
 
@@ -422,23 +396,19 @@ def test_arguments_make_the_same_again(kind):
 
 def test_the_factory_hands_every_argument_on():
     both = {name: value for kind in OTHERS.values() for name, value in kind.items()}
-    vision, text = focusllava(**{**both, "seed": 3}).parts()
+    vision, text = focusllava(**{**both, "seed": 3}).parts()  # which draw apart, by 3 and 4
     assert vision.arguments() == OTHERS[RegionSampler] and text.arguments() == OTHERS[TextGuided]
 
 
-def test_scales_in_any_order_are_the_same():
-    tokens, context = seen(box(8, 8))
-    out = sampler(scales=(4, 1, 2))(tokens, context)
-    assert torch.equal(out.x, tokens.x), "undecided, the finest"
-
-
 def test_regions_begin_at_the_corner_of_the_map():
+    """What stands outside of it stays as it is."""
     whole, cut = box(8, 8), box(8, 8) + torch.tensor([0, 6, 3])
     outside = torch.tensor([[0, -1, -1]])
-    for cells in (cut, torch.cat([outside, cut])):
-        tokens, context = seen(cells)
+    for before in (outside[:0], outside):
+        tokens, context = seen(torch.cat([before, cut]))
         out = sampler(force=2)(tokens, context)
-        assert out.size[0, -4:].tolist() == [16] * 4
+        assert out.size[0].tolist() == [1] * len(before) + [16] * 4
+        assert torch.equal(out.x[0, : len(before)], tokens.x[0, : len(before)])
     views = torch.cat([whole, cut + torch.tensor([1, 0, 0])])
     assert sampler(force=2)(*seen(views)).size.tolist() == [[16] * 8]
 

@@ -33,12 +33,6 @@ def test_hard_means_are_the_formula(k):
             torch.testing.assert_close(out.x[row, place], mean)
 
 
-def test_distance_is_l1_not_l2():
-    """From (3, 3), L1 is 6 to the origin and 5.9 to (8.9, 3); L2 is the other way round."""
-    x = torch.tensor([[[0.0, 0.0], [3.0, 3.0], [8.9, 3.0], [8.9, 3.0]]])
-    assert KMeans(2)(VisualTokens.of(x), Context()).owner.tolist() == [[0, 1, 1, 1]]
-
-
 def test_soft_means_are_the_formula():
     torch.manual_seed(0)
     x, k, temperature = torch.randn(12, 5, dtype=torch.float64), 3, 0.3
@@ -56,15 +50,6 @@ def relabelled(names):
     """Names by first appearance: 0, 1, …"""
     seen = list(dict.fromkeys(names.tolist()))
     return torch.tensor([seen.index(n) for n in names.tolist()])
-
-
-def test_cold_soft_means_are_hard_ones():
-    torch.manual_seed(1)
-    tokens = VisualTokens.of(torch.randn(2, 20, 4))
-    hard, soft = KMeans(5), KMeans(5, soft=True, temperature=1e-6)
-    one, two = hard(tokens, Context()), soft(tokens, Context())
-    assert torch.equal(one.owner, two.owner)
-    torch.testing.assert_close(one.x, two.x)
 
 
 @pytest.mark.parametrize("soft", [False, True])

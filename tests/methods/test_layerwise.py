@@ -1,29 +1,22 @@
 """Layer-wise pooling, a baseline of LLaVolta's paper, arXiv:2406.20092."""
 
 import pytest
-import torch
-from families import ONE, Llava
 
-import foveate
 from foveate import layerwise
-from foveate.hosts import traits
 
 
 def sites(method):
     return [part.site.layer for part in method.parts()]
 
 
-def test_three_poolings_of_stride_two_at_the_papers_layers():
-    method = layerwise()
-    assert sites(method) == [4, 12, 24]
-    assert [part.stride for part in method.parts()] == [2, 2, 2]
-
-
 @pytest.mark.parametrize(
-    ("layers", "want"), [(40, [5, 15, 30]), (5, [1, 2, 4]), (3, [1, 1, 2]), (2, [1, 1, 1])]
+    ("layers", "want"),
+    [(32, [4, 12, 24]), (40, [5, 15, 30]), (5, [1, 2, 4]), (3, [1, 1, 2]), (2, [1, 1, 1])],
 )
-def test_depths_scale_and_stay_inside_the_model(layers, want):
-    assert sites(layerwise(layers=layers)) == want
+def test_three_poolings_of_stride_two_at_the_papers_layers(layers, want):
+    """Those of 32 layers; other depths scale, and stay inside the model."""
+    method = layerwise(layers=layers)
+    assert sites(method) == want and [part.stride for part in method.parts()] == [2, 2, 2]
 
 
 def test_budgets_are_what_the_last_layers_see():
@@ -33,18 +26,3 @@ def test_budgets_are_what_the_last_layers_see():
             layerwise(keep=keep)
     with pytest.raises(ValueError, match="layers=1"):
         layerwise(layers=1)
-
-
-def test_the_cache_is_shorter_layer_by_layer_and_a_checkpoint_brings_it_back(tmp_path):
-    family = Llava()
-    model, inputs = family.model(), family.inputs((ONE,))
-    text = inputs["input_ids"].shape[1] - family.patches
-    foveate.compress(model, foveate.sized(layerwise, model))
-    with torch.no_grad():
-        out = model(**inputs, use_cache=True)
-        visual = [layer.keys.shape[2] - text for layer in out.past_key_values.layers]
-        assert visual == [16, 8, 4, 4, 2] and len(traits.decoder_of(model.model).layers) == 5
-        model.save_pretrained(tmp_path)
-        back = foveate.from_pretrained(tmp_path)
-        assert torch.equal(back(**inputs).logits, out.logits)
-    assert repr(back.model.visual_compressor) == repr(model.model.visual_compressor)

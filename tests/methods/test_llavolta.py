@@ -1,10 +1,7 @@
 """LLaVolta's schedules, arXiv:2406.20092."""
 
 import pytest
-import torch
-from families import ONE, Llava
 
-import foveate
 from foveate import Identity, Pool, Stages, llavolta
 from foveate.methods.llavolta import SCHEDULES
 
@@ -76,35 +73,3 @@ def test_one_stage_needs_no_schedule():
     assert repr(llavolta("heavy")) == repr(Pool(8, layer=2))
     assert isinstance(llavolta("two_stage"), Stages)
     assert isinstance(llavolta("two_stage").at(1.0), Identity)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_checkpoint_brings_the_schedule_back(tmp_path, schedule):
-    family = Llava()
-    model, inputs = family.model(), family.inputs((ONE,))
-    foveate.compress(model, foveate.sized(llavolta, model, schedule=schedule))
-    with torch.no_grad():
-        want = model(**inputs).logits
-        model.save_pretrained(tmp_path)
-        back = foveate.from_pretrained(tmp_path)
-        assert torch.equal(back(**inputs).logits, want)
-    one, two = model.model.visual_compressor, back.model.visual_compressor
-    assert repr(one) == repr(two) and type(one) is type(two)
-    for progress in (0.0, 0.3, 0.6, 0.9, 1.0):
-        assert repr(one.at(progress)) == repr(two.at(progress))
-
-
-def test_training_passes_the_stages_and_inference_is_the_last():
-    family = Llava()
-    model, inputs = family.model().train(), family.inputs((ONE,))
-    foveate.compress(model, foveate.sized(llavolta, model))
-    counts = []
-    for step in range(7):
-        foveate.set_progress(model, step, 6)
-        model(**inputs, use_cache=False)
-        counts.append(foveate.last_counts(model))
-    assert counts == [[1]] * 4 + [[4]] * 3
-    model.eval()
-    foveate.set_progress(model, 0, 6)
-    model(**inputs)
-    assert foveate.last_counts(model) == [4]

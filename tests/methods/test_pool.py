@@ -2,13 +2,9 @@
 
 import pytest
 import torch
+from probes import views
 
 from foveate import Context, Pool, VisualTokens
-
-
-def grid(side):
-    patch = torch.arange(side * side)
-    return torch.stack([torch.zeros_like(patch), patch // side, patch % side], -1)[None]
 
 
 def test_one_dimension_is_average_pooling():
@@ -21,13 +17,13 @@ def test_one_dimension_is_average_pooling():
 
 def test_two_dimensions_are_average_pooling_of_the_grid():
     x = torch.randn(1, 36, 5)
-    out = Pool(2, dims=2)(VisualTokens.of(x), Context(grid=grid(6)))
+    out = Pool(2, dims=2)(VisualTokens.of(x), Context(grid=views((6, 6))))
     want = torch.nn.functional.avg_pool2d(x.mT.reshape(1, 5, 6, 6), 2).flatten(2).mT
     torch.testing.assert_close(out.x, want)
 
 
 def test_windows_at_the_edge_are_smaller():
-    out = Pool(2, dims=2)(VisualTokens.of(torch.ones(1, 9, 1)), Context(grid=grid(3)))
+    out = Pool(2, dims=2)(VisualTokens.of(torch.ones(1, 9, 1)), Context(grid=views((3, 3))))
     assert out.owner.tolist() == [[0, 0, 1, 0, 0, 1, 2, 2, 3]]
     assert Pool(4)(VisualTokens.of(torch.ones(1, 9, 1)), Context()).size.tolist() == [[4, 4, 1]]
 

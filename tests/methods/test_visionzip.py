@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from families import FAMILIES, ONE, TWO, Llava
+from families import FAMILIES
+from probes import views
 
 import foveate
 from foveate import Context, VisionZip, VisualTokens
@@ -43,39 +44,12 @@ def test_each_joins_the_target_with_the_most_similar_key():
             torch.testing.assert_close(out.x[row, out.owner[row, t]], want)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_it_reads_the_class_tokens_row_of_the_block_before_the_feature(attention):
-    family = Llava()
-    inputs = family.inputs((ONE, TWO))
-    model = family.model("eager")
-    with torch.no_grad():
-        tower = model.model.vision_tower(inputs["pixel_values"], output_attentions=True)
-        want = tower.attentions[2].mean(1)[
-            :, 0, 1:
-        ]  # hidden state -2 of 4 blocks is made by block 2
-        model = foveate.compress(family.model(attention), VisionZip(6))
-        with foveate.trace(model) as seen:
-            model(**inputs)
-    torch.testing.assert_close(seen.steps[0].scores, want, atol=1e-6, rtol=1e-5)
-
-
 def test_the_contextual_share_is_checked():
     with pytest.raises(ValueError, match=r"contextual=1\.0"):
         VisionZip(4, contextual=1.0)
 
 
 # Budgets of views
-
-
-def views(*sizes):
-    """(1, P, 3) views of these rows and columns, one behind the other."""
-    cells = [
-        (v, r, c)
-        for v, (rows, columns) in enumerate(sizes)
-        for r in range(rows)
-        for c in range(columns)
-    ]
-    return torch.tensor([cells])
 
 
 def seen(P, width=4, batch=1):

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from functools import cache
 
-import numpy as np
-from PIL import Image
+from probes import image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoProcessor,
@@ -29,6 +28,7 @@ from transformers import (
 )
 
 from foveate import embedded
+from foveate.train import Record, Turn
 
 WORDS = [
     "user User assistant Assistant model system You are a helpful assistant. USER: ASSISTANT:",
@@ -137,9 +137,10 @@ def llava_next():
     )
 
 
-def llava(template: str | None = None):
-    """Without a template of its own, unless one is given."""
-    words = tokenizer("<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>", bos="<s>", eos="</s>")
+def llava(template: str | None = None, words=None):
+    """Without a template of its own, unless one is given; so with another tokenizer."""
+    names = ("<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>")
+    words = words or tokenizer(*names, bos="<s>", eos="</s>")
     return LlavaProcessor(
         CLIPImageProcessorPil(**square_of(32)),
         words,
@@ -185,7 +186,9 @@ def processor(name: str):
     return MAKERS[name]()
 
 
-def image(seed: int, width: int = 60, height: int = 40) -> Image.Image:
-    """Noise of some size."""
-    draw = np.random.default_rng(seed)
-    return Image.fromarray(draw.integers(0, 256, (height, width, 3), dtype=np.uint8))
+def record(*texts: str, where: str = "set.json, line 7") -> Record:
+    """Human and model in turn, an image of some size for each mark."""
+    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
+    marks = sum(text.count("<image>") for text in texts)
+    images = tuple(image(n, 40 + 50 * (n % 2), 40 + 20 * (n % 3)) for n in range(marks))
+    return Record("a", images, turns, where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -22,25 +23,19 @@ from transformers import (
 )
 
 from foveate import cli
-from foveate.train import Recipe
+from foveate.train import Lora, Recipe
 
 LAYERS, WIDTH = 4, 32
-WORDS = [
-    "cat",
-    "sits",
-    "on",
-    "the",
-    "mat",
-    "the",
-    "answer",
-    "is",
-    "yes",
-    "no",
-    "or",
-    "a",
-    "red",
-    "dog",
-]
+SAID = "cat sits on the mat the answer is yes no or a red dog"
+WORDS = SAID.split()
+# Changes of a recipe: a schedule, a compressor that learns, one that draws, adapters.
+STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
+LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
+RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}}
+ADAPTERS = {
+    "lora": Lora(rank=4, alpha=8, dropout=0.05),
+    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
+}
 
 
 def vision() -> CLIPVisionConfig:
@@ -118,21 +113,10 @@ def data_file(folder: Path, n: int = 30, text: int = 3) -> Path:
 
 def card(place: Path, file: Path, **changes) -> Recipe:
     """Six steps of eight conversations."""
-    return Recipe(
-        **{
-            "name": "small",
-            "model": str(place),
-            "data": str(file),
-            "images": str(file.parent),
-            "trains": {"projector": 1e-2, "language": 3e-3, "compressor": 1e-2},
-            "batch": 8,
-            "micro_batch": 8,
-            "steps": 6,
-            "save_every": 2,
-            "keep_checkpoints": 9,
-            **changes,
-        }
-    )
+    trains = {"projector": 1e-2, "language": 3e-3, "compressor": 1e-2}
+    where = {"model": str(place), "data": str(file), "images": str(file.parent)}
+    steps = {"batch": 8, "micro_batch": 8, "steps": 6, "save_every": 2, "keep_checkpoints": 9}
+    return Recipe(**{"name": "small", "trains": trains, **where, **steps, **changes})
 
 
 def losses(document: dict) -> list[float]:
@@ -145,24 +129,22 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 def known(document: dict) -> list[dict]:
     """The history without what time it took."""
-    timed = ("seconds", "cpu_seconds", "train_runtime", "total_flos")
-    return [
-        {
-            k: v
-            for k, v in entry.items()
-            if k not in timed and "per_second" not in k and "runtime" not in k
-        }
-        for entry in document["history"]
-        if "loss" in entry or "eval_loss" in entry
-    ]
+    timed = re.compile(r"(cpu_)?seconds|.*runtime.*|.*per_second.*|total_flos")
+    logs = (entry for entry in document["history"] if entry.keys() & {"loss", "eval_loss"})
+    return [{k: v for k, v in entry.items() if not timed.fullmatch(k)} for entry in logs]
+
+
+def alike(out: Path, other: Path) -> None:
+    """The same weights, bit for bit."""
+    mine, theirs = weights(out), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
 
 
 def same(out: Path, document: dict, other: Path, unbroken: dict) -> None:
     """The same losses and the same weights, bit for bit."""
     assert known(document) == known(unbroken)
-    mine, theirs = weights(out), weights(other)
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+    alike(out, other)
 
 
 def unmarked(out: Path) -> None:

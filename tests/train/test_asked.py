@@ -4,50 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from processors import MAKERS, image, llava, processor, square_of
-from transformers import ByT5Tokenizer, CLIPImageProcessorPil, LlavaProcessor
+from probes import Looks
+from processors import MAKERS, image, llava, processor
+from transformers import ByT5Tokenizer
 
 import foveate
 from foveate import FastV, embedded, evaluate
-from foveate.core.compressor import Compressor, language
+from foveate.core.compressor import language
 from foveate.train import Collator, Record, Turn
 
-QUESTIONS = [
-    "What is it?",
-    "Is a red dog, or a cat, on the mat?\n\nThe answer is yes, or no.",
-    "é?",
-]
+LONG = "Is a red dog, or a cat, on the mat?\n\nThe answer is yes, or no."
+QUESTIONS = ["What is it?", LONG, "é?"]
 
 
-class Reads(Compressor):
-    """Keeps all, and notes how many words it was given of each prompt."""
-
-    needs = frozenset({"text", "text_mask"})
-
-    def __init__(self, found: list):
-        super().__init__()
-        self.site, self.found = language(0), found
-
-    def forward(self, tokens, context):
-        self.found.append(context.text_mask.sum(1).tolist())
-        return tokens
-
-    def arguments(self):
-        return {}
+def reads() -> Looks:
+    """Keeps all, and notes the words it was given of each prompt."""
+    return Looks(language(0), ("text", "text_mask"))
 
 
-class Rows(Reads):
-    """The same of the rows that look."""
-
-    needs = frozenset({"prompt_attention"})
-
-    def __init__(self, found: list):
-        super().__init__(found)
-        self.site = language(1)
-
-    def forward(self, tokens, context):
-        self.found.append(context.prompt_attention)
-        return tokens
+def counts(looks) -> list[list[int]]:
+    """How many those were, since it was last asked."""
+    seen, looks.seen = looks.seen, []
+    return [context.text_mask.sum(1).tolist() for _, context in seen]
 
 
 @pytest.fixture(scope="module")
@@ -101,40 +79,28 @@ def test_white_space_around_a_question_is_none_of_it():
 def test_a_word_of_the_template_is_found_where_it_is_asked():
     batch, mask = evaluate.encode(processor("llava"), [([image(0)], "USER: ASSISTANT:")])
     (columns,) = mask[0].nonzero(as_tuple=True)
-    assert (
-        columns.min() > (batch["input_ids"][0] == processor("llava").image_token_id).nonzero().max()
-    )
-    assert (
-        processor("llava").tokenizer.decode(batch["input_ids"][mask]).strip() == "USER: ASSISTANT:"
-    )
+    made = processor("llava")
+    assert columns.min() > (batch["input_ids"][0] == made.image_token_id).nonzero().max()
+    assert made.tokenizer.decode(batch["input_ids"][mask]).strip() == "USER: ASSISTANT:"
+
+
+LOUD = "{% for m in messages %}<image>{{ m['content'][-1]['text'] | upper }}{% endfor %}"
 
 
 def slow():
     """A processor whose tokenizer, written in Python, counts no characters."""
-    words = ByT5Tokenizer(extra_ids=0, additional_special_tokens=["<image>"])
-    return LlavaProcessor(
-        CLIPImageProcessorPil(**square_of(32)),
-        words,
-        patch_size=8,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-    )
+    return llava(words=ByT5Tokenizer(extra_ids=0, additional_special_tokens=["<image>"]))
 
 
 @pytest.mark.parametrize(
     "made",
-    [
-        slow,
-        lambda: llava(
-            "{% for m in messages %}<image>{{ m['content'][-1]['text'] | upper }}{% endfor %}"
-        ),
-    ],
+    [slow, lambda: llava(LOUD)],
     ids=["slow", "rewrites"],
 )
 def test_without_places_the_whole_prompt_is_read_and_a_reader_warns(made):
     batch, mask = evaluate.encode(made(), [([image(0)], "What is it?")])
     assert mask is None and batch["input_ids"].shape[0] == 1
-    told = evaluate.told(Reads([]), mask)
+    told = evaluate.told(reads(), mask)
     with pytest.warns(UserWarning, match="the compressor reads the whole prompt"), told:
         pass
     with evaluate.told(FastV(0.5), mask), evaluate.told(None, mask):
@@ -154,28 +120,28 @@ def words_of(some) -> list[int]:
 
 def test_answers_and_costs_read_the_question_alone(model):
     """Neither USER nor ASSISTANT, which a compressor reads too where nobody tells it."""
-    found, some = [], asks()
-    with foveate.compressed(model, Reads(found)):
+    looks, some = reads(), asks()
+    with foveate.compressed(model, looks):
         evaluate.replies(model, processor("embedded"), some, 2)
-        assert found == [words_of(some)]
+        assert counts(looks) == [words_of(some)]
         inputs, _ = evaluate.encode(processor("embedded"), some[:1])
         model.generate(**inputs, max_new_tokens=1)
-        assert found.pop() == [int((inputs["input_ids"] != model.config.image_token_id).sum())]
-    found.clear()
-    with foveate.compressed(model, Reads(found)):
+        whole = int((inputs["input_ids"] != model.config.image_token_id).sum())
+        assert counts(looks) == [[whole]]
         evaluate.runs.probes(model, processor("embedded"), asks(2))
-    assert {tuple(one) for one in found} == {(n,) for n in words_of(some[:2])}
+    assert {tuple(one) for one in counts(looks)} == {(n,) for n in words_of(some[:2])}
 
 
 def test_rows_that_look_are_the_questions(model):
     """What prompt_attention means is the same as with the mask in the call, as training passes it."""
-    found, some = [], asks(2)
+    looks, some = Looks(language(1), ("prompt_attention",)), asks(2)
     inputs, mask = evaluate.encode(processor("embedded"), some)
-    with foveate.compressed(model, Rows(found)), torch.no_grad():
+    with foveate.compressed(model, looks), torch.no_grad():
         evaluate.replies(model, processor("embedded"), some, 1)
         model(**inputs, instruction_mask=mask)
         model(**inputs)
-    assert torch.allclose(found[0], found[1]) and not torch.allclose(found[0], found[2])
+    asked, told, whole = (context.prompt_attention for _, context in looks.seen)
+    assert torch.allclose(asked, told) and not torch.allclose(asked, whole)
 
 
 def test_who_reads_the_last_row_reads_on_as_before(model):
@@ -197,9 +163,10 @@ def test_pictures_and_prefills_of_a_comparison_read_it_too(model):
 
     loaded = Loaded(model, processor("embedded"), "embedded")
     work = asked(loaded, "patchqa", 2, 0, 2, 2, True, None)
-    want, found = words_of([(e.images, e.question) for e in work.examples]), []
-    one = Plan("reads", None, compressor=Reads(found))
+    want, looks = words_of([(e.images, e.question) for e in work.examples]), reads()
+    one = Plan("reads", None, compressor=looks)
     assert [step.before.tolist() for step in _seen(work, one, work.examples)] == [[144, 144]]
-    assert found == [want]
+    assert counts(looks) == [want]
     assert work._time(one)["pairs"] > 1
-    assert len(found) > 2 and all(words == want for words in found)
+    found = counts(looks)
+    assert found and all(words == want for words in found)

@@ -27,7 +27,7 @@ from transformers import (
 
 import foveate
 from foveate.hosts.assemble import IMAGE, assemble
-from foveate.train import Collator, Record, Turn, run
+from foveate.train import run
 from foveate.train.model import load
 
 CLASSES = pytest.mark.parametrize("tower", ["clip", "siglip"])
@@ -115,17 +115,6 @@ def test_the_chat_template_is_llavas(towers, speaker):
     assert processor.chat_template == asks.chat_template
 
 
-def test_the_chat_template_teaches_answers(towers, speaker):
-    _, processor = assemble(towers["clip"], speaker)
-    turns = (Turn("user", "<image>\nWhat is it?"), Turn("assistant", "a red dog"))
-    batch = Collator(processor)([Record("a", (image(0),), turns, "here")])
-    taught = batch["input_ids"][0][batch["labels"][0] != -100]
-    assert processor.tokenizer.decode(taught).strip() == "a red dog</s>"
-    text = processor.tokenizer.decode(batch["input_ids"][0])
-    assert text.startswith("<s>A chat between a curious user and") and text.count("<s>") == 1
-    assert "ASSISTANT: a red dog</s>" in text
-
-
 def captions(folder):
     """Images and what they show, and nothing else."""
     found = []
@@ -171,28 +160,6 @@ def test_pretrain_then_tune(towers, speaker, data, tmp_path):
     assert model.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
 
 
-@pytest.mark.full
-def test_on_the_command_line(towers, speaker, data, tmp_path):
-    """The recipe of LLaVA-1.5's first stage with other names, its tuning from that, and a question."""
-    small_steps = ["batch=4", "micro_batch=4", "steps=2", "workers=0", "bf16=false", "fsdp=false"]
-    small_steps.append("dtype=float32")
-    pairs = [f"model={speaker}", f"vision={towers['clip']}", f"data={captions(tmp_path)}"]
-    pairs += [f"images={tmp_path}", *small_steps]
-    first = ["llava_1_5_7b_pretrain", *(w for p in pairs for w in ("--set", p))]
-    done = small.foveate("train", *first, "--out", tmp_path / "first")
-    assert done.returncode == 0, done.stderr
-    assert f"model: {tmp_path / 'first'}" in done.stdout
-    pairs = [f"model={tmp_path / 'first'}", f"data={data}", f"images={data.parent}", *small_steps]
-    second = ["llavolta_two_stage_7b", *(w for p in pairs for w in ("--set", p))]
-    done = small.foveate("train", *second, "--out", tmp_path / "second")
-    assert done.returncode == 0, done.stderr
-    said = small.foveate(
-        "ask", data.parent / "1.png", "What is it?", "--model", tmp_path / "second", "--json"
-    )
-    assert said.returncode == 0, said.stderr
-    assert "answer" in json.loads(said.stdout)
-
-
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_is_as_asked(towers, speaker, data, attention):
     """In every part, in a model that a recipe assembles."""
@@ -201,16 +168,6 @@ def test_attention_is_as_asked(towers, speaker, data, attention):
     configs = [model.config, model.config.text_config, model.config.vision_config]
     configs += [model.model.vision_tower.config, model.model.language_model.config]
     assert {config._attn_implementation for config in configs} == {attention}
-
-
-def test_a_system_message_in_parts(towers, speaker):
-    _, processor = assemble(towers["clip"], speaker)
-    user = {"role": "user", "content": [{"type": "text", "text": "What?"}]}
-    said = [
-        processor.apply_chat_template([{"role": "system", "content": content}, user])
-        for content in ("Be brief.", [{"type": "text", "text": "Be brief."}])
-    ]
-    assert said[0] == said[1] == "<s>Be brief. USER: What?"
 
 
 def test_special_tokens_of_the_language_model_stay(towers, speaker, tmp_path):

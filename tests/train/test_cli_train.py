@@ -121,19 +121,14 @@ def test_adapters_are_taken_away():
         (["patchqa", "--set", "lora=4"], "want lora.name=value"),
         (["patchqa", "--set", "lora.rnk=4"], "nearest: rank; there are rank, alpha, dropout"),
         (["patchqa", "--set", "lora.rank=4"], "without a learning rate"),
-        (["patchqa", "--set", "order=groupd"], "want one of shuffled, grouped, sequential"),
-        (["patchqa", "--set", "steps=0"], "steps=0: want at least 1"),
         (["patchqa", "--set", "steps=none"], "say how many steps"),
         (["patchqa", "--set", "batch=7"], "no multiple of micro_batch=48"),
         (["patchqa", "--set", "data=patchqaa"], "nearest: patchqa;"),
-        (["patchqa", "--set", "method=pol"], "nearest: pool;"),
+        (["patchqa", "--set", "method=pol"], "nearest: pool; there are identity"),
         (["patchqa", "--set", "method=pool", "--set", "arguments.strid=4"], "nearest: stride;"),
         (["patchqa", "--set", "trains.projektor=1e-3"], "the parts are language, projector"),
         (["llava_1_5_7b"], "unknown data file or task 'data/llava_v1_5_mix665k.json'"),
-        (
-            ["patchqa", "--set", "model=./out/first"],
-            "want 'embedded', ",
-        ),
+        (["patchqa", "--set", "model=./out/first"], "want 'embedded', "),
     ],
 )
 def test_mistakes(capsys, tmp_path, words, says):
@@ -155,6 +150,7 @@ def test_bad_data_reads_as_a_list(capsys, model, data, tmp_path):
     assert lines[0].startswith('bad.json: record 1 ("0", line 2): ') and "robot" in lines[0]
     assert lines[1].startswith('bad.json: record 2 ("1", line ') and "none.png" in lines[1]
     assert lines[2] == f"foveate: 2 problems in {bad}"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
 
 
 def test_a_task_is_trained_on(capsys, tmp_path):
@@ -190,7 +186,8 @@ def test_a_loss_that_is_no_number_is_told(capsys, model, data, tmp_path):
     recipe = small.card(model, data, trains={"language": 1e30}, warmup=0.0)
     assert run(["train", *small.words(recipe), "--out", str(tmp_path / "out")]) == 1
     err = capsys.readouterr().err
-    assert "the loss is nan; want smaller learning rates" in err and err.count("\n") == 1
+    assert "step" in err and "the loss is nan; want smaller learning rates" in err
+    assert err.count("\n") == 1 and not (tmp_path / "out" / "training.json").exists()
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -259,8 +256,3 @@ def test_a_tower_that_is_not_there(data, tmp_path, capsys, place):
     card = small.card(place, data, vision=place, steps=1)
     assert run(["train", *small.words(card), "--out", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == f"foveate: {place}: no such folder"
-
-
-def test_an_argument_that_is_no_number_json_can_hold(tmp_path, capsys):
-    words = ("patchqa", "--set", "arguments.keep=1e400", "--out", tmp_path / "out")
-    assert "arguments.keep=inf: want finite numbers" in refused(capsys, *words)

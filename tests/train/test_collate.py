@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import pickle
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from processors import ENDS, MAKERS, image, processor
+from processors import ENDS, MAKERS, image, processor, record
 
-from foveate import embedded
-from foveate.chat.pictures import read as picture
-from foveate.hosts.assemble import pad_to_square
 from foveate.train.data import Collator, Record, Turn
 
 BYTES = sorted(MAKERS.keys() - {"embedded"})  # their tokenizers give every text back
-
-
-def record(*texts: str, where: str = "set.json, line 7") -> Record:
-    """Human and model in turn, an image of some size for each mark."""
-    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
-    marks = sum(text.count("<image>") for text in texts)
-    images = tuple(image(n, 40 + 50 * (n % 2), 40 + 20 * (n % 3)) for n in range(marks))
-    return Record("a", images, turns, where)
 
 
 MIXED = [
@@ -60,20 +46,6 @@ def answers(name: str, record: Record) -> str:
 def questions(record: Record) -> str:
     said = [turn.text for turn in record.turns if turn.role == "user"]
     return squeezed(*said).replace("<image>", "")
-
-
-@pytest.mark.parametrize("padding", ["right", "left"])
-@pytest.mark.parametrize("name", BYTES)
-def test_labels_spell_the_answers(name, padding):
-    batch = collator(name, padding)(MIXED)
-    labels, ids = batch["labels"], batch["input_ids"]
-    assert torch.equal(labels[labels != -100], ids[labels != -100])
-    for row, rec in enumerate(MIXED):
-        assert squeezed(spelt(name, batch, labels != -100, row)) == answers(name, rec)
-        assert squeezed(spelt(name, batch, batch["instruction_mask"], row)) == questions(rec)
-    assert (labels[batch["attention_mask"] == 0] == -100).all()
-    assert not (batch["instruction_mask"] & (labels != -100)).any()
-    assert not batch["instruction_mask"][batch["attention_mask"] == 0].any()
 
 
 def test_labels_of_the_embedded_model():
@@ -108,13 +80,23 @@ def conversations(draw) -> Record:
 
 
 @settings(deadline=None, derandomize=True, max_examples=25)
-@given(rows=st.lists(conversations(), min_size=1, max_size=3))
+@given(
+    rows=st.lists(conversations(), min_size=1, max_size=3),
+    padding=st.sampled_from(["right", "left"]),
+)
+@example(rows=MIXED, padding="right")
+@example(rows=MIXED, padding="left")
 @pytest.mark.parametrize("name", BYTES)
-def test_labels_spell_any_answers(name, rows):
-    batch = collator(name)(rows)
+def test_labels_spell_the_answers(name, rows, padding):
+    """Whatever is said; and the instruction's mask the questions."""
+    batch = collator(name, padding)(rows)
+    labels, ids, asked = batch["labels"], batch["input_ids"], batch["instruction_mask"]
+    taught, real = labels != -100, batch["attention_mask"].bool()
+    assert torch.equal(labels[taught], ids[taught])
     for row, rec in enumerate(rows):
-        assert squeezed(spelt(name, batch, batch["labels"] != -100, row)) == answers(name, rec)
-        assert squeezed(spelt(name, batch, batch["instruction_mask"], row)) == questions(rec)
+        assert squeezed(spelt(name, batch, taught, row)) == answers(name, rec)
+        assert squeezed(spelt(name, batch, asked, row)) == questions(rec)
+    assert not (asked & taught).any() and not ((asked | taught) & ~real).any()
 
 
 @pytest.mark.parametrize("padding", ["right", "left"])
@@ -144,34 +126,6 @@ def test_one_beginning_and_one_end(name):
         end = tokenizer.convert_tokens_to_ids(ENDS[name])
         taught = batch["labels"][row].tolist()
         assert real[-1] == end and taught.count(end) == len(rec.turns) // 2
-
-
-@cache
-def model():
-    return embedded.load()[0]
-
-
-@pytest.mark.parametrize("padding", ["right", "left"])
-def test_the_loss_of_a_batch_is_the_mean_of_its_answers_tokens(padding):
-    rows = [
-        record("<image>\nWhat is the background?", "brick"),
-        record("how many red circles are there?", "two", "is there a red circle?", "yes"),
-        record("<image>\n<image>\nwhat does the sign say?", "A B"),
-    ]
-    with torch.no_grad():
-        batch = collator("embedded", padding)(rows)
-        batch.pop("instruction_mask")
-        positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        together = model()(**batch, position_ids=positions).loss
-        total = count = 0.0
-        for row in rows:
-            alone = collator("embedded")([row])
-            alone.pop("instruction_mask")
-            tokens = int((alone["labels"] != -100).sum())
-            total += float(model()(**alone).loss) * tokens
-            count += tokens
-    assert count == 2 + 4 + 3
-    assert float(together) == pytest.approx(total / count, rel=1e-5)
 
 
 def test_text_alone_has_no_pixels():
@@ -261,26 +215,6 @@ def test_words_behind_the_caption_are_not_beside_it():
     assert processor("llava").tokenizer.decode(ids[0]) == "What?"
 
 
-def test_pictures_are_turned_and_in_colour(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # taken with the camera on its side
-    image(1, 60, 40).save(tmp_path / "a.jpg", exif=exif)
-    Image.new("LA", (5, 7)).save(tmp_path / "b.png")
-    assert picture(tmp_path / "a.jpg").size == (40, 60)
-    assert picture(tmp_path / "b.png").mode == "RGB" and picture(image(1)).size == (60, 40)
-
-
-def test_square_pictures_reach_the_model_whole():
-    """The processor itself learns to pad, so that whoever asks the model later pads as well."""
-    wide = replace(MIXED[0], images=(Image.new("RGB", (300, 100), "white"),))
-    own = copy.deepcopy(processor("embedded"))
-    cropped = Collator(own)([wide])["pixel_values"]
-    pad_to_square(own)
-    padded = Collator(own)([wide])["pixel_values"]
-    assert (cropped > 1.9).all()
-    assert (padded[0, :, :28].abs() < 0.05).all() and (padded[0, :, 34:62] > 1.9).all()
-
-
 def test_a_picture_that_is_gone_names_its_record(tmp_path):
     rec = replace(MIXED[0], images=(tmp_path / "gone.png",))
     with pytest.raises(OSError, match=r"set\.json, line 7: .*gone\.png"):
@@ -323,11 +257,3 @@ def test_it_travels_to_workers(name):
     again = pickle.loads(pickle.dumps(collator(name)))
     want, found = collator(name)(MIXED), again(MIXED)
     assert all(torch.equal(want[key], found[key]) for key in want)
-
-
-def test_paths_and_pictures_are_the_same(tmp_path):
-    made = image(3)
-    made.save(tmp_path / "a.png")
-    kept = [replace(MIXED[0], images=(source,)) for source in (made, Path(tmp_path / "a.png"))]
-    first, second = (collator("llava")([rec])["pixel_values"] for rec in kept)
-    assert torch.equal(first, second)

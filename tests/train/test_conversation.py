@@ -5,19 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from processors import ENDS, MAKERS, image, llava, processor
+from processors import ENDS, MAKERS, llava, processor, record
 
 from foveate.chat import Chat, spoken
 from foveate.evaluate import prompts
 from foveate.train.data import Collator, Record, Turn
 from foveate.train.data.plain import Plain
-
-
-def record(*texts: str) -> Record:
-    """Human and model in turn, an image for each mark."""
-    turns = tuple(Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(texts))
-    marks = sum(text.count("<image>") for text in texts)
-    return Record("a", tuple(image(n) for n in range(marks)), turns, "set.json, line 7")
 
 
 def cut(said, spans) -> list[str]:
@@ -38,12 +31,8 @@ def test_the_text_is_the_templates_own(name):
         "Yes." + ENDS[name],
     ]
     if made.chat_template is not None and name != "llava_next":
-        turns = [
-            spoken("user", "<image>\nWhat is it?"),
-            spoken("assistant", "A cat."),
-            spoken("user", "Sure?"),
-            spoken("assistant", "Yes."),
-        ]
+        turns = ["<image>\nWhat is it?", "A cat.", "Sure?", "Yes."]
+        turns = [spoken(("user", "assistant")[n % 2], text) for n, text in enumerate(turns)]
         assert made.apply_chat_template(turns).rstrip() == said.text
 
 

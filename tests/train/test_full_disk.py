@@ -11,14 +11,10 @@ import pytest
 import small
 from PIL import Image
 
-from foveate.train import Lora, checkpoints, run
+from foveate.train import checkpoints, run
 
-RECIPE = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, "steps": 4}
-LORA = {
-    **RECIPE,
-    "lora": Lora(rank=4, alpha=8, dropout=0.05),
-    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
-}
+RECIPE = {**small.LEARNED, "steps": 4}
+LORA = {**RECIPE, **small.ADAPTERS}
 
 
 def limited(line: list[str], most: int, log: Path) -> tuple[int, list[str]]:

@@ -15,8 +15,6 @@ from typing import NamedTuple
 import pytest
 import small
 
-from foveate.train import Lora
-
 # SIGKILL most of all: nothing can be tidied up after it.
 SIGNALS = [signal.SIGKILL] * 6 + [signal.SIGTERM] * 2 + [signal.SIGINT] * 2
 TIMED = ("seconds", "prefill", "circumstances", "seal")
@@ -65,12 +63,8 @@ def kills(line: Callable, same: Callable, folder: Path, lasts: float, wanted: in
 
 
 TRAINED = {"steps": 3, "save_every": 1, "keep_checkpoints": 1, "micro_batch": 4}
-WHOLE = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}, **TRAINED}
-LORA = {
-    **WHOLE,
-    "lora": Lora(rank=4, alpha=8, dropout=0.05),
-    "trains": {"lora": 1e-2, "projector": 1e-2, "compressor": 1e-2},
-}
+WHOLE = {**small.LEARNED, **TRAINED}
+LORA = {**WHOLE, **small.ADAPTERS}
 RECIPES = {"train": WHOLE, "train with adapters": LORA}
 COMMANDS = {
     "eval": ("eval", "--method", "fastv", "--keep", "0.5"),

@@ -8,12 +8,10 @@ import pytest
 import small
 import torch
 import torch.distributed as dist
+from small import LEARNED, RANDOM, STAGED
 
 from foveate.train import run
 
-STAGED = {"method": "llavolta", "arguments": {"schedule": "four_stage_wider_deeper"}}
-RANDOM = {"method": "random", "arguments": {"keep": 5, "layer": 2}}
-LEARNED = {"method": "depthwise", "arguments": {"keep": 0.25, "layer": 1}}
 # Regions of 2 × 2, whose scales an undecided router draws, then a share that is drawn too. The balance
 # term speaks of a micro-batch, so without it layouts agree for as long as one likes: see test_penalty.py.
 SAMPLERS = {"keep": 0.5, "region": 2, "scales": [1, 2], "hidden": 8, "sampled": [0.3, 1.0]}

@@ -31,7 +31,7 @@ from foveate.train.trainer import VisualTrainer, arguments
 
 @pytest.fixture
 def loaded(card):
-    return load(card(method="depthwise", arguments={"keep": 0.25, "layer": 1}))[0]
+    return load(card(**small.LEARNED))[0]
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -127,8 +127,7 @@ def test_a_projector_that_runs_learns():
 def test_the_optimizer_has_these_rates(card, data, tmp_path):
     """A group for each rate, with decay and without; every learning parameter is in exactly one."""
     recipe = card(
-        method="depthwise",
-        arguments={"keep": 0.25, "layer": 1},
+        **small.LEARNED,
         trains={"projector": 1e-3, "language": 2e-4, "*.layers.0.*": 5e-5, "compressor": 7e-3},
         weight_decay=0.1,
     )
@@ -174,7 +173,7 @@ def test_a_router_learns_at_a_rate_of_its_own(card):
 def test_frozen_parts_do_not_move(card, model, tmp_path):
     """And those that learn do: every one that a loss depends on."""
     trains = {"compressor": 1e-2, "*.layers.2.*": 1e-2}
-    run(card(method="depthwise", arguments={"keep": 0.25, "layer": 1}, trains=trains), tmp_path)
+    run(card(**small.LEARNED, trains=trains), tmp_path)
     before, after = small.weights(model), small.weights(tmp_path)
     moved = {n for n in before if not torch.equal(before[n], after[n])}
     assert moved == {n for n in before if "language_model" in n and ".layers.2." in n}
@@ -204,23 +203,6 @@ def test_shrinking_leaves_the_rest(card):
 
 def test_a_public_name():
     assert foveate.ProgressCallback is foveate.train.ProgressCallback
-
-
-def test_what_learns_is_kept_in_float32(card):
-    """In bfloat16 a step of 2e-5 would be rounded away from most weights."""
-    recipe = card(
-        method="depthwise",
-        arguments={"keep": 0.25, "layer": 1},
-        lora=Lora(rank=2, alpha=4),
-        trains={"lora": 1e-3, "projector": 1e-3, "compressor": 1e-3},
-        dtype="bfloat16",
-        bf16=True,
-    )
-    model = parts.adapted(load(recipe)[0], recipe.lora, recipe.trains)
-    rates = parts.freeze(model, recipe.trains)
-    kinds = {n: p.dtype for n, p in model.named_parameters()}
-    assert {kinds[n] for n in rates} == {torch.float32}
-    assert {kind for n, kind in kinds.items() if n not in rates} == {torch.bfloat16}
 
 
 def test_an_adapter_trains_what_it_saves():

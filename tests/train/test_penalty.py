@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import small
@@ -11,7 +12,7 @@ import torch
 import torch.distributed as dist
 from probes import Ragged
 
-from foveate.train import DivergedError, Lora, run
+from foveate.train import Lora, run
 from foveate.train.curve import curve
 from foveate.train.penalty import Apart
 from foveate.train.trainer import VisualTrainer
@@ -107,30 +108,16 @@ def hooked(monkeypatch):
     return found
 
 
-def test_a_trained_model_keeps_no_hook_of_it(card, tmp_path, hooked):
-    run(card(**focused(0.5)), tmp_path)
-    ((model, before),) = hooked
-    assert len(model._forward_hooks) == before
-
-
-def test_nor_does_one_whose_run_was_broken_off(card, tmp_path, hooked):
+@pytest.mark.parametrize("broken_off", [False, True])
+def test_a_trained_model_keeps_no_hook_of_it(card, tmp_path, hooked, broken_off):
     def stop(step, steps, now):
-        if now.startswith("loss"):
-            raise InterruptedError("enough")
+        if broken_off and now.startswith("loss"):
+            raise InterruptedError
 
-    with pytest.raises(InterruptedError, match="enough"):
+    with pytest.raises(InterruptedError) if broken_off else nullcontext():
         run(card(**focused(0.5)), tmp_path, advance=stop)
     ((model, before),) = hooked
     assert len(model._forward_hooks) == before
-
-
-def test_a_loss_that_is_no_number_has_no_terms(card, tmp_path):
-    """Nobody is told of a penalty that no method asked for."""
-    heard = []
-    with pytest.raises(DivergedError):
-        broken = card(trains={"language": 1e30}, warmup=0.0)
-        run(broken, tmp_path, advance=lambda step, steps, now: heard.append(now))
-    assert heard[-1] == "loss nan"
 
 
 @pytest.mark.parametrize(

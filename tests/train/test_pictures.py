@@ -35,11 +35,8 @@ def drawn(mode: str) -> Image.Image:
         return Image.fromarray(np.random.default_rng(0).integers(0, 65536, (16, 24), np.uint16))
     if mode == "PA":
         return made.convert("RGB").convert("P").convert("PA")
-    return (
-        made.convert("RGB").convert(mode)
-        if mode in ("CMYK", "YCbCr", "LAB")
-        else made.convert(mode)
-    )
+    opaque = made.convert("RGB") if mode in ("CMYK", "YCbCr", "LAB") else made
+    return opaque.convert(mode)
 
 
 def saved(folder: Path, mode: str, kind: str) -> Path | None:
@@ -92,11 +89,8 @@ def test_what_is_transparent_is_white():
     clear.putpixel((0, 0), (255, 0, 0, 128))
     clear.putpixel((1, 0), (255, 0, 0, 255))
     found = read(clear)
-    assert [found.getpixel((x, 0)) for x in range(3)] == [
-        (255, 127, 127),
-        (255, 0, 0),
-        (255, 255, 255),
-    ]
+    seen = [found.getpixel((x, 0)) for x in range(3)]
+    assert seen == [(255, 127, 127), (255, 0, 0), (255, 255, 255)]
     assert flat(clear.convert("RGBa")).getpixel((5, 5)) == (255, 255, 255)
     grey = Image.new("LA", (8, 8), (0, 0))
     assert read(grey).getcolors() == [(64, (255, 255, 255))]
@@ -111,12 +105,8 @@ def png(depth: int, colour: int, row: bytes, key: bytes) -> Image.Image:
     """A PNG of one row, four times, with a colour that stands for none."""
     width = len(row) * 8 // depth // (3 if colour == 2 else 1)
     head = struct.pack(">IIBBBBB", width, 4, depth, colour, 0, 0, 0)
-    chunks = [
-        (b"IHDR", head),
-        (b"tRNS", key),
-        (b"IDAT", zlib.compress((b"\0" + row) * 4)),
-        (b"IEND", b""),
-    ]
+    lines = zlib.compress((b"\0" + row) * 4)
+    chunks = [(b"IHDR", head), (b"tRNS", key), (b"IDAT", lines), (b"IEND", b"")]
     parts = [
         struct.pack(">I", len(d)) + t + d + struct.pack(">I", zlib.crc32(t + d)) for t, d in chunks
     ]
@@ -233,25 +223,30 @@ def test_what_is_no_picture_is_one_line(tmp_path, name):
     assert (str(again), again.kind) == (str(caught.value), caught.value.kind)
 
 
+def judged(path: Path) -> bool:
+    """Whether a file is a picture, by the check, which decodes coarsely, and by the reader alike."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow may warn of a file that breaks off
+        verdict = trouble(path)
+        try:
+            read(path)
+            assert verdict is None
+        except PictureError as error:
+            assert verdict == (error.kind, str(error))
+    return verdict is None
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "progressive"])
 def test_a_file_cut_anywhere_is_judged_alike(tmp_path, kind):
-    """By the check and by the reader: what passes the one does not stop training later."""
+    """What passes the check does not stop training later."""
     file = io.BytesIO()
     more = {"progressive": True} if kind == "progressive" else {}
     image(5, 60, 40).save(file, "JPEG" if more else kind, **more)
-    whole, path, broken = file.getvalue(), tmp_path / "cut", 0
+    whole, path, sound = file.getvalue(), tmp_path / "cut", 0
     for part in np.linspace(1, len(whole) - 1, 24).astype(int):
         path.write_bytes(whole[:part])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow may warn of a file that breaks off
-            found = trouble(path)
-            try:
-                read(path)
-                assert found is None, part
-            except PictureError as error:
-                assert found == (error.kind, str(error)), part
-        broken += found is not None
-    assert broken > 10
+        sound += judged(path)
+    assert sound < 14
 
 
 @pytest.mark.parametrize("draws", [15, pytest.param(400, marks=pytest.mark.full)])
@@ -262,19 +257,10 @@ def test_a_damaged_file_is_judged_alike(tmp_path, draws):
         image(5, 64, 48).save(file, kind)
         for _ in range(draws):
             damaged = np.frombuffer(file.getvalue(), np.uint8).copy()
-            damaged[draw.integers(0, min(len(damaged), 10 ** draw.integers(2, 6)), 4)] = (
-                draw.integers(256)
-            )
+            reach = min(len(damaged), 10 ** draw.integers(2, 6))
+            damaged[draw.integers(0, reach, 4)] = draw.integers(256)
             path.write_bytes(damaged.tobytes())
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                verdict = trouble(path)
-                try:
-                    read(path)
-                    assert verdict is None, kind
-                except PictureError as error:
-                    assert verdict == (error.kind, str(error)), kind
-            found.add(verdict is None)
+            found.add(judged(path))
     assert found == {True, False}
 
 

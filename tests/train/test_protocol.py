@@ -14,7 +14,7 @@ import pytest
 import small
 import torch
 from PIL import Image
-from processors import MAKERS, image, llava, llava_next, processor
+from processors import MAKERS, image, llava, llava_next, processor, record
 from transformers import AutoProcessor
 
 import foveate
@@ -35,7 +35,7 @@ from foveate.cli import run
 from foveate.cli.tables import table
 from foveate.evaluate.results import Job
 from foveate.hosts.protocol import CHAT, padded, squared
-from foveate.train import Collator, Record, Turn
+from foveate.train import Collator
 from foveate.train.model import load
 
 # The published text, LLaVA's v1, in full. https://github.com/haotian-liu/LLaVA, conv-mode vicuna_v1.
@@ -78,11 +78,8 @@ def test_the_prompt_is_the_published_one(asks):
 def test_training_and_evaluation_say_it_too(asks):
     """Every label is of an answer and its end; a picture stands first, wherever the record has it."""
     words = asks.tokenizer
-    places = ("<image>\nWhat is it?", "What is it?\n<image>")
-    for first in places:
-        said = (Turn("user", first), Turn("assistant", "A cat."), Turn("user", "Is it red?"))
-        rec = Record("a", (image(0),), (*said, Turn("assistant", "No.")), "here")
-        batch = Collator(asks)([rec])
+    for first in ("<image>\nWhat is it?", "What is it?\n<image>"):
+        batch = Collator(asks)([record(first, "A cat.", "Is it red?", "No.")])
         text = words.decode(batch["input_ids"][0])
         assert text.replace("<image>" * 16, "<image>") == ALL
         taught = batch["input_ids"][0][batch["labels"][0] != -100]
@@ -168,37 +165,24 @@ def test_other_families_are_refused(name):
 
 
 def test_other_words_are_refused():
-    with pytest.raises(ValueError, match="protocol='lava': want one of llava"):
-        foveate.protocol(llava(), "lava")
     with pytest.raises(ValueError, match="Qwen2VLImageProcessorPil cannot pad images to a square"):
         squared(processor("qwen2_5_vl").image_processor)
 
 
 ANEW = {"positions": "renumbered", "newlines": "none"}
+BEFORE = [VisionZip, DivPrune, lambda: Pool(4), llava_stf, meteor]
+INSIDE = [
+    *(FastV, focusllava, lambda: Pool(8, layer=2), lambda: llavolta("two_stage")),
+    lambda: Chain(VisionZip(), FastV()),
+]
 
 
-ALIKE = {
-    "visionzip": VisionZip,
-    "divprune": DivPrune,
-    "pool": lambda: Pool(4),
-    "llava_stf": llava_stf,
-    "meteor": meteor,
-}
-INSIDE = {
-    "fastv": FastV,
-    "pool": lambda: Pool(8, layer=2),
-    "llavolta": lambda: llavolta("two_stage"),
-    "focusllava": focusllava,
-    "a chain": lambda: Chain(VisionZip(), FastV()),
-}
-
-
-def test_what_stands_before_the_language_model_is_counted_anew():
+@pytest.mark.parametrize(
+    ("make", "says"), [*((make, ANEW) for make in BEFORE), *((make, {}) for make in INSIDE)]
+)
+def test_what_stands_before_the_language_model_is_counted_anew(make, says):
     with torch.device("meta"):
-        for name, make in ALIKE.items():
-            assert foveate.as_published(make()) == ANEW, name
-        for name, make in INSIDE.items():
-            assert foveate.as_published(make()) == {}, name
+        assert foveate.as_published(make()) == says
 
 
 def test_models_saved_with_another_prompt_keep_it(tmp_path):
@@ -275,18 +259,9 @@ def test_a_job_of_before_is_the_checkpoints_own(tmp_path):
 
 
 def test_compare_shows_the_protocol(capsys, place, tmp_path):
-    command = [
-        "compare",
-        "--methods",
-        "stride,fastv",
-        "--keeps",
-        "0.25",
-        "--limit",
-        3,
-        "--out",
-        tmp_path,
-    ]
-    document = one(capsys, [*command, "--no-timing", "--scenes", "0"], place, "--protocol", "llava")
+    budget = ["--methods", "stride,fastv", "--keeps", "0.25", "--limit", 3]
+    command = ["compare", *budget, "--no-timing", "--scenes", "0", "--out", tmp_path]
+    document = one(capsys, command, place, "--protocol", "llava")
     assert document["protocol"] == "llava"
     assert "patchqa, protocol llava, 3" in table(document).title
     page = (tmp_path / "report.html").read_text()
@@ -299,19 +274,12 @@ def test_compare_shows_the_protocol(capsys, place, tmp_path):
 
 def test_what_it_does_not_fit_is_one_line(capsys, place, tmp_path):
     image(1).save(tmp_path / "a.png")
-    ask = ["ask", str(tmp_path / "a.png"), "What?", "--model", place, "--protocol"]
+    other = shutil.copytree(place, tmp_path / "other")
+    llava(MISTRAL).save_pretrained(other)
+    ask = ["ask", str(tmp_path / "a.png"), "What?", "--model", str(other), "--protocol"]
     assert run([*ask, "lava"]) == 2
     assert "nearest: llava" in capsys.readouterr().err
-    other = tmp_path / "other"
-    shutil.copytree(place, other)
-    llava(MISTRAL).save_pretrained(other)
-    assert (
-        run(["ask", str(tmp_path / "a.png"), "What?", "--model", str(other), "--protocol", "llava"])
-        == 2
-    )
+    assert run([*ask, "llava"]) == 2
     said = capsys.readouterr().err
-    assert (
-        said.startswith("foveate: --protocol llava: ")
-        and "[INST]" in said
-        and said.count("\n") == 1
-    )
+    assert said.startswith("foveate: --protocol llava: ") and said.count("\n") == 1
+    assert "[INST]" in said

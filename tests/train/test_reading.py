@@ -6,8 +6,6 @@ import json
 
 import pytest
 import small
-import torch.distributed as dist
-from test_layouts import near
 
 from foveate.train import run
 
@@ -66,24 +64,3 @@ def test_they_reach_evaluations(card, files, tmp_path):
 
     one, other = checked("one"), checked("other")
     assert len(one) == len(other) == 1 and one != other
-
-
-@pytest.mark.parametrize("name", ["one", "some"])
-def test_accumulation_changes_nothing(card, files, tmp_path, name):
-    whole = trained(card, tmp_path / "whole", files[name], **READS, **PLAIN)
-    parts = trained(card, tmp_path / "parts", files[name], **READS, **PLAIN, micro_batch=2)
-    near(whole, parts, tmp_path / "whole", tmp_path / "parts")
-
-
-@pytest.mark.full  # in test_layouts, FocusLLaVA reads on two ranks too
-@pytest.mark.skipif(not dist.is_gloo_available(), reason="gloo is not built in")
-def test_two_ranks_are_one_process(card, files, tmp_path):
-    """With as many words on each as its own rows have."""
-    path = files["some"]
-    recipe = card(data=str(path), images=str(path.parent), **READS, **PLAIN, micro_batch=4)
-    done = small.foveate("train", *small.words(recipe), "--out", tmp_path / "two", ranks=2)
-    assert done.returncode == 0, done.stderr
-    two = json.loads((tmp_path / "two" / "training.json").read_text())
-    assert two["processes"] == 2
-    one = run(card(data=str(path), images=str(path.parent), **READS, **PLAIN), tmp_path / "one")
-    near(one, two, tmp_path / "one", tmp_path / "two")

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 import small
-import torch
 
 from foveate.cli import run as typed
 from foveate.train import DataError, run
@@ -37,9 +36,8 @@ def sound(file):
 
 
 FEW = {"batch": 4, "micro_batch": 4, "save_every": 1}
-LEFT_OUT = pytest.warns(
-    UserWarning, match=r"set\.json: 3 of 12 records are left out, the first: set"
-)
+SAYS = r"set\.json: 3 of 12 records are left out, the first: set"
+LEFT_OUT = pytest.warns(UserWarning, match=SAYS)
 
 
 def test_it_is_as_if_they_were_not_there(model, bad, tmp_path):
@@ -51,8 +49,7 @@ def test_it_is_as_if_they_were_not_there(model, bad, tmp_path):
     assert (found["records"], found["steps"]) == (want["records"], want["steps"])
     assert found["records"] == 9
     assert small.losses(found) == small.losses(want)
-    ours, theirs = small.weights(tmp_path / "a"), small.weights(tmp_path / "b")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    small.alike(tmp_path / "a", tmp_path / "b")
     skipped = json.loads((tmp_path / "a" / "training.json").read_text())["skipped"]
     assert skipped["records"] == 3
     told = {one["where"]: one["what"] for one in skipped["first"]}
@@ -97,8 +94,7 @@ def test_a_run_goes_on_without_the_same_ones(model, bad, tmp_path):
         done = run(recipe, out, resume=True)
     assert small.losses(done) == small.losses(whole)
     assert done["skipped"] == whole["skipped"]
-    ours, theirs = small.weights(out), small.weights(tmp_path / "whole")
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    small.alike(out, tmp_path / "whole")
 
 
 def test_a_run_that_cannot_know_what_it_left_out(model, bad, tmp_path):

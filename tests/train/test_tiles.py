@@ -8,7 +8,6 @@ import torch
 from processors import image, llava_next, processor
 from transformers import LlavaNextConfig, LlavaNextForConditionalGeneration
 
-import foveate
 from foveate import evaluate
 from foveate.evaluate.costs import probes
 from foveate.train import Collator, Record, Turn, run
@@ -76,31 +75,6 @@ def test_layouts_of_a_batch_are_told(padding):
         assert words.split() == rec.turns[0].text.replace("<image>", "").split()
         told = made.tokenizer.decode(batch["input_ids"][row][taught[row]])
         assert told.split()[-1].endswith("cat.</s>")
-
-
-def test_the_model_takes_them(place):
-    """A batch of several layouts has the loss of its rows alone."""
-    bare = recipe(place, method="identity", arguments={})
-    model, made = load(bare)
-    foveate.restore(model)
-    batch = Collator(made)(ROWS[:3])
-    batch.pop("instruction_mask")
-    with torch.no_grad():
-        together = model(**batch)
-        total = count = 0.0
-        for row in ROWS[:3]:
-            alone = Collator(made)([row])
-            alone.pop("instruction_mask")
-            tokens = int((alone["labels"] != -100).sum())
-            total, count = total + float(model(**alone).loss) * tokens, count + tokens
-    assert float(together.loss) == pytest.approx(total / count, rel=1e-5)
-
-
-def test_longer_than_allowed_says_how_long(place):
-    with pytest.raises(
-        ValueError, match=r"line 7: images stand up to column \d+ of \d+, max_length=40"
-    ):
-        Collator(processor("llava_next"), max_length=40)([record(SIZES[2])])
 
 
 def test_draws_are_those_of_an_image_in_any_micro_batch(place, tmp_path):

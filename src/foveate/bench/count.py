@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from foveate.bench.clock import twin
 from foveate.bench.configs import Named, build
-from foveate.core.compressor import Chain, Compressor, Context, Tower
+from foveate.core.composed import Chain
+from foveate.core.compressor import Compressor, Context, Tower
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import cost, traits
 from foveate.hosts.attach import compress

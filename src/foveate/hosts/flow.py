@@ -244,14 +244,17 @@ class Later:
     views: dict[Any, Any] = field(default_factory=dict)
 
 
-@dataclass(eq=False)
 class Flow:
-    """One forward pass, as it travels: its call, and what that is, a prompt or a later call. By hooks.py."""
+    """One forward pass, as it travels: its call, and what that is, a prompt or a later call. By hooks.py.
 
-    call: Call = field(default_factory=Call)
-    prompt: Prompt | None = None
-    path: Path | None = None
-    later: Later | None = None
+    No dataclass: FSDP looks into those among a module's arguments, and would hand every layer a copy.
+    """
+
+    def __init__(self, call: Call | None = None):
+        self.call = call or Call()
+        self.prompt: Prompt | None = None
+        self.path: Path | None = None
+        self.later: Later | None = None
 
     def entered(self, position: Tensor) -> None:
         """Begin the way through the layers at these position ids (A, B, S)."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.core.compressor import Chain, Compressor, Stages
+from foveate.core.composed import Chain, Stages
+from foveate.core.compressor import Compressor
 from foveate.hosts import reading, whole
 from foveate.hosts.files import Unreadable, few, headers, opened, short
 

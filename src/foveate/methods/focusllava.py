@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from foveate.core.compressor import Chain, Compressor, Context, language
+from foveate.core.composed import Chain
+from foveate.core.compressor import Compressor, Context, language
 from foveate.core.ops import (
     Keep,
     check_keep,

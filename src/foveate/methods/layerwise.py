@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from foveate.core.compressor import Chain
+from foveate.core.composed import Chain
 from foveate.core.ops import Keep, stride_of
 from foveate.core.sizes import scaled
 from foveate.core.spec import spoken

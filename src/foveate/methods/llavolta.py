@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from foveate.core.compressor import Compressor, Stages
+from foveate.core.composed import Stages
+from foveate.core.compressor import Compressor
 from foveate.core.ops import Keep, check_keep
 from foveate.core.sizes import scaled
 from foveate.core.spec import spoken

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from foveate.core import warm
-from foveate.core.compressor import Chain, Compressor, Context, Site, Tower, language
+from foveate.core.composed import Chain
+from foveate.core.compressor import Compressor, Context, Site, Tower, language
 from foveate.core.ops import (
     Keep,
     budget,
