@@ -22,7 +22,7 @@ SIZES = 16  # embeddings: of leaves of 2, 4, 8, … tokens
 
 
 class Fovea(Compressor):
-    """Split the picture where detail pays, until the budget is spent: ours, no paper.
+    """Split the picture where detail pays, until the budget is spent. Our own: no paper.
 
     A tree of rectangles over the grid; every leaf is one token, so nothing is dropped and any budget is met
     exactly, in each image. A rectangle costs what is lost if its tokens become their weighted mean, and the
