@@ -37,7 +37,7 @@ def _described() -> list[dict[str, Any]]:
 
 def _paper(method: Mapping[str, Any]) -> str:
     if not method["arxiv"]:
-        return "baseline"
+        return "ours" if method["slug"] == "fovea" else "baseline"
     return f"[{method['paper']}](https://arxiv.org/abs/{method['arxiv']})"
 
 

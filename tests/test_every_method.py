@@ -41,6 +41,11 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
         {"region": 2, "scales": [2, 1], "explore": False},
     ),
     "focusllava, text alone": ("focusllava", {"only": "text", "sampled": [0.3, 1.0]}),
+    "fovea by the question": (
+        "fovea",
+        {"weights": "question", "vector": "mean", "sampled": [0.1, 1.0]},
+    ),
+    "fovea by attention": ("fovea", {"weights": "attention"}),
     "focusllava at one scale": ("focusllava", {"scales": [2]}),
 }
 # With all tokens too they are functions of their own: connectors, and a router that decides.

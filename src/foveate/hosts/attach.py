@@ -137,6 +137,20 @@ def lent(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def resting(model: nn.Module) -> Iterator[None]:
+    """Inside, a compressed model answers with all its tokens, as its weights do without the compressor.
+
+    Where a compressor stands in the projector's place, that is through the old projector.
+    """
+    attachment = _attachment(model)
+    before, attachment.resting = attachment.resting, True
+    try:
+        yield
+    finally:
+        attachment.resting = before
+
+
+@contextmanager
 def trace(model: nn.Module) -> Iterator[Trace]:
     """Look at what becomes of the images: `with foveate.trace(model) as seen: …; seen.steps`.
 

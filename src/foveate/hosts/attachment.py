@@ -25,6 +25,7 @@ class Attachment:
     counts: list[int] | None = None
     step: int | None = None
     max_steps: int | None = None
+    resting: bool = False  # whether the model answers with all its tokens for now
 
     def acting(self, base: nn.Module) -> list[Compressor]:
         """The compressors that act now, in flow order.
@@ -32,6 +33,8 @@ class Attachment:
         Raises RuntimeError in training with a schedule that was not told how far training is.
         """
         method = base.visual_compressor
+        if self.resting:
+            return []
         if not (base.training and method.scheduled):
             return method.at(1.0).parts()
         if self.step is None:

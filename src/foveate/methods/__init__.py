@@ -12,6 +12,7 @@ from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV
 from foveate.methods.focusllava import RegionSampler, TextGuided, focusllava
+from foveate.methods.fovea import Fovea
 from foveate.methods.identity import Identity
 from foveate.methods.kmeans import KMeans
 from foveate.methods.layerwise import layerwise
@@ -34,6 +35,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "fastv": FastV,
     "visionzip": VisionZip,
     "divprune": DivPrune,
+    "fovea": Fovea,
     "kmeans": KMeans,
     "vccattention": VCCAttention,
     "depthwise": DepthwiseConv.keeping,
@@ -50,6 +52,7 @@ __all__ = [
     "DivPrune",
     "FastV",
     "FlashGlobalFusion",
+    "Fovea",
     "Identity",
     "KMeans",
     "LLaVASTF",

@@ -46,6 +46,9 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip": (lambda n: n >= 0, "at least 0, and finite"),
     "epochs": (lambda n: 0 < n <= EPOCHS, f"more than 0 and at most {EPOCHS:,}"),
     "shrink": (lambda n: 0 < n <= 1, "a share in (0, 1]"),
+    "distill": (lambda n: n >= 0, "at least 0, and finite"),
+    "full": (lambda n: n >= 0, "at least 0, and finite"),
+    "attend": (lambda n: n >= 0, "at least 0, and finite"),
     "warmup": (lambda n: 0 <= n < 1, "a share of the steps in [0, 1)"),
 }
 
@@ -80,6 +83,11 @@ class Recipe:
     shrink       below 1, projector, language model and what else learns begin at this share of their weights
                  and the rest of fresh ones, so that there is something to learn: shrink and perturb, Ash and
                  Adams 2020, arXiv:1910.08475
+    distill      weighs how far the answers are from the same weights' answers with all tokens (KL); 0 for not
+                 asking them, which makes a step cost no second forward
+    full         weighs the loss of the answers with all tokens beside the compressed one's
+    attend       weighs how far a compressor that says where to look is from where the answers look with all
+                 tokens, and falls to 0 over training; wants attention="eager"
     warm_start   the compressor begins as what it stands in for, where it can: see foveate.warm_start
     batch        prompts per optimizer step, over all devices
     micro_batch  prompts per device and forward; the rest is gradient accumulation. A penalty, such as one
@@ -114,6 +122,9 @@ class Recipe:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     positions: str = "original"
     shrink: float = 1.0
+    distill: float = 0.0
+    full: float = 0.0
+    attend: float = 0.0
     warm_start: bool = False
     lora: Lora | None = None
     batch: int = 128

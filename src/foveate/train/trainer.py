@@ -16,6 +16,7 @@ from foveate.hosts import traits
 from foveate.keeping.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
+from foveate.train.distill import Distilled, Weights
 from foveate.train.parts import blocks_of, grounded, groups
 from foveate.train.penalty import Apart
 from foveate.train.recipe import Recipe
@@ -87,7 +88,10 @@ class VisualTrainer(Trainer):
         self.recipe, self.rates, self.whole = recipe, rates, whole
         self.clock, self.order = Clock(), None
         super().__init__(**kwargs)
-        self.apart = Apart(traits.unwrapped(self.model), self.accelerator.gather)
+        whole, gather = traits.unwrapped(self.model), self.accelerator.gather
+        self.apart = Apart(whole, gather)
+        weights = Weights(recipe.distill, recipe.full, recipe.attend)
+        self.distilled = Distilled(whole, weights, gather, self.progress)
         if self.is_fsdp_enabled:
             # Said by name: of what the model's class would say, some is in no model (CLIP's text layers).
             self.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = blocks_of(self.model)
@@ -97,8 +101,12 @@ class VisualTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and tell apart meanwhile what compressors add to the loss."""
-        with self.apart, grounded(traits.unwrapped(self.model)):
+        with self.apart, self.distilled, grounded(traits.unwrapped(self.model)):
             return super().train(*args, **kwargs)
+
+    def progress(self) -> float:
+        """How far training is, 0 to 1."""
+        return self.state.global_step / self.state.max_steps
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer, a parameter group for each learning rate."""
@@ -150,7 +158,8 @@ class VisualTrainer(Trainer):
         Raises DivergedError where the loss is no number.
         """
         if "loss" in logs:
-            terms = self.apart.read(logs["loss"], self.args.device)
+            terms = self.distilled.read(logs["loss"])
+            terms |= self.apart.read(terms.pop("loss", logs["loss"]), self.args.device)
             logs = {**logs, **terms, **self.clock.read()}
         super().log(logs, start_time)
         if not math.isfinite(logs.get("loss", 0.0)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from foveate.train.recipe import Recipe
-from foveate.train.recipes import focusllava, llava, llava_stf, llavolta, meteor, patchqa
+from foveate.train.recipes import focusllava, fovea, llava, llava_stf, llavolta, meteor, patchqa
 
 
 def _by_name(*rooms: object) -> dict[str, Callable[[], Recipe]]:
@@ -18,5 +18,5 @@ def _by_name(*rooms: object) -> dict[str, Callable[[], Recipe]]:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = _by_name(
-    llava, llava_stf, llavolta, meteor, focusllava, patchqa
+    llava, llava_stf, llavolta, meteor, focusllava, fovea, patchqa
 )
