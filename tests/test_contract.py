@@ -21,6 +21,7 @@ from foveate import (
     DepthwiseConv,
     DivPrune,
     FastV,
+    Fovea,
     KMeans,
     LLaVASTF,
     MultiBlockFusion,
@@ -58,6 +59,7 @@ FOLLOWED = {
     "stride inside": lambda: Stride(5, layer=1),
     "pool inside": lambda: Pool(4, layer=2),
     "pool 2-d inside": lambda: Pool(2, layer=3, dims=2),
+    "fovea by means": lambda width: Fovea(6, vector="mean", width=width),
     "kmeans": lambda: KMeans(5),
     "vccattention": lambda: VCCAttention(fine=1, block=4),
     "layerwise": layerwise,
@@ -77,6 +79,8 @@ FUSED = {
 }
 EVERY = FOLLOWED | {
     "visionzip": lambda: VisionZip(6),
+    "fovea": lambda: Fovea(6),
+    "fovea by the question": lambda width: Fovea(0.4, "question", "mean", width, hidden=8),
     "kmeans soft": lambda: KMeans(0.3, layer=1, soft=True),
     "depthwise": lambda width: opened(DepthwiseConv(width, 3)),
     "ragged": lambda: Ragged(),
