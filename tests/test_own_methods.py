@@ -83,7 +83,7 @@ def asked(capsys, *words):
     return printed(capsys, "ask", "good.png", "what does the sign say ?", *words)
 
 
-def test_a_class_by_its_place_works_everywhere(folder, capsys, model):
+def test_a_class_by_its_place_works_everywhere(folder, capsys, model, monkeypatch):
     assert foveate.support(model, NAME, keep=6).works
     foveate.compress(model, NAME, keep=6)
     assert repr(model.model.visual_compressor).startswith("Ends(keep=6")
@@ -112,6 +112,20 @@ def test_a_class_by_its_place_works_everywhere(folder, capsys, model):
             "t",
         )["steps"]
         == 1
+    )
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p])  # as a console script has it
+    sys.modules.pop("ends_of_mine")
+    assert printed(
+        capsys,
+        *card,
+        "--set",
+        "steps=1",
+        "--set",
+        "batch=2",
+        "--set",
+        "micro_batch=2",
+        "--out",
+        "u",
     )
     assert "Ends(keep=9" in repr(foveate.from_pretrained("t", trust=[NAME]).model.visual_compressor)
 
@@ -200,6 +214,14 @@ def test_compare_in_python(model):
     assert (document["task"], document["n"]) == ("own", 4)
     with pytest.raises(ValueError, match="unknown task 'patchq': nearest: patchqa"):
         evaluate.evaluate(model, processor, task="patchq")
+    with pytest.raises(TypeError, match="no setting 'sed': there are seed"):
+        evaluate.evaluate(model, processor, sed=3)
+    with pytest.raises(ValueError, match="limit='11'"):
+        evaluate.compare(model, processor, "stride, fastv", limit="11")
+    with pytest.raises(
+        TypeError, match="a dict without images, question, answer, kind, group, key"
+    ):
+        evaluate.evaluate(model, processor, task=[{"question": "why ?"}])
     with pytest.raises(TypeError, match="keep=3 beside a method that is made"):
         evaluate.evaluate(model, processor, foveate.FastV(2), keep=3)
     with pytest.raises(ValueError, match="keep=3 without a method"):

@@ -207,6 +207,19 @@ def test_questions(name):
         some[5]
 
 
+def test_another_method_leaves_the_arguments_of_the_first():
+    """Wherever it is typed; and what is typed of its own stays."""
+    card = chosen("llavolta_last_stage_patchqa", ["arguments.keep=36", "method=fastv"])
+    assert (card.method, card.arguments) == ("fastv", {"keep": 36})
+    same = chosen("llavolta_last_stage_patchqa", ["method=llavolta"])
+    assert same.arguments == {"schedule": "last_stage", **same.arguments}
+
+
+def test_a_name_is_a_folder_in_out(capsys):
+    assert run(["train", "patchqa", "--set", "name=../elsewhere", "--set", "steps=1"]) == 2
+    assert "want --out for another place" in capsys.readouterr().err
+
+
 def test_no_other_task():
     with pytest.raises(ValueError, match="nearest: patchqa"):
         Questions("patchqaa", 3)

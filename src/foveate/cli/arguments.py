@@ -57,12 +57,19 @@ def factory(name: str) -> Callable[..., Compressor]:
     """
     from foveate.registry import methods
 
-    if ":" in name and "" not in sys.path:
-        sys.path.insert(0, "")
+    if "(" in name:
+        raise Wrong(f"method {name}: want its name alone; arguments go by --keep and --set")
+    look_here(name)
     try:
         return methods.factory(name)
     except ValueError as error:
         raise Wrong(str(error)) from error
+
+
+def look_here(name: str) -> None:
+    """Let a class of one's own, package.module:Class, be found in the folder one is in."""
+    if ":" in name and "" not in sys.path:
+        sys.path.insert(0, "")
 
 
 def specs(text: str) -> list[Spec]:

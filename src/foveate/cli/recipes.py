@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from foveate.cli import values
+from foveate.cli import arguments, values
 from foveate.cli.wrong import Wrong, unknown
 
 
@@ -21,7 +21,7 @@ def chosen(name: str, pairs: Iterable[str]) -> Any:
         raise unknown("recipe", name, RECIPES)
     recipe, changes = RECIPES[name](), {}
     types = {f.name: f.type for f in fields(recipe)}
-    for pair in pairs:
+    for pair in sorted(pairs, key=_field_first):
         path, equals, text = (part.strip() for part in pair.partition("="))
         if not equals or not text:
             raise Wrong(
@@ -30,6 +30,9 @@ def chosen(name: str, pairs: Iterable[str]) -> Any:
         field, _, inner = path.partition(".")
         if field not in types:
             raise unknown("field of a recipe", field, types)
+        if field == "method" and text != recipe.method:
+            arguments.look_here(text)
+            changes.setdefault("arguments", {})  # those in the recipe are the other method's
         held = changes.get(field, getattr(recipe, field))
         if text.lower() == "none" and not inner and "None" not in types[field]:
             raise Wrong(f"--set {pair}: want a value; it is {held!r}")
@@ -38,6 +41,11 @@ def chosen(name: str, pairs: Iterable[str]) -> Any:
         return replace(recipe, **changes)
     except (ValueError, TypeError) as error:
         raise Wrong(f"--set: {error}") from error
+
+
+def _field_first(pair: str) -> bool:
+    """A method is set before its arguments, wherever it was typed."""
+    return pair.partition("=")[0].strip() != "method"
 
 
 def _changed(field: str, held: Any, inner: str, text: str, where: str) -> Any:

@@ -49,6 +49,8 @@ def train(
     card = recipes.chosen(recipe, set_ or [])
     if show:
         return _show(card, json)
+    if out is None and Path(card.name).name != card.name:
+        raise Wrong(f"name={card.name}: it names a folder in out/; want --out for another place")
     out = Path("out") / card.name if out is None else out
     with output.answering() as emit:
         output.hush()

@@ -8,6 +8,7 @@ from typing import Any
 
 from foveate import tasks
 from foveate.core.compressor import Compressor
+from foveate.core.ops import whole
 from foveate.core.spec import Spec
 from foveate.evaluate.comparison import BARE, comparison
 from foveate.evaluate.plans import Loaded, Plan, as_saved, fitting, own, plan, remarks
@@ -17,6 +18,8 @@ from foveate.hosts import attach
 from foveate.registry.methods import factory
 
 Method = str | Callable[..., Compressor]
+SETTINGS = ("seed", "batch_size", "max_new_tokens", "timing", "out")
+FIELDS = ("images", "question", "answer", "kind", "group", "key")
 
 
 def evaluate(
@@ -33,9 +36,10 @@ def evaluate(
 
     method: a compressor; or a name or factory, made for the model at this budget; None is the model as it
     is, with the compressor it was saved with or bare. task: a name of `foveate.tasks.TASKS`, of which the
-    first `limit` questions are asked, or your own examples: objects with images, question, answer, kind,
-    group and key. settings: seed, batch_size, max_new_tokens, timing (prefill beside the bare model), and
-    out, a folder where the result is kept and a killed run goes on.
+    first `limit` questions are asked (220 unless told; the command line asks more), or your own examples:
+    objects with images, question, answer, kind, group and key. settings: seed, batch_size, max_new_tokens,
+    timing (prefill beside the bare model), and out, a folder where the result is kept and a killed run
+    goes on.
 
     The document has accuracy (overall and by group), its interval, tokens before and after, steps, cost
     and every answer. The model comes back as it was. Raises ValueError and TypeError for methods, budgets
@@ -52,7 +56,7 @@ def evaluate(
 def compare(
     model: Any,
     processor: Any,
-    methods: Sequence[Method],
+    methods: str | Sequence[Method],
     keeps: Sequence[int | float] = (0.5, 0.25, 0.125),
     task: str | Sequence[Example] = "patchqa",
     limit: int = 220,
@@ -60,12 +64,14 @@ def compare(
 ) -> dict[str, Any]:
     """Methods × budgets on one task beside the bare model: the document of `foveate compare --json`.
 
-    methods: names, or factories that take `keep`, such as functools.partial(METHODS["pool"], layer=2).
+    methods: names, with commas or in a list, or factories that take `keep`, as
+    functools.partial(METHODS["pool"], layer=2) does.
     Budgets that a method does not have stand under "skipped", with the reason. A model that was saved with
     a compressor has a row of its own. task, limit and settings as in `evaluate`.
     """
     work = _work(model, processor, task, limit, settings)
-    specs = [_spec(method) for method in methods]
+    given = methods.replace(" ", "").split(",") if isinstance(methods, str) else methods
+    specs = [_spec(method) for method in given]
     asked, skipped = plan(specs, keeps)
     with attach.lent(model):
         saved = own(work.loaded)
@@ -79,10 +85,18 @@ def _work(
     model: Any, processor: Any, task: str | Sequence[Example], limit: int, settings: dict[str, Any]
 ) -> Work:
     """What is asked, of whom. A path in `out` is made a folder by the runs."""
+    if wrong := settings.keys() - SETTINGS:
+        raise TypeError(f"no setting {min(wrong)!r}: there are {', '.join(SETTINGS)}")
+    limit = whole("limit", limit)
     name = task if isinstance(task, str) else "own"
     examples = tasks.examples(task, limit, settings.get("seed", 0)) if name == task else [*task]
     if not examples:
         raise ValueError(f"task {name}: no examples to ask")
+    if lost := [field for field in FIELDS if not hasattr(examples[0], field)]:
+        raise TypeError(
+            f"an example is a {type(examples[0]).__name__} without {', '.join(lost)}: want objects with "
+            f"{', '.join(FIELDS)}, as foveate.patchqa.Example"
+        )
     called = Path(getattr(model, "name_or_path", "")).name or type(model).__name__
     if (out := settings.get("out")) is not None:
         settings = {**settings, "out": Path(out)}

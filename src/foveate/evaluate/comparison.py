@@ -107,20 +107,26 @@ def best(document: Mapping[str, Any]) -> dict[Any, dict[str, float]]:
 
 
 def showed(document: Mapping[str, Any]) -> list[str]:
-    """What the comparison showed, a line for each budget: its best method beside all tokens."""
-    every = [run for runs in series(document).values() for run in runs if not run["untrained"]]
+    """What the comparison showed: for each number of tokens the best of several, and who is as good.
+
+    As good is whose interval reaches into that of the best.
+    """
+    every = [r for r in document["runs"] if not of_bare(document, r) and not r["untrained"]]
     (bare,) = (run for run in document["runs"] if of_bare(document, run))
-    lines = []
-    for keep in dict.fromkeys(run["keep"] for run in every[::-1] if run["keep"] is not None):
-        first = max((r for r in every if r["keep"] == keep), key=lambda r: r["accuracy"][OVERALL])
-        time = (
-            f", a prefill in {first['prefill']['ratio']:.2f} of the time"
-            if first["prefill"]
-            else ""
-        )
-        lines.append(
-            f"{first['tokens']:.4g} of {first['tokens_before']:.4g} tokens: {first['name']} is best, with "
-            f"{100 * first['accuracy'][OVERALL]:.1f} % right ({100 * bare['accuracy'][OVERALL]:.1f} % with "
-            f"all){time}."
-        )
+    whole, lines = 100 * bare["accuracy"][OVERALL], []
+    for count in sorted({round(run["tokens"]) for run in every}, reverse=True):
+        rows = [run for run in every if round(run["tokens"]) == count]
+        first, *rest = sorted(rows, key=lambda run: -run["accuracy"][OVERALL])
+        low = first["interval"][OVERALL][0]
+        near = [run["name"] for run in rest if run["interval"][OVERALL][1] >= low]
+        if rest:
+            lines.append(
+                f"{count} of {first['tokens_before']:.4g} tokens: {first['name']} has "
+                f"{100 * first['accuracy'][OVERALL]:.1f} % right, all tokens {whole:.1f} %; "
+                + (
+                    f"not told apart from it: {', '.join(near)}."
+                    if near
+                    else "no other comes near."
+                )
+            )
     return lines

@@ -151,7 +151,7 @@ def steps_of(recipe: Recipe, data: Any) -> int:
 
 def _want_packages(recipe: Recipe) -> None:
     """Raise ImportError for a package that this recipe takes and that is not installed."""
-    extra = "'foveate[train]'"
+    extra = "'foveate[train]', in a checkout '.[train]'"
     for wanted, packages, source in [
         (True, ("accelerate",), extra),
         (recipe.lora is not None, ("peft",), extra),
