@@ -55,7 +55,8 @@ class Fovea(Compressor):
         self.weights = choice("weights", weights, WEIGHTS)
         self.vector = choice("vector", vector, VECTORS)
         trained = self.weights == "question" or self.vector == "mean"
-        self.width = whole("width", width) if trained else None  # nothing else depends on it
+        width = whole("width", width) if trained or width is not None else None
+        self.width = width if trained else None  # nothing else depends on it
         self.hidden = whole("hidden", hidden)
         self.sampled = None if sampled is None else _shares(sampled)
         self.seed = whole("seed", seed, least=0)
