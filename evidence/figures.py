@@ -59,7 +59,7 @@ def lines(
 ) -> Path:
     """Draw a line for each name, and the level of all tokens across. Bars are 95 % intervals.
 
-    A name stands on the right of its line's end, or if it is one of `below`, below its beginning.
+    A name stands at its line's end, or if it is one of `below`, below its beginning.
     """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -83,7 +83,7 @@ def lines(
         for name in begins:
             if name.text in below:
                 _write(axes, name, name.y, (0, -5), ha="center", va="top")
-        _on_the_right(axes, [name for name in ends if name.text not in below])
+        _at_the_ends(axes, [name for name in ends if name.text not in below])
         file = io.StringIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return provenance.write(path, file.getvalue())
@@ -104,21 +104,18 @@ def _level(axes: Axes, level: Estimate) -> None:
     )
 
 
-def _on_the_right(axes: Axes, names: Sequence[Name]) -> None:
-    """Names on the right of their points, moved up where one would lie on another that is near."""
+def _at_the_ends(axes: Axes, names: Sequence[Name]) -> None:
+    """Names on the right of their points, above them where the axis ends; none on another that is near."""
     left, right = axes.get_xlim()
-    ticks = [tick for tick in axes.get_xticks() if left <= tick <= right]
-    for name in names:  # the axis reaches as far as its longest name
-        width = 0.03 + LETTER * len(name.text)
-        right = max(right, (name.x - width * left) / (1 - width))
-    axes.set_xlim(left, right)
-    axes.set_xticks(ticks)
-    gap = GAP * (axes.get_ylim()[1] - axes.get_ylim()[0])
+    span, gap = right - left, GAP * (axes.get_ylim()[1] - axes.get_ylim()[0])
     taken: list[tuple[float, float]] = []
     for name in sorted(names, key=lambda name: name.y):
-        near = [y + gap for x, y in taken if abs(x - name.x) < NEAR * (right - left)]
-        taken.append((name.x, max([name.y, *near])))
-        _write(axes, name, taken[-1][1], (9, 0), ha="left", va="center")
+        fits = name.x + (0.03 + LETTER * len(name.text)) * span <= right
+        near = [y + gap for x, y in taken if abs(x - name.x) < NEAR * span]
+        y = max([name.y if fits else name.y + gap, *near])
+        taken.append((name.x, y))
+        offset, side = ((9, 0), "left") if fits else ((4, 0), "right")
+        _write(axes, name, y, offset, ha=side, va="center")
 
 
 def _write(axes: Axes, name: Name, y: float, offset: tuple[int, int], **aligned: str) -> None:
