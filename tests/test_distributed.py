@@ -11,7 +11,8 @@ from families import ONE, TWO, Llava
 from probes import Ragged, routed
 
 import foveate
-from foveate import Chain, FastV, focusllava
+from foveate import Chain, FastV, Fovea, focusllava
+from foveate.train.distill import Distilled, Weights
 
 pytestmark = [
     pytest.mark.slow,
@@ -35,12 +36,15 @@ METHODS = {
     "ragged": lambda: Chain(Ragged(), FastV(0.5, layer=2)),
     "focusllava": lambda: sampled(explore=False),
     "focusllava with draws": lambda: sampled(explore=True, sampled=[0.3, 1.0]),
+    "fovea, taught": lambda: Fovea(0.3, "question", "mean", 64, hidden=8, sampled=[0.1, 1.0]),
 }
 
 
 def model(name):
     made = foveate.compress(Llava().model(), METHODS[name]()).train()
     foveate.set_progress(made, 3, 10)
+    if "taught" in name:  # by a second forward of the same weights, inside the first
+        Distilled(made, Weights(distill=0.5, full=0.25), lambda t: t, lambda: 0.3).__enter__()
     return made
 
 
