@@ -51,8 +51,9 @@ def folder(path: Path) -> Path:
     """The folder, made if need be. Raises Wrong if that cannot be."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Wrong(f"--out {path}: no folder can be made there ({error.strerror})") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise Wrong(f"--out {path}: no folder can be made there ({why})") from error
     return path
 
 
