@@ -159,7 +159,7 @@ def asked(loaded: Loaded) -> Iterator[None]:
     """What a model cannot answer fails the command: prompts are ours, so its parts do not fit together."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         raise Failed(f"{loaded.name} cannot answer: {' '.join(str(error).split())}") from error
 
 
