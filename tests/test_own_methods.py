@@ -18,6 +18,7 @@ from foveate.patchqa import PatchQA
 from foveate.registry.methods import factory
 
 SOURCE = '''
+import torch
 from torch import nn
 from foveate import Compressor, Site, Tower
 
@@ -28,7 +29,7 @@ class Ends(Compressor):
     def __init__(self, keep: int = 4, gain: float = 1.0):
         super().__init__()
         self.keep, self.gain = keep, gain
-        self.scale = nn.Parameter(nn.init.constant_(nn.Parameter(__import__("torch").ones(1)), gain))
+        self.scale = nn.Parameter(torch.full((1,), float(gain)))
 
     def arguments(self):
         return {"keep": self.keep, "gain": self.gain}
@@ -71,6 +72,7 @@ def installed(folder, monkeypatch):
     (info / "METADATA").write_text("Name: ends-of-mine\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(ENTRY)
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    return folder
 
 
 def printed(capsys, *words):
@@ -97,36 +99,12 @@ def test_a_class_by_its_place_works_everywhere(folder, capsys, model, monkeypatc
     assert printed(capsys, "eval", "--method", NAME, "--keep", 3, *few)["tokens"] == 3.0
     bench = ("bench", "--count-only", "--methods", f"{NAME}(gain=2.0)", "--keeps", 5)
     assert printed(capsys, *bench)["cells"][-1]["method"] == f"{NAME}(gain=2.0)"
-    card = ("train", "patchqa", "--set", f"method={NAME}", "--set", "arguments.keep=9")
-    assert (
-        printed(
-            capsys,
-            *card,
-            "--set",
-            "steps=1",
-            "--set",
-            "batch=2",
-            "--set",
-            "micro_batch=2",
-            "--out",
-            "t",
-        )["steps"]
-        == 1
-    )
+    card = [f"method={NAME}", "arguments.keep=9", "steps=1", "batch=2", "micro_batch=2"]
+    train = ["train", "patchqa", *(word for pair in card for word in ("--set", pair)), "--out"]
+    assert printed(capsys, *train, "t")["steps"] == 1
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p])  # as a console script has it
     sys.modules.pop("ends_of_mine")
-    assert printed(
-        capsys,
-        *card,
-        "--set",
-        "steps=1",
-        "--set",
-        "batch=2",
-        "--set",
-        "micro_batch=2",
-        "--out",
-        "u",
-    )
+    assert printed(capsys, *train, "u")["steps"] == 1
     assert "Ends(keep=9" in repr(foveate.from_pretrained("t", trust=[NAME]).model.visual_compressor)
 
 
@@ -153,12 +131,18 @@ def test_a_saved_model_runs_no_code_unless_it_is_named(folder, capsys, model, tm
 
 
 def test_packages_bring_methods(installed, capsys, model):
+    """One that is broken is named where methods are listed, and stops no model from being loaded."""
     methods = {one["slug"]: one for one in printed(capsys, "methods")}
     assert methods["ends"]["class"] == "Ends" and methods["fastv"]["class"] == "FastV"
     assert foveate.support(model)["ends"].works
     foveate.compress(model, "ends", keep=5).save_pretrained("saved")
     assert foveate.from_pretrained("saved").model.visual_compressor.keep == 5
     assert asked(capsys, "--method", "ends", "--keep", 5)["tokens"]["after"] == 5
+    entries = installed / "ends_of_mine-1.0.dist-info" / "entry_points.txt"
+    entries.write_text(ENTRY + "gone = no_such_module:Gone\n")
+    with pytest.warns(UserWarning, match="no_such_module cannot be imported"):
+        foveate.from_pretrained("saved")
+    assert run(["methods"]) == 2 and "no_such_module" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

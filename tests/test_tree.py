@@ -78,7 +78,7 @@ def test_costs_and_gains_are_what_is_lost_and_saved(layout):
         mean = (w[0, below, None] * x[0, below]).sum(0) / w[0, below].sum()
         return (w[0, below] * (x[0, below] - mean).square().sum(-1)).sum()
 
-    below = [(made.above == node).any(0) for node in range(len(made.parent))]
+    below = [(made.above == node).any(0) for node in range(len(made.tokens))]
     assert [int(some.sum()) for some in below] == made.tokens.tolist()
     wanted = torch.stack([lost(some) for some in below])
     torch.testing.assert_close(cost[0], wanted)

@@ -95,6 +95,20 @@ def test_however_a_batch_is_computed(card, tmp_path, slug, more):
     assert all(torch.allclose(one[n], two[n], atol=3e-3) for n in one)
 
 
+def test_a_scorer_is_taught_where_the_answers_look(card, tmp_path):
+    """Its weight falls to nothing over training; a batch of text alone has nothing to look at."""
+    taught = changes("fovea", steps=4, distill=0.0, full=0.0, attend=1.0, attention="eager")
+    history = run(card(**taught), tmp_path / "taught")["history"]
+    looking = [entry["looking"] for entry in history if "loss" in entry]
+    some = [share for share in looking if share]
+    assert len(some) > 1 and some[0] > some[-1] > 0
+    assert "looking" not in logged(run(card(**changes("fovea", distill=0, full=0)), tmp_path / "a"))
+    with pytest.raises(ValueError, match=r"attend=1 reads whole .* want attention='eager'"):
+        card(attend=1.0)
+    with pytest.raises(ValueError, match="learns nothing of that"):
+        run(card(**changes("stride", attend=1.0, attention="eager")), tmp_path / "b")
+
+
 def test_keeping_all_there_is_nothing_to_learn_from(card, tmp_path):
     told = logged(run(card(steps=1, distill=1.0), tmp_path / "out"))
     assert told["distillation"] == pytest.approx(0.0, abs=1e-7)

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from foveate.cli import output
+from foveate.cli import arguments, output
 
 IDENTITY = "identity"  # acts nowhere
 FIRST_LINE = re.compile(
@@ -29,9 +29,9 @@ def methods(
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List every method: paper, where it acts, trained or not, arguments."""
-    from foveate.registry.methods import factory, names
+    from foveate.registry.methods import names
 
-    found = [describe(slug, factory(slug)) for slug in names()]
+    found = [describe(slug, arguments.factory(slug)) for slug in names()]
     table = _table
     if model is not None:
         output.hush()

@@ -21,19 +21,17 @@ class Tree:
     children  of each depth with splits, from the root: (which, (left, right)) node numbers, (k,) and (k, 2)
     leaf      (N,)  the node that is each token alone
     above     (H, N)  the token's node at each depth; below its own leaf, that leaf again
-    parent    (T,)  of the root, itself
     tokens    (T,)  tokens below each node
     """
 
     children: tuple[tuple[Tensor, Tensor], ...]
     leaf: Tensor
     above: Tensor
-    parent: Tensor
     tokens: Tensor
 
     def sums(self, value: Tensor) -> Tensor:
         """Of each node, the sum over its tokens. value (B, N, …) → (B, T, …)."""
-        out = value.new_zeros(value.shape[0], len(self.parent), *value.shape[2:])
+        out = value.new_zeros(value.shape[0], len(self.tokens), *value.shape[2:])
         out[:, self.leaf] = value
         for node, (left, right) in self._upward():
             out[:, node] = out[:, left] + out[:, right]
@@ -88,7 +86,7 @@ class Tree:
     def to(self, device: torch.device) -> Tree:
         """The same on a device."""
         children = tuple((node.to(device), ends.to(device)) for node, ends in self.children)
-        rest = (self.leaf, self.above, self.parent, self.tokens)
+        rest = (self.leaf, self.above, self.tokens)
         return Tree(children, *(t.to(device) for t in rest))
 
 
@@ -107,7 +105,7 @@ def _made(cells: tuple[int, ...]) -> Tree:
     at = torch.cat([at, torch.arange(len(at))[:, None]], 1)
     now = torch.zeros(len(at), dtype=torch.long)  # the node of each token at this depth
     tokens, above, children = [torch.tensor([len(at)])], [now], []
-    nodes, parent = 1, [torch.tensor([0])]
+    nodes = 1
     while len(inner := torch.bincount(now, minlength=nodes).gt(1).nonzero()[:, 0]):
         alive = torch.isin(now, inner)
         rank = torch.searchsorted(inner, now[alive])
@@ -116,10 +114,9 @@ def _made(cells: tuple[int, ...]) -> Tree:
         now = now.masked_scatter(alive, ends[rank, right])
         nodes += 2 * len(inner)
         children.append((inner, ends))
-        parent.append(inner.repeat_interleave(2))
         above.append(now)
         tokens.append(torch.bincount(now, minlength=nodes)[-2 * len(inner) :])
-    return Tree(tuple(children), now, torch.stack(above), torch.cat(parent), torch.cat(tokens))
+    return Tree(tuple(children), now, torch.stack(above), torch.cat(tokens))
 
 
 def _halved(at: Tensor, group: Tensor, groups: int) -> Tensor:

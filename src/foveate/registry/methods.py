@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -50,7 +51,12 @@ def known(*more: str) -> dict[str, type[Compressor]]:
 
     more: names that somebody typed. A checkpoint's own word is not enough to import a module.
     """
-    theirs = [factory(name) for name in (*_brought(), *more)]
+    theirs = [factory(name) for name in more]
+    for name in _brought():
+        try:
+            theirs.append(factory(name))
+        except ValueError as error:  # a package that is broken is no reason to load nothing
+            warnings.warn(str(error), stacklevel=2)
     return {c.__name__: c for c in [*vars(foveate.methods).values(), *theirs] if is_compressor(c)}
 
 

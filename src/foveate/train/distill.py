@@ -52,10 +52,10 @@ class Distilled:
         self.looked: list[tuple[Tensor, Tensor]] = []
 
     def __enter__(self) -> Distilled:
-        if self.weights != Weights():
-            self.handles = [self.model.register_forward_hook(self._add, with_kwargs=True)]
         if self.weights.attend:
-            self.handles.append(_looks(self.model).register_forward_hook(self._look))
+            self.handles = [_looks(self.model).register_forward_hook(self._look)]
+        if self.weights != Weights():
+            self.handles.append(self.model.register_forward_hook(self._add, with_kwargs=True))
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -185,6 +185,11 @@ class Recipe:
         for name, allowed in CHOICES.items():
             if (given := getattr(self, name)) not in allowed:
                 raise ValueError(f"{name}={given!r}: want one of {', '.join(allowed)}")
+        if self.attend and self.attention != "eager":
+            raise ValueError(
+                f"attend={self.attend:g} reads whole attention maps: want attention='eager', not "
+                f"{self.attention!r}"
+            )
         if self.dtype == "bfloat16" and not self.bf16:
             raise ValueError(
                 "weights in bfloat16 without bf16=True, which keeps in float32 what learns: "
