@@ -17,11 +17,11 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from evidence import focusllava, llava_stf, llavolta, making, meteor, pages, results
+from evidence import focusllava, fovea, llava_stf, llavolta, making, meteor, pages, results
 from evidence.protocol import ROOT
 from foveate.keeping.held import HeldError
 
-PAGES = {room.PAGE.name: room.PAGE for room in (llavolta, llava_stf, meteor, focusllava)}
+PAGES = {room.PAGE.name: room.PAGE for room in (llavolta, llava_stf, meteor, focusllava, fovea)}
 # One thread to a run, and freed memory kept: on a CPU these small models spend half their time asking for it.
 CALM = {
     "OMP_NUM_THREADS": "1",

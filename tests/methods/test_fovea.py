@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_every_method import everything
 
-from foveate import Context, Fovea, VisualTokens
+from foveate import Context, DivPrune, Fovea, Pool, VisualTokens
 from foveate.methods.fovea import FLOOR
 
 LEARNED = {"weights": "question", "vector": "mean", "width": 8}
@@ -108,9 +108,24 @@ def test_the_question_decides_and_nothing_asked_is_no_error():
     assert all(p.grad is None or p.grad.isfinite().all() for p in method.parameters())
 
 
-def test_budgets_are_drawn_in_training_and_asked_for_afterwards():
+def test_split_by_size_it_is_a_fixed_grid():
+    """Halved twice each way, whatever the tokens show."""
+    tokens, cells = VisualTokens.of(torch.randn(2, 144, 8)), context(grid=grid(12, 12, 2))
+    fixed = Fovea(16, vector="mean", width=8, splits="size")(tokens, cells)
+    pooled = Pool(stride=3, dims=2)(tokens, cells)
+    assert torch.equal(fixed.owner, pooled.owner)
+    torch.testing.assert_close(fixed.x, pooled.x)
+    some = Fovea(18, vector="mean", width=8, splits="size")(tokens, cells)
+    assert sorted(some.size[0].tolist()) == [3, 3, 6, 6] + [9] * 14
+
+
+DRAWN = {"fovea": lambda **more: learned(**more), "divprune": DivPrune}
+
+
+@pytest.mark.parametrize("method", DRAWN)
+def test_budgets_are_drawn_in_training_and_asked_for_afterwards(method):
     tokens, full = everything([16, 16, 16, 16])
-    method = learned(keep=5, sampled=[0.25, 1.0]).train()
+    method = DRAWN[method](keep=5, sampled=[0.25, 1.0]).train()
     full["generator"] = [torch.Generator().manual_seed(s) for s in range(4)]
     drawn = asked(tokens, full, method).counts.tolist()
     share = [torch.rand((), generator=torch.Generator().manual_seed(s)).item() for s in range(4)]
@@ -134,10 +149,11 @@ def test_one_checkpoint_serves_every_budget():
     [
         ({"weights": "words"}, "want one of even, attention, question"),
         ({"vector": "max"}, "want one of outlier, medoid, mean"),
-        ({"sampled": [0.5]}, "want two shares"),
-        ({"sampled": [0.0, 1.0]}, "0 < least <= most <= 1"),
-        ({"sampled": [0.9, 0.1]}, "0 < least <= most <= 1"),
+        ({"sampled": [0.5]}, "shares in"),
+        ({"sampled": [0.0, 1.0]}, "shares in"),
+        ({"sampled": [0.9, 0.1]}, "shares in"),
         ({"vector": "mean", "width": None}, "width=None"),
+        ({"splits": "depth"}, "want one of detail, size"),
         ({"keep": 0}, "keep=0"),
     ],
 )

@@ -50,3 +50,25 @@ def test_budgets_it_can_express():
     for wrong in ({"stride": 0}, {"stride": 1.5}, {"dims": 3}, {"layer": -1}):
         with pytest.raises(ValueError, match="want"):
             Pool(**wrong)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_strides_are_drawn_in_training_and_as_given_afterwards(dims):
+    """Each image by itself is what it is in a batch."""
+    x, cells = torch.randn(3, 36, 5), views((6, 6)).expand(3, -1, -1)
+    method = Pool(2, dims=dims, sampled=[1, 2, 3]).train()
+    seeded = [torch.Generator().manual_seed(s) for s in range(3)]
+    together = method(VisualTokens.of(x), Context(grid=cells, generator=seeded))
+    for i in range(3):
+        again = [torch.Generator().manual_seed(i)]
+        alone = method(VisualTokens.of(x[i, None]), Context(grid=cells[i, None], generator=again))
+        assert torch.equal(alone.owner[0], together.owner[i])
+    assert len(set(together.counts.tolist())) > 1
+    left = method.eval()(VisualTokens.of(x), Context(grid=cells))
+    assert left.counts.tolist() == [36 // 2**dims] * 3
+
+
+def test_strides_that_are_none():
+    for sampled in ([], 2, [0]):
+        with pytest.raises(ValueError, match="sampled"):
+            Pool(sampled=sampled)

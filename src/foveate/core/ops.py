@@ -181,11 +181,12 @@ def standing_out(x: Tensor, text: Tensor, said: Tensor, valid: Tensor) -> Tensor
     return (far / deviation).masked_fill(~said[:, None], -torch.inf).amax(-1)
 
 
-def windows(cell: Tensor, side: int, valid: Tensor) -> tuple[Tensor, int]:
+def windows(cell: Tensor, side: int | Tensor, valid: Tensor) -> tuple[Tensor, int]:
     """The window of `side` × `side` cells that each token stands in, and how many there may be.
 
-    cell (B, N, 3) view, row and column of each token; valid (B, N). → (B, N) numbers in reading order, view
-    by view. Tokens that stand outside of the grid, at row and column -1, have one of their own.
+    cell (B, N, 3) view, row and column of each token; side, or (B, 1) that of each image; valid (B, N).
+    → (B, N) numbers in reading order, view by view. Tokens that stand outside of the grid, at row and
+    column -1, have one of their own.
     """
     view, row, column = torch.where(valid[..., None], cell, 0).unbind(-1)
     row, column = (

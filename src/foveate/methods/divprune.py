@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, budget, check_keep, cosine, pick
+from foveate.core.ops import Keep, budget, check_keep, cosine, pick, whole
+from foveate.core.sampled import budgets, shares
 from foveate.core.tokens import VisualTokens
 
 
@@ -15,22 +18,31 @@ class DivPrune(Compressor):
     """Keep tokens that lie as far apart as possible. Alvar et al. 2025, arXiv:2503.02175.
 
     Greedy max-min on cosine distance: first the token whose nearest neighbour is farthest, then again
-    and again the token farthest from all that were taken. Reads nothing but the tokens.
+    and again the token farthest from all that were taken. Reads nothing but the tokens. sampled: (least,
+    most) shares; in training each image draws its budget between them. ValueError for what are none.
 
-    Differs from the paper: positions are kept unless `compress(…, positions="renumbered")`.
+    Differs from the paper: positions are kept unless `compress(…, positions="renumbered")`; a language model
+    can be trained behind it, at any budgets.
     """
 
     selects = True
 
-    def __init__(self, keep: Keep = 0.098, layer: int = 0):
+    def __init__(
+        self,
+        keep: Keep = 0.098,
+        layer: int = 0,
+        sampled: Sequence[float] | None = None,
+        seed: int = 0,
+    ):
         super().__init__()
         self.keep, self.site = check_keep(keep), language(layer)
+        self.sampled, self.seed = shares(sampled), whole("seed", seed, least=0)
+        self.needs = frozenset() if self.sampled is None else frozenset({"generator"})
 
     @torch.no_grad()
-    def _chosen(self, tokens: VisualTokens) -> torch.Tensor:
-        """(B, N) True at the tokens taken."""
+    def _chosen(self, tokens: VisualTokens, n: Tensor) -> Tensor:
+        """(B, N) True at the tokens taken, n (B, 1) of each image."""
         valid = tokens.valid
-        n = budget(self.keep, valid.sum(1, keepdim=True))
         far = 1 - cosine(tokens.x, tokens.x)
         far = far.masked_fill(~valid[:, None], torch.inf)
         alone = far + torch.diag_embed(torch.full_like(far[:, 0], torch.inf))
@@ -47,8 +59,13 @@ class DivPrune(Compressor):
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """The most diverse tokens. tokens.x (B, N, D)."""
-        return tokens.where(self._chosen(tokens))
+        count = tokens.counts[:, None]
+        drawn = self.training and self.sampled
+        n = budgets(self.sampled, context.generator, count) if drawn else budget(self.keep, count)
+        return tokens.where(self._chosen(tokens, n))
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
-        return {"keep": self.keep, "layer": self.site.layer}
+        sampled = None if self.sampled is None else [*self.sampled]
+        own = {"keep": self.keep, "layer": self.site.layer}
+        return {**own, "sampled": sampled, "seed": self.seed}

@@ -25,6 +25,7 @@ from foveate.core.ops import (
     whole,
 )
 from foveate.core.regions import Regions
+from foveate.core.sampled import shares
 from foveate.core.sizes import scaled
 from foveate.core.spec import spoken
 from foveate.core.tokens import VisualTokens
@@ -203,7 +204,7 @@ class TextGuided(Compressor):
                 "layer=0: TextGuided reads the attention of the layer before; want layer >= 1"
             )
         self.keep, self.site = check_keep(keep), language(layer)
-        self.sampled, self.seed = _bounds(sampled), whole("seed", seed, 0)
+        self.sampled, self.seed = shares(sampled), whole("seed", seed, 0)
         self.needs = frozenset({"prompt_attention", *(() if sampled is None else {"generator"})})
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
@@ -288,14 +289,3 @@ def _scales(given: Sequence[int], region: int) -> tuple[int, ...]:
         divisors = [s for s in range(1, region + 1) if region % s == 0]
         raise ValueError(f"scales={given!r}: want some of {divisors}, which divide region={region}")
     return tuple(sorted(scales))
-
-
-def _bounds(given: Sequence[float] | None) -> tuple[float, float] | None:
-    """Least and most of a share that is drawn. Raises ValueError unless 0 < least <= most <= 1."""
-    if given is None:
-        return None
-    given = given.tolist() if isinstance(given, np.ndarray) else given
-    pair = isinstance(given, list | tuple) and len(given) == 2
-    if not pair or not 0 < number("sampled", given[0]) <= number("sampled", given[1]) <= 1:
-        raise ValueError(f"sampled={given!r}: want (least, most), shares in (0, 1], or None")
-    return float(given[0]), float(given[1])

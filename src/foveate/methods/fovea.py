@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, budget, check_keep, choice, number, whole
+from foveate.core.ops import Keep, budget, check_keep, choice, whole
+from foveate.core.sampled import budgets, shares
 from foveate.core.tokens import VisualTokens
 from foveate.core.tree import tree
 
 WEIGHTS = ("even", "attention", "question")
 VECTORS = ("outlier", "medoid", "mean")
+SPLITS = ("detail", "size")
 FLOOR = 1e-3  # of a weight, beside a mean of one: what nobody asks about is still seen
 SIZES = 16  # embeddings: of leaves of 2, 4, 8, … tokens
 
@@ -32,10 +34,11 @@ class Fovea(Compressor):
     trained scorer of the tokens against the instruction's words, softmax over the image. vector: without
     training a leaf becomes one of its tokens, the "outlier" least like the image's mean or the "medoid" most
     like the leaf's own; with training the "mean" itself, with an embedding of its size. The weights that
-    blend are those that split, so the language model's loss teaches them. sampled: (least, most) shares; in
-    training each image draws its budget between them, evenly in the logarithm, which makes one checkpoint
-    serve any budget. width: of the language model, where something is trained; hidden: of the scorer.
-    Raises ValueError for others.
+    blend are those that split, so the language model's loss teaches them. splits: "detail"; or "size", the
+    largest rectangle first: a fixed grid of any number of cells, whatever is seen or asked.
+    sampled: (least, most) shares; in training each image draws its budget between them, evenly in the
+    logarithm, which makes one checkpoint serve any budget. width: of the language model, where something is
+    trained; hidden: of the scorer. Raises ValueError for others.
     """
 
     selects = True
@@ -47,6 +50,7 @@ class Fovea(Compressor):
         vector: str = "outlier",
         width: int | None = 4096,
         hidden: int = 64,
+        splits: str = "detail",
         sampled: Sequence[float] | None = None,
         seed: int = 0,
     ):
@@ -54,11 +58,12 @@ class Fovea(Compressor):
         self.keep, self.site = check_keep(keep), language(0)
         self.weights = choice("weights", weights, WEIGHTS)
         self.vector = choice("vector", vector, VECTORS)
+        self.splits = choice("splits", splits, SPLITS)
         trained = self.weights == "question" or self.vector == "mean"
         width = whole("width", width) if trained or width is not None else None
         self.width = width if trained else None  # nothing else depends on it
         self.hidden = whole("hidden", hidden)
-        self.sampled = None if sampled is None else _shares(sampled)
+        self.sampled = shares(sampled)
         self.seed = whole("seed", seed, least=0)
         reads = {"attention": {"cls_attention"}, "question": {"text", "text_mask"}}
         self.needs = frozenset({"grid"} | reads.get(self.weights, set()))
@@ -103,12 +108,9 @@ class Fovea(Compressor):
     def _budgets(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, 1) how many leaves each image gets: drawn in training, where a range is given."""
         count = tokens.counts[:, None]
-        if not (self.training and self.sampled):
-            return budget(self.keep, count)
-        low, high = map(math.log, self.sampled)
-        drawn = [torch.rand((), generator=g).item() for g in context.generator]
-        share = torch.tensor([math.exp(low + u * (high - low)) for u in drawn], device=count.device)
-        return (share[:, None] * count).round().long().clamp(min=1).minimum(count)
+        if self.training and self.sampled:
+            return budgets(self.sampled, context.generator, count)
+        return budget(self.keep, count)
 
     def _leaves(self, tokens: VisualTokens, grid: Tensor, weight: Tensor, n: Tensor) -> Tensor:
         """(B, N) the leaf of each token, images of one layout together."""
@@ -121,6 +123,10 @@ class Fovea(Compressor):
             rows = (which == i).nonzero()[:, 0]
             N = int(tokens.counts[rows[0]])
             x = normalize(tokens.x[rows, :N].float(), dim=-1)  # models have tokens of huge norms
+            if self.splits == "size":
+                x = torch.zeros_like(
+                    x[..., :1]
+                )  # every split is worth the same: large ones come first
             leaf[rows, :N] = tree(cells[rows[0], :N]).cut(x, weight[rows, :N], n[rows])
         return leaf
 
@@ -157,7 +163,7 @@ class Fovea(Compressor):
     def arguments(self) -> dict[str, Any]:
         """As given."""
         sampled = None if self.sampled is None else list(self.sampled)
-        names = ("keep", "weights", "vector", "width", "hidden")
+        names = ("keep", "weights", "vector", "width", "hidden", "splits")
         return {name: getattr(self, name) for name in names} | {
             "sampled": sampled,
             "seed": self.seed,
@@ -188,13 +194,3 @@ class Scorer(nn.Module):
         heard = match.masked_fill(unsaid, -torch.inf).logsumexp(1).masked_fill(silent, 0.0)
         score = heard + self.own(x).float().squeeze(-1)
         return score.masked_fill(~tokens.valid, -torch.inf).softmax(1)
-
-
-def _shares(sampled: Sequence[float]) -> tuple[float, float]:
-    """The range of shares that budgets are drawn from. Raises ValueError for what is none."""
-    if len(sampled) != 2:
-        raise ValueError(f"sampled={sampled!r}: want two shares, the least and the most")
-    low, high = (number("sampled", share) for share in sampled)
-    if not 0 < low <= high <= 1:
-        raise ValueError(f"sampled={sampled!r}: want 0 < least <= most <= 1")
-    return low, high

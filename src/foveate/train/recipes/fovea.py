@@ -38,7 +38,7 @@ def fovea_patchqa() -> Recipe:
         name="fovea_patchqa",
         **TAUGHT,
         arguments={"keep": 36, **LEARNED},
-        trains={"projector": 3e-4, "language": 3e-4, "compressor": 1e-3},
+        trains={"projector": 5e-4, "language": 5e-4, "compressor": 1e-3},
         shrink=1.0,
         attend=0.5,
         attention="eager",
