@@ -30,7 +30,8 @@ def chart() -> bytes:
         bare = next(run for run in document["runs"] if of_bare(document, run))
         axes.axhline(100 * bare["accuracy"]["overall"], color="#9a9a9a", linestyle=(0, (4, 3)))
         lines = [(colour(i), MARKERS[i], runs) for i, runs in enumerate(series(document).values())]
-        lines += [(TRAINED, STAR, [run]) for run in of_trained(document)]
+        trained = enumerate(of_trained(document).values())
+        lines += [(TRAINED[i % len(TRAINED)], STAR, runs) for i, runs in trained]
         for ink, marker, runs in lines:
             x, y = [tokens(r) for r in runs], [100 * r["accuracy"]["overall"] for r in runs]
             low, high = zip(*(r["interval"]["overall"] for r in runs), strict=True)

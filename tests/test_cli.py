@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 import foveate
-from foveate import Stride, compress, evaluate, sized
+from foveate import DivPrune, Stride, compress, evaluate, sized
 from foveate.cli import arguments, models, output, run
 from foveate.cli.ask import written
 from foveate.cli.methods import _support_table, _table, describe
@@ -556,6 +556,27 @@ def test_compare_has_rows_of_trained_models(capsys, tiny, saved, tmp_path):
     assert run(command) == 0  # again: nothing is repeated
     assert file.stat().st_mtime_ns == written
     assert "(trained)" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_model_that_was_trained_for_any_budget_has_a_row_for_each(capsys, tiny, tmp_path):
+    model = AutoModelForImageTextToText.from_pretrained(tiny)
+    processor = AutoProcessor.from_pretrained(tiny)
+    method = DivPrune(keep=5, sampled=[0.1, 1.0])
+    compress(model, method).save_pretrained(tmp_path / "any")
+    processor.save_pretrained(tmp_path / "any")
+    words = ["compare", "--model", tiny, "--out", str(tmp_path / "out"), "--limit", "11"]
+    words += ["--methods", "stride", "--keeps", "0.5,0.25", "--max-new-tokens", "1"]
+    words += ["--no-timing", "--scenes", "1", "--trained", str(tmp_path / "any")]
+    assert run([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    rows = [(r["name"], r["keep"], r["tokens"]) for r in document["runs"]][3:]
+    assert rows == [("any (trained)", 0.5, P // 2), ("any (trained)", 0.25, P // 4)]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<b>any (trained)</b>") == 1  # at the budget that is shown
+    how = {"keeps": [0.5], "limit": 11, "max_new_tokens": 1}
+    evaluated = evaluate.compare(model, processor, "stride", **how)
+    assert [r["keep"] for r in evaluated["runs"]] == [1.0, 0.5, 0.5]
 
 
 FRESH = "llava_stf has fresh weights, never trained: train it (foveate train) or load a model saved"

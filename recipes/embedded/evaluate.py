@@ -11,13 +11,14 @@ import platform
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import transformers
 from PIL import Image
 
-from foveate import embedded
+from foveate import compress, embedded
 from foveate.keeping.provenance import commit, dumps, write
 from foveate.patchqa import GROUPS, KINDS, VERSION, Example, PatchQA, language_prior
 
@@ -78,14 +79,29 @@ def shares(accuracy: float, low: float, high: float, n: int) -> dict:
     return {name: round(value, 4) for name, value in parts.items()} | {"n": n}
 
 
-def evaluate(name: str, split: str, n: int) -> dict:
-    """The result of one of `embedded.MODELS`: its scores, what they are worth, and how they were made."""
+def scores(model, processor, examples: list[Example], budgets: Sequence[int]) -> dict:
+    """With all tokens, and with each of these numbers of them."""
+    trained, found = model.model.visual_compressor, {}
+    for keep in (1.0, *budgets):
+        compress(model, trained.but(keep=keep))
+        tokens = str(model.config.image_seq_length if keep == 1.0 else keep)
+        found[tokens] = report(examples, answers(model, processor, examples))
+    compress(model, trained)
+    return {"budgets": found}
+
+
+def evaluate(name: str, split: str, n: int, budgets: Sequence[int] = ()) -> dict:
+    """The result of one of `embedded.MODELS`: its scores, what they are worth, and how they were made.
+
+    budgets: of one that serves any, scores with all tokens and with each of these.
+    """
     task = PatchQA(split)
     model, processor = embedded.load(name=name)
     examples = task.examples(n)
     start = time.time()
     seen = report(examples, answers(model, processor, examples))
     seconds = time.time() - start
+    spread = scores(model, processor, examples, budgets) if budgets else {}
     few = examples[:1100]
     prior = {kind: round(share, 4) for kind, share in language_prior(task, n).items()}
     return {
@@ -102,6 +118,7 @@ def evaluate(name: str, split: str, n: int) -> dict:
         "n": n,
         "seconds": round(seconds, 1),
         "accuracy": seen,
+        **spread,
         "language_prior": prior,
         "model_without_picture": report(few, answers(model, processor, few, blind=True)),
     }

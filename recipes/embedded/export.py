@@ -2,14 +2,19 @@
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from model import build
 from processor import build_processor, build_tokenizer
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, ProcessorMixin
 
+from foveate.keeping.provenance import write
+
 PACKAGE = Path(__file__).parents[2] / "src/foveate/embedded/model"
+WEIGHTS = "model.safetensors"
 
 
 def export(checkpoint: Path, out: Path) -> None:
@@ -29,6 +34,31 @@ def ship(model: PreTrainedModel, processor: ProcessorMixin, out: Path) -> None:
     config = json.loads(path.read_text())
     config["dtype"] = config["text_config"]["dtype"] = config["vision_config"]["dtype"] = "float32"
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def share(folder: Path, other: Path) -> None:
+    """Leave out of a shipped folder what the one beside it holds bit for bit; an index tells."""
+    own, theirs = (load_file(one / WEIGHTS) for one in (folder, other))
+    learnt = {
+        name: weight
+        for name, weight in own.items()
+        if name not in theirs or not torch.equal(weight, theirs[name])
+    }
+    (folder / WEIGHTS).unlink()  # it would be read instead of the index
+    shared = f"../{other.name}/{WEIGHTS}"
+    indexed(folder, learnt, "learnt.safetensors", dict.fromkeys(own.keys() - learnt.keys(), shared))
+
+
+def indexed(
+    folder: Path, own: Mapping[str, torch.Tensor], file: str, elsewhere: Mapping[str, str]
+) -> None:
+    """Write a folder's own weights to a file, and an index of them and of those that lie elsewhere."""
+    save_file(dict(own), folder / file, {"format": "pt"})
+    (folder / file).chmod(0o644)  # as the other files are, and not for the owner's eyes alone
+    places = dict(elsewhere) | dict.fromkeys(own, file)
+    size = sum((folder / name).stat().st_size for name in set(places.values()))
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    write(folder / f"{WEIGHTS}.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

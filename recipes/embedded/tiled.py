@@ -6,13 +6,12 @@ Writes src/foveate/embedded/tiled/ with its card.
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
+from export import WEIGHTS, indexed
 from processor import CHAT, build_tokenizer
 from safetensors import safe_open
-from safetensors.torch import save_file
 from transformers import LlavaNextConfig
 from transformers.models.llava_next import LlavaNextProcessor
 from transformers.models.llava_next.image_processing_pil_llava_next import (
@@ -99,14 +98,10 @@ def make(out: Path) -> None:
     reading.generation_config(PATH).save_pretrained(out)
     processor(given).save_pretrained(out)
     newline = torch.zeros(given.text_config.hidden_size, dtype=torch.bfloat16)
-    save_file({"image_newline": newline}, out / NEWLINE, {"format": "pt"})
-    (out / NEWLINE).chmod(0o644)  # as the other files are, and not for the owner's eyes alone
-    shared = f"../{PATH.name}/model.safetensors"
+    shared = f"../{PATH.name}/{WEIGHTS}"
     with safe_open(out / shared, "pt") as stored:
-        places = dict.fromkeys(stored.keys(), shared) | {"image_newline": NEWLINE}
-    size = sum((out / place).stat().st_size for place in (shared, NEWLINE))
-    index = {"metadata": {"total_size": size}, "weight_map": places}
-    write(out / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+        places = dict.fromkeys(stored.keys(), shared)
+    indexed(out, {"image_newline": newline}, NEWLINE, places)
     write(out / "README.md", card(given))
 
 

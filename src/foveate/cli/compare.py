@@ -94,12 +94,14 @@ def _rows(
 ) -> tuple[list[Plan], list, list[str]]:
     """The runs to make, what is left out of them, and what to know of them; a person is told."""
     from foveate.core.spec import named
-    from foveate.evaluate.plans import fitting
+    from foveate.evaluate.plans import budgets, fitting, spread
 
     plans, unfit = fitting(start.loaded, asked)
-    plans += [start.saved] if start.saved is not None else []
+    keeps = budgets(asked)
+    plans += [] if start.saved is None else spread(start.saved, keeps)
     trust = [one.spec.slug for one in asked if one.spec is not None and ":" in one.spec.slug]
-    plans += those_trained(trained, start.loaded, job.examples, device, trust)
+    for saved in those_trained(trained, start.loaded, job.examples, device, trust):
+        plans += spread(saved, keeps)
     for skip in skipped + unfit:
         output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
     return plans, skipped + unfit, start.tell(plans)

@@ -62,7 +62,8 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
         return []
     panels: list[list[Any]] = [[] for _ in examples]
     for one, run in zip(plans, runs, strict=True):
-        if one.method == BARE or one.trained is not None or one.keep in (budget, None):
+        once = one.trained is not None and not one.compressor.elastic
+        if one.method == BARE or once or one.keep in (budget, None):
             for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
                 row.append(panel)
     return [

@@ -111,6 +111,7 @@ class Compressor(nn.Module):
     selects        True if keeping everything is the identity
     behind         what stands behind the projector instead of it, as people write it, for methods before it
     seed           of the generators it is given
+    elastic        True if the same weights serve any `keep`: training drew the budgets
     looks          the module, called with (tokens, context), that says which share of an image's look each
                    token gets, (B, N): training may teach it where the model itself looks
     call           how people made it, where a factory did: focusllava(keep=0.5)
@@ -123,6 +124,7 @@ class Compressor(nn.Module):
     selects: bool = False
     behind: str | None = None
     seed: int = 0
+    elastic: bool = False
     looks: nn.Module | None = None
     call: str | None = None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 PATH = Path(__file__).with_name("model")
 MODELS = {
     "embedded": PATH,
+    "embedded-fovea": PATH.with_name("fovea"),  # trained on with Fovea, any number of tokens
     "embedded-llava_stf": PATH.with_name("llava_stf"),  # trained on with LLaVA-STF, 36 tokens
     "embedded-tiled": PATH.with_name("tiled"),  # with LLaVA-NeXT's tiles, 744 tokens
 }

@@ -11,7 +11,17 @@ from foveate.core.compressor import Compressor
 from foveate.core.ops import whole
 from foveate.core.spec import Spec
 from foveate.evaluate.comparison import BARE, comparison
-from foveate.evaluate.plans import Loaded, Plan, as_saved, fitting, own, plan, remarks
+from foveate.evaluate.plans import (
+    Loaded,
+    Plan,
+    as_saved,
+    budgets,
+    fitting,
+    own,
+    plan,
+    remarks,
+    spread,
+)
 from foveate.evaluate.runs import Example
 from foveate.evaluate.work import Work
 from foveate.hosts import attach
@@ -76,7 +86,7 @@ def compare(
     with attach.lent(model):
         saved = own(work.loaded)
         fit, unfit = fitting(work.loaded, asked)
-        fit += [saved] if saved is not None else []
+        fit += [] if saved is None else spread(saved, budgets(asked))
         notes = remarks(work.loaded.name, fit, saved)
         return comparison(work.runs(fit), skipped + unfit, notes)
 

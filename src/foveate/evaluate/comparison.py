@@ -81,9 +81,13 @@ def of_bare(document: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
     return run["method"] == BARE and run["model"] == document["model"]
 
 
-def of_trained(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The runs of other models than the compared one."""
-    return [run for run in document["runs"] if run["model"] != document["model"]]
+def of_trained(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The runs of other models than the compared one, by model, fewest tokens first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for run in document["runs"]:
+        if run["model"] != document["model"]:
+            found.setdefault(run["model"], []).append(run)
+    return {name: sorted(runs, key=tokens) for name, runs in found.items()}
 
 
 def series(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:

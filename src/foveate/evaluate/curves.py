@@ -60,15 +60,15 @@ def _figure(document: Mapping[str, Any]) -> Any:
 
 
 def _panel(axes: Any, document: Mapping[str, Any], group: str) -> None:
-    """One group: a line per method with 95 % bars, stars for trained models, the bare model across."""
+    """One group: a line per method with 95 % bars, stars for trained models, the bare one across."""
     for bare in (run for run in document["runs"] if of_bare(document, run)):
         low, high = (100 * x for x in bare["interval"][group])
         axes.axhspan(low, high, color="#000000", alpha=0.07, linewidth=0)
         axes.axhline(100 * bare["accuracy"][group], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
     for i, runs in enumerate(series(document).values()):
         _line(axes, runs, group, colour(i), MARKERS[i % len(MARKERS)], 5.5)
-    for run in of_trained(document):
-        _line(axes, [run], group, TRAINED, STAR, 13)
+    for i, runs in enumerate(of_trained(document).values()):
+        _line(axes, runs, group, TRAINED[i % len(TRAINED)], STAR, 13)
     axes.set_title(group, loc="left", fontsize=11, fontweight="bold", color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)

@@ -11,7 +11,10 @@ from foveate.evaluate.score import OVERALL
 # Okabe and Ito's colours: told apart by colour-blind readers; markers tell them apart in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-TRAINED, STAR = "#882255", "*"  # models that were trained with their method: no line, other weights
+TRAINED, STAR = (
+    ("#882255", "#332288"),
+    "*",
+)  # models that were trained with their method: other weights
 BESIDE = 14  # letters of a name that fits beside its line
 INK, FAINT = "#333333", "#9a9a9a"
 
@@ -29,8 +32,9 @@ def labels(axes: Any, document: Mapping[str, Any]) -> None:
         axes.legend(handles, list(methods), loc="lower right", fontsize=9)
     else:
         _named_lines(axes, methods)
-    for run in of_trained(document):
-        _named_star(axes, run, beyond=tokens(run) > 1.3 * min(map(tokens, document["runs"])))
+    least = min(map(tokens, document["runs"]))
+    for i, (run, *_) in enumerate(of_trained(document).values()):
+        _named_star(axes, run, TRAINED[i % len(TRAINED)], beyond=tokens(run) > 1.3 * least)
     for bare in (run for run in document["runs"] if of_bare(document, run)):
         axes.annotate(
             "uncompressed",
@@ -70,8 +74,8 @@ def _named_lines(axes: Any, methods: Mapping[str, Sequence[Mapping[str, Any]]]) 
         )
 
 
-def _named_star(axes: Any, run: Mapping[str, Any], beyond: bool) -> None:
-    """A trained model's name beside its star, legible where lines pass behind it.
+def _named_star(axes: Any, run: Mapping[str, Any], ink: str, beyond: bool) -> None:
+    """A trained model's name beside its first star, legible where lines pass behind it.
 
     Lines rise to the right, so the name is on the left where there is room beyond the others' names.
     """
@@ -82,7 +86,7 @@ def _named_star(axes: Any, run: Mapping[str, Any], beyond: bool) -> None:
         (tokens(run), 100 * run["accuracy"][OVERALL]),
         xytext=(-9 if beyond else 9, 0),
         textcoords="offset points",
-        color=TRAINED,
+        color=ink,
         ha="right" if beyond else "left",
         va="center",
         fontsize=9,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -112,6 +112,19 @@ def own(loaded: Loaded) -> Plan | None:
     if not attach.is_compressed(loaded.model) or (saved := as_saved(loaded)).method == BARE:
         return None
     return saved._replace(trained=replace(loaded, name=f"{loaded.name} as saved"))
+
+
+def spread(saved: Plan, keeps: Iterable[int | float]) -> list[Plan]:
+    """A trained model's run as it was saved; at each of these budgets, if its weights serve any."""
+    if not (saved.compressor.elastic and (some := list(keeps))):
+        return [saved]
+    return [saved._replace(keep=k, compressor=saved.compressor.but(keep=k)) for k in some]
+
+
+def budgets(plans: Iterable[Plan]) -> list[int | float]:
+    """The budgets that methods are asked for in these plans."""
+    asked = (one.keep for one in plans if one.spec is not None and one.keep is not None)
+    return list(dict.fromkeys(asked))
 
 
 def remarks(name: str, plans: Sequence[Plan], saved: Plan | None) -> list[str]:

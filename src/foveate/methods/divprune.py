@@ -37,7 +37,8 @@ class DivPrune(Compressor):
         super().__init__()
         self.keep, self.site = check_keep(keep), language(layer)
         self.sampled, self.seed = shares(sampled), whole("seed", seed, least=0)
-        self.needs = frozenset() if self.sampled is None else frozenset({"generator"})
+        self.elastic = self.sampled is not None
+        self.needs = frozenset({"generator"} if self.elastic else ())
 
     @torch.no_grad()
     def _chosen(self, tokens: VisualTokens, n: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ class DivPrune(Compressor):
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """The most diverse tokens. tokens.x (B, N, D)."""
         count = tokens.counts[:, None]
-        drawn = self.training and self.sampled
+        drawn = self.training and self.elastic
         n = budgets(self.sampled, context.generator, count) if drawn else budget(self.keep, count)
         return tokens.where(self._chosen(tokens, n))
 

@@ -64,11 +64,11 @@ class Fovea(Compressor):
         self.width = width if trained else None  # nothing else depends on it
         self.hidden = whole("hidden", hidden)
         self.sampled = shares(sampled)
-        self.seed = whole("seed", seed, least=0)
+        self.seed, self.elastic = whole("seed", seed, least=0), self.sampled is not None
         reads = {"attention": {"cls_attention"}, "question": {"text", "text_mask"}}
         self.needs = frozenset({"grid"} | reads.get(self.weights, set()))
         self.optional = frozenset({"text", "text_mask"}) & self.needs
-        if self.sampled is not None:
+        if self.elastic:
             self.needs |= {"generator"}
         if self.weights == "question":
             self.scorer = Scorer(self.width, self.hidden)
@@ -108,7 +108,7 @@ class Fovea(Compressor):
     def _budgets(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, 1) how many leaves each image gets: drawn in training, where a range is given."""
         count = tokens.counts[:, None]
-        if self.training and self.sampled:
+        if self.training and self.elastic:
             return budgets(self.sampled, context.generator, count)
         return budget(self.keep, count)
 
