@@ -17,6 +17,7 @@ from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened, rou
 
 import foveate
 from foveate import (
+    CDPruner,
     Chain,
     DepthwiseConv,
     DivPrune,
@@ -52,6 +53,7 @@ FOLLOWED = {
     "stride": lambda: Stride(0.3),
     "random": lambda: Random(0.4, seed=3),
     "divprune": lambda: DivPrune(5),
+    "cdpruner": lambda: CDPruner(6),
     "pool": lambda: Pool(3),
     "pool 2-d": lambda: Pool(2, dims=2),
     "fastv": lambda: FastV(0.25),

@@ -41,6 +41,8 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
         {"region": 2, "scales": [2, 1], "explore": False},
     ),
     "focusllava, text alone": ("focusllava", {"only": "text", "sampled": [0.3, 1.0]}),
+    "pool, drawn": ("pool", {"sampled": [1, 2]}),
+    "divprune, drawn": ("divprune", {"sampled": [0.1, 1.0]}),
     "fovea by the question": (
         "fovea",
         {"weights": "question", "vector": "mean", "sampled": [0.1, 1.0]},

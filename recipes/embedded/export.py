@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from model import build
 from processor import build_processor, build_tokenizer
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from transformers import PreTrainedModel, ProcessorMixin
 
 from foveate.keeping.provenance import write
@@ -38,7 +39,7 @@ def ship(model: PreTrainedModel, processor: ProcessorMixin, out: Path) -> None:
 
 def share(folder: Path, other: Path) -> None:
     """Leave out of a shipped folder what the one beside it holds bit for bit; an index tells."""
-    own, theirs = (load_file(one / WEIGHTS) for one in (folder, other))
+    own, theirs = stored(folder), stored(other)
     learnt = {
         name: weight
         for name, weight in own.items()
@@ -47,6 +48,12 @@ def share(folder: Path, other: Path) -> None:
     (folder / WEIGHTS).unlink()  # it would be read instead of the index
     shared = f"../{other.name}/{WEIGHTS}"
     indexed(folder, learnt, "learnt.safetensors", dict.fromkeys(own.keys() - learnt.keys(), shared))
+
+
+def stored(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a shipped folder."""
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
 
 
 def indexed(

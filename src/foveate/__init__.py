@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from foveate.hosts.trace import Step, Trace
     from foveate.methods import (
         METHODS,
+        CDPruner,
         DepthwiseConv,
         DivPrune,
         FastV,
@@ -80,6 +81,7 @@ _HOMES = {
     "foveate.registry.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
         "METHODS",
+        "CDPruner",
         "DepthwiseConv",
         "DivPrune",
         "FastV",

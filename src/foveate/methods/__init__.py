@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from foveate.core.compressor import Compressor
+from foveate.methods.cdpruner import CDPruner
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "fastv": FastV,
     "visionzip": VisionZip,
     "divprune": DivPrune,
+    "cdpruner": CDPruner,
     "fovea": Fovea,
     "kmeans": KMeans,
     "vccattention": VCCAttention,
@@ -48,6 +50,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
 
 __all__ = [
     "METHODS",
+    "CDPruner",
     "DepthwiseConv",
     "DivPrune",
     "FastV",
