@@ -172,7 +172,7 @@ class Replay(Compressor):
 
 # Keep-all settings of every method that selects: identity, bit for bit.
 SELECTING = (
-    "identity random stride pool fastv visionzip divprune cdpruner fovea kmeans vccattention"
+    "identity random stride pool fastv visionzip divprune cdpruner crop fovea kmeans vccattention"
 )
 SELECT = {slug: partial(METHODS[slug], keep=1.0) for slug in SELECTING.split()}
 SELECT["pool inside"] = partial(Pool, 1, layer=2)

@@ -19,6 +19,7 @@ import foveate
 from foveate import (
     CDPruner,
     Chain,
+    Crop,
     DepthwiseConv,
     DivPrune,
     FastV,
@@ -53,6 +54,7 @@ FOLLOWED = {
     "stride": lambda: Stride(0.3),
     "random": lambda: Random(0.4, seed=3),
     "divprune": lambda: DivPrune(5),
+    "crop inside": lambda: Crop(7, layer=1),
     "cdpruner": lambda: CDPruner(6),
     "pool": lambda: Pool(3),
     "pool 2-d": lambda: Pool(2, dims=2),

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from foveate.methods import (
         METHODS,
         CDPruner,
+        Crop,
         DepthwiseConv,
         DivPrune,
         FastV,
@@ -82,6 +83,7 @@ _HOMES = {
     "foveate.methods": (
         "METHODS",
         "CDPruner",
+        "Crop",
         "DepthwiseConv",
         "DivPrune",
         "FastV",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from foveate.core.compressor import Compressor
 from foveate.methods.cdpruner import CDPruner
+from foveate.methods.crop import Crop
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV
@@ -33,6 +34,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "random": Random,
     "stride": Stride,
     "pool": Pool.keeping,
+    "crop": Crop,
     "fastv": FastV,
     "visionzip": VisionZip,
     "divprune": DivPrune,
@@ -51,6 +53,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
 __all__ = [
     "METHODS",
     "CDPruner",
+    "Crop",
     "DepthwiseConv",
     "DivPrune",
     "FastV",
