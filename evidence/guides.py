@@ -16,9 +16,10 @@ from torch import Tensor
 
 from evidence.making import own_method
 from evidence.protocol import Page, Run
-from evidence.seen import area, asked_of, each, opened, task_of, written
+from evidence.seen import area, each, opened, task_of, written
 from foveate import Chain, Compressor, Step, TextGuided
 from foveate.core.ops import top
+from foveate.evaluate.baselines import holding
 from foveate.hosts import reading
 from foveate.patchqa import PatchQA, Scene, asked_regions, patches_of
 
@@ -104,7 +105,7 @@ def seen(
 def measured(steps: Sequence[Step], i: int, scene: Two, keep: float) -> dict[str, float]:
     """The measures of one scene in one layer. steps: of the two questions."""
     owner, grid = steps[0].owner[i], steps[0].grid[i]
-    asked = [asked_of(regions, grid) for regions in scene.asked]
+    asked = [holding(regions, grid) for regions in scene.asked]
     scores = [step.scores[i] for step in steps]
     stays = [kept(score, owner, keep) for score in scores]
     there = owner >= 0

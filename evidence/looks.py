@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,28 +14,19 @@ from torch import Tensor
 from evidence.guides import SCENES, Two, scenes_of
 from evidence.making import BATCH, own_method
 from evidence.protocol import TEST_SEED, Page, Run
-from evidence.seen import area, asked_of, each, opened, task_of, written
+from evidence.seen import area, each, opened, task_of, written
 from foveate import Compressor, Context, Fovea, Step, VisualTokens
 from foveate.evaluate import evaluate
+from foveate.evaluate.baselines import Misled, holding
 from foveate.hosts import reading
 from foveate.methods.fovea import FLOOR
 from foveate.patchqa import Example, patches_of
 from foveate.tasks import examples
 
 BUDGETS = (36, 18, 9)
-F = TypeVar("F", bound=Fovea)
 
 
-class Another(Fovea):
-    """Fovea that is told the question of the next prompt in the batch instead of its own."""
-
-    def weight(self, tokens: VisualTokens, context: Context) -> Tensor:
-        """(B, N) as another's words have it."""
-        words, said = (field.roll(1, 0) for field in (context.text, context.text_mask))
-        return super().weight(tokens, replace(context, text=words, text_mask=said))
-
-
-class Oracle(Fovea):
+class Known(Fovea):
     """Fovea with weights that somebody knows instead of a scorer's: share (B, N) of a look."""
 
     share: Tensor
@@ -61,7 +51,7 @@ def looks(page: Page, run: Run, out: Path, scenes: int = SCENES) -> dict[str, An
     method, questions = own_method(out), examples(card.data, page.questions, TEST_SEED)
     return {
         **weighed(out, method, scenes_of(task_of(card), scenes), card.positions),
-        "another": {str(n): _right(out, questions, [like(Another, method, n)]) for n in BUDGETS},
+        "another": {str(n): _right(out, questions, [Misled(method.but(keep=n))]) for n in BUDGETS},
         "oracle": {str(n): _right(out, questions, known(method, questions, n)) for n in BUDGETS},
     }
 
@@ -77,7 +67,7 @@ def weighed(out: Path, method: Compressor, scenes: Sequence[Two], positions: str
         sizes = []
         for scene, (one, i), (other, _) in zip(scenes, *both, strict=True):
             pair = (one[0], other[0])
-            asked = [asked_of(regions, pair[0].grid[i]) for regions in scene.asked]
+            asked = [holding(regions, pair[0].grid[i]) for regions in scene.asked]
             sizes.append(fmean(_cells(s, i, of) for s, of in zip(pair, asked, strict=True)))
             if n == BUDGETS[0]:
                 for name, steps in (("area", pair), ("other", pair[::-1])):
@@ -98,17 +88,11 @@ def known(method: Compressor, questions: Sequence[Example], keep: int) -> list[C
     asked = torch.where(asked.any(1, keepdim=True), asked, 1.0)
     told = []
     for share in (asked / asked.sum(1, keepdim=True)).split(BATCH):
-        one = like(Oracle, method, keep)
+        one = Known(**{**method.arguments(), "keep": keep})
+        one.load_state_dict(method.state_dict())
         one.share = share
-        told.append(one)
+        told.append(one.eval())
     return told
-
-
-def like(kind: type[F], method: Compressor, keep: int) -> F:
-    """A kind of Fovea with a method's arguments and weights, at this budget."""
-    one = kind(**{**method.arguments(), "keep": keep})
-    one.load_state_dict(method.state_dict())
-    return one.eval()
 
 
 def patches(question: Example) -> Any:

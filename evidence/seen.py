@@ -81,18 +81,6 @@ def map_of(grid: Tensor) -> int:
     return int(grid[:, 0].max())
 
 
-def asked_of(regions: np.ndarray, grid: Tensor) -> Tensor:
-    """(P,) bool: which patches, of any view, hold what is asked about. regions (height, width)."""
-    found = torch.zeros(len(grid), dtype=torch.bool)
-    for view in grid[:, 0].unique().tolist():
-        if view >= 0:
-            here = grid[:, 0] == view
-            rows, columns = (grid[here, 1:] - grid[here, 1:].amin(0)).T
-            side = len(regions) // (int(rows.max()) + 1)
-            found[here] = torch.from_numpy(patches_of(regions, side))[rows, columns]
-    return found
-
-
 def written(values: Iterable[float]) -> str:
     """Shares as a result file has them."""
     return " ".join(f"{value:.3f}" for value in values)

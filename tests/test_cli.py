@@ -182,6 +182,7 @@ def test_a_layer_the_model_does_not_have(capsys, files, tiny):
         (["compare", "--keeps", "0.5,0"], "keep=0"),
         (["compare", "--methods", "pol(stride=8)"], "nearest: pool"),
         (["compare", "--methods", "fastv,pool(strid=8)"], "nearest: stride"),
+        (["compare", "--baselines", "blid"], "there are downsample, blind, oracle"),
         (["compare", "--methods", "pool(8)"], "there are layer, dims, stride"),
         (["compare", "--methods", "pool(stride=8"], "a name, or one with arguments"),
         (["compare", "--methods", "pool(stride=8)x"], "a name, or one with arguments"),
@@ -415,7 +416,9 @@ def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
     out, err = capsys.readouterr()
     document = json.loads(out)
     made = [(r["method"], r["keep"]) for r in document["runs"]]
-    assert made == [("identity", 1.0), ("pool", 0.5), ("fastv", 0.5), ("fastv", 0.3)]
+    ours = [("identity", 1.0), ("pool", 0.5), ("fastv", 0.5), ("fastv", 0.3)]
+    lower = [("downsample", 0.5), ("downsample", 0.3), ("blind", 1.0)]
+    assert made == [*ours, *lower, ("oracle", 0.5), ("oracle", 0.3)]
     assert [(s["method"], s["keep"]) for s in document["skipped"]] == [("pool", 0.3)]
     assert "left out: pool at 0.3" in err
     assert set(document["runs"][0]["accuracy"]) == {
@@ -426,9 +429,9 @@ def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
         "global",
     }
     files = sorted((tmp_path / "runs").glob("*.json"))
-    assert len(files) == 4
+    assert len(files) == 9
     written = [file.stat().st_mtime_ns for file in files]
-    assert (tmp_path / "report.html").read_text().count("data:image") == 6
+    assert (tmp_path / "report.html").read_text().count("data:image") == 8  # of four runs
     assert run(command) == 0  # again: nothing is repeated, the table is the same
     assert [file.stat().st_mtime_ns for file in files] == written
     table = capsys.readouterr().out
@@ -439,7 +442,8 @@ def test_compare_writes_a_table_files_and_a_report(capsys, tiny, tmp_path):
 @pytest.mark.slow
 def test_compare_tells_arguments_apart(capsys, tiny, tmp_path):
     command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "4", "--no-timing"]
-    command += ["--keeps", "", "--scenes", "1", "--max-new-tokens", "1", "--methods"]
+    command += ["--baselines", "", "--keeps", "", "--scenes", "1", "--max-new-tokens", "1"]
+    command += ["--methods"]
     command += ["pool(stride=4, layer=2),pool(stride=9),fastv(keep=0.25, layer=1),fastv(keep=0.25)"]
     command[-1] += ",llavolta(schedule=four_stage_wider_deeper)"
     assert run([*command, "--json"]) == 0
@@ -525,6 +529,8 @@ def test_compare_has_rows_of_trained_models(capsys, tiny, saved, tmp_path):
     command += [
         "--methods",
         "depthwise",
+        "--baselines",
+        "",
         "--keeps",
         "0.25",
         "--scenes",
@@ -567,6 +573,7 @@ def test_a_model_that_was_trained_for_any_budget_has_a_row_for_each(capsys, tiny
     processor.save_pretrained(tmp_path / "any")
     words = ["compare", "--model", tiny, "--out", str(tmp_path / "out"), "--limit", "11"]
     words += ["--methods", "stride", "--keeps", "0.5,0.25", "--max-new-tokens", "1"]
+    words += ["--baselines", ""]
     words += ["--no-timing", "--scenes", "1", "--trained", str(tmp_path / "any")]
     assert run([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -631,6 +638,7 @@ def test_eval_says_what_is_fresh_or_left_out(capsys, tiny, saved, connected):
 def test_compare_says_what_is_fresh_and_shows_the_model_as_saved(capsys, connected, tmp_path):
     command = ["compare", "--model", str(connected), "--out", str(tmp_path), "--limit", "4"]
     command += ["--methods", "llava_stf,stride", "--keeps", "0.25", "--scenes", "1", "--no-timing"]
+    command += ["--baselines", ""]
     command += ["--max-new-tokens", "1"]
     assert run([*command, "--json"]) == 0
     out, err = capsys.readouterr()

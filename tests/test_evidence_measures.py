@@ -14,6 +14,7 @@ from evidence import focusllava, guides, making, meteor, results, samples, seen
 from foveate import Step
 from foveate.core.compressor import Site, Tower
 from foveate.core.ops import budget
+from foveate.evaluate.baselines import holding
 from foveate.patchqa import PatchQA, patches_of
 
 
@@ -51,7 +52,7 @@ def test_scales_and_truth_are_laid_on_the_map():
     assert held.tolist() == [[2, 1, 2, 2], [2, 2, 2, 2], [0, 2, 2, 2], [2, 2, 2, 0]]
     counts = samples.tallied(side.ravel(), held.ravel())
     assert counts.tolist() == [[1, 1, 0], [0, 1, 0], [7, 6, 0]]
-    asked = seen.asked_of(np.where(truth == 90, truth, 0), grid)
+    asked = holding(np.where(truth == 90, truth, 0), grid)
     assert asked.nonzero().flatten().tolist() == [2, 4 + 8]  # in the overview and in the map
     assert seen.laid(torch.arange(20), grid, 1)[3].tolist() == [16, 17, 18, 19]
     assert seen.map_of(grid) == 1

@@ -13,7 +13,7 @@ table     methods × budgets × batch sizes
 training  what a schedule costs over training
 """
 
-from foveate.bench.clock import Ratio, interleaved, peak_bytes, ratio, twin
+from foveate.bench.clock import Ratio, interleaved, peak_bytes, ratio
 from foveate.bench.configs import CONFIGS, Named, build, like
 from foveate.bench.count import Paper, counts
 from foveate.bench.limits import BARS, prefill_ratio
@@ -22,6 +22,7 @@ from foveate.bench.memory import fits
 from foveate.bench.show import tables
 from foveate.bench.table import BARE, Cell, Subject, bench, plan, ticks
 from foveate.bench.training import StageCost, TrainingCost, training_cost
+from foveate.hosts.twins import twin
 
 __all__ = [
     "BARE",

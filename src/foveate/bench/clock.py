@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import math
 import statistics
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 Advance = Callable[[int, str], None]
 
@@ -104,12 +102,6 @@ def ratio(above: Sequence[Timing], below: Sequence[Timing]) -> Ratio:
         Spread.of([a.cpu / b.cpu for a, b in pairs]),
         len(pairs),
     )
-
-
-def twin(model: nn.Module) -> nn.Module:
-    """A second model on the very same weights, so that one can be compressed beside the other."""
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
 
 
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.bench.clock import twin
 from foveate.bench.configs import Named, build
 from foveate.core.composed import Chain
 from foveate.core.compressor import Compressor, Context, Tower
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import cost, traits
 from foveate.hosts.attach import compress
+from foveate.hosts.twins import twin
 
 PARTS = ("vision", "connector", "scorer", "language", "total")
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.bench.clock import Ratio, Timing, interleaved, ratio, twin
+from foveate.bench.clock import Ratio, Timing, interleaved, ratio
 from foveate.bench.count import prefill
 from foveate.core.compressor import Compressor
 from foveate.hosts import traits
 from foveate.hosts.attach import compress, is_compressed
+from foveate.hosts.twins import twin
 
 # What the host may cost at 25 % kept: a median for the first two, the lower 95 % bound for the idle ones.
 BARS = {"before": 1.03, "inside": 1.05, "idle_before": 1.01, "idle_inside": 1.01}
@@ -29,18 +30,23 @@ JUDGED = {
 def prefill_ratio(
     model: nn.Module,
     inputs: Mapping[str, Any],
-    method: Compressor,
+    method: Compressor | None,
     pairs: int = 10,
     trained: nn.Module | None = None,
     how: Mapping[str, str] | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Ratio:
     """Prefill with a method against the uncompressed model, in the same run; the model stays bare.
 
     trained: the model that the method acts on, where it was trained with one of its own; how: what else
-    `compress` is told.
+    `compress` is told; given: that model's inputs, where they are others. Without a method it is bare.
     """
-    small = compress(twin(bare(trained or model)), method, **(how or {}))
-    calls = {"method": prefill(small, inputs), "bare": prefill(model, inputs)}
+    small = twin(bare(trained or model))
+    small = small if method is None else compress(small, method, **(how or {}))
+    calls = {
+        "method": prefill(small, inputs if given is None else given),
+        "bare": prefill(model, inputs),
+    }
     timings = interleaved(calls, pairs)
     return ratio(timings["method"], timings["bare"])
 

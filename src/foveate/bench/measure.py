@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio, twin
+from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio
 from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill, text_columns
 from foveate.bench.limits import ideal, short_prefill
 from foveate.core.compressor import Compressor
 from foveate.hosts.attach import compress
+from foveate.hosts.twins import twin
 
 
 @dataclass(frozen=True)

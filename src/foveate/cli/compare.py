@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from foveate.evaluate.plans import Plan
     from foveate.evaluate.work import Work
 
+BASELINES = "downsample,blind,oracle"
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
 Task = Annotated[str, typer.Option(help=f"One of {', '.join(tasks.TASKS)}.")]
@@ -50,6 +51,13 @@ def compare(
             "Beside the embedded model, if not given, those that were trained from it; '' for none.",
         ),
     ] = None,
+    baselines: Annotated[
+        str,
+        typer.Option(
+            help="What has to be beaten, with commas: a smaller picture (downsample), a grey one (blind), "
+            "what is asked about first (oracle); '' for none."
+        ),
+    ] = BASELINES,
     limit: Limit = 440,
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
@@ -68,13 +76,13 @@ def compare(
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
     values.task(task)
     models.check_protocol(protocol)
-    asked = plan(methods, keeps)
+    asked, lower = plan(methods, keeps), _lower(baselines)
     with held(folder(out), "compare"), output.answering() as emit:
         sweep(out)
         trust = [one.spec.slug for one in asked[0] if one.spec is not None]
         start = opened(model, device, protocol, trust=trust)
         job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        plans, skipped, notes = _rows(start, job, *asked, trained, device)
+        plans, skipped, notes = _rows(start, job, *asked, lower, trained, device)
         document, page = _compared(job, plans, skipped, notes, scenes)
         if json:
             emit({**document, "report": str(page)})
@@ -89,15 +97,32 @@ def compare(
         output.say(f"report: {page}")
 
 
+def _lower(text: str) -> list[str]:
+    """The baselines that are asked for. Raises Wrong for names that are none."""
+    names = arguments.listed(text)
+    if wrong := [name for name in names if name not in BASELINES.split(",")]:
+        raise Wrong(f"--baselines {wrong[0]}: there are {BASELINES.replace(',', ', ')}")
+    return names
+
+
 def _rows(
-    start: Opened, job: Work, asked: list[Plan], skipped: list, trained: str | None, device: str
+    start: Opened,
+    job: Work,
+    asked: list[Plan],
+    skipped: list,
+    lower: list[str],
+    trained: str | None,
+    device: str,
 ) -> tuple[list[Plan], list, list[str]]:
     """The runs to make, what is left out of them, and what to know of them; a person is told."""
     from foveate.core.spec import named
+    from foveate.evaluate.baselines import baselines
     from foveate.evaluate.plans import budgets, fitting, spread
 
     plans, unfit = fitting(start.loaded, asked)
     keeps = budgets(asked)
+    low, unmade = baselines(start.loaded, lower, keeps, job.examples)
+    plans, unfit = plans + low, unfit + unmade
     plans += [] if start.saved is None else spread(start.saved, keeps)
     trust = [one.spec.slug for one in asked if one.spec is not None and ":" in one.spec.slug]
     for saved in those_trained(trained, start.loaded, job.examples, device, trust):

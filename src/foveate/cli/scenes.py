@@ -63,7 +63,8 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
     panels: list[list[Any]] = [[] for _ in examples]
     for one, run in zip(plans, runs, strict=True):
         once = one.trained is not None and not one.compressor.elastic
-        if one.method == BARE or once or one.keep in (budget, None):
+        shown = one.method == BARE or once or one.keep in (budget, None)
+        if shown and one.own is None:
             for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
                 row.append(panel)
     return [
@@ -108,7 +109,7 @@ def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> list[Any]:
     from foveate import evaluate
 
     model, asks = work.of(one).model, [(e.images, e.question) for e in examples]
-    with foveate.compressed(model, one.compressor, **one.how):
+    with foveate.compressed(model, one.acting(examples), **one.how):
         return evaluate.steps(model, work.loaded.processor, asks)
 
 

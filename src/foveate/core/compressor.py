@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -204,7 +205,10 @@ class Compressor(nn.Module):
         return self.call or f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """The arguments, so that repr(compressor) is the record of a run."""
+        """The arguments, so that repr(compressor) is the record of a run; without those that are unset."""
         if type(self).arguments is Compressor.arguments:
             return ""
-        return ", ".join(f"{k}={v!r}" for k, v in self.arguments().items())
+        own = inspect.signature(type(self)).parameters
+        unset = {name for name in own if own[name].default is None}
+        given = self.arguments().items()
+        return ", ".join(f"{k}={v!r}" for k, v in given if not (v is None and k in unset))

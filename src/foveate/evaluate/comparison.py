@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from foveate.evaluate.score import OVERALL
 
 BARE = "identity"
+LOWER = ("downsample", "blind", "oracle")  # no methods: see foveate.evaluate.baselines
 COLUMNS = (
     "method",
     "keep",
@@ -83,20 +84,25 @@ def of_bare(document: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
 
 def of_trained(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """The runs of other models than the compared one, by model, fewest tokens first."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for run in document["runs"]:
-        if run["model"] != document["model"]:
-            found.setdefault(run["model"], []).append(run)
-    return {name: sorted(runs, key=tokens) for name, runs in found.items()}
+    return _sorted(run for run in document["runs"] if run["model"] != document["model"])
 
 
 def series(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """The compared model's runs of each method as it is called, fewest tokens first."""
+    of_ours = (run for run in document["runs"] if run["model"] == document["model"])
+    return _sorted(run for run in of_ours if run["method"] not in (BARE, *LOWER))
+
+
+def lower(document: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """The runs of each baseline that is no method, fewest tokens first."""
+    return _sorted(run for run in document["runs"] if run["method"] in LOWER)
+
+
+def _sorted(runs: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for run in document["runs"]:
-        if run["method"] != BARE and run["model"] == document["model"]:
-            found.setdefault(run["name"], []).append(run)
-    return {name: sorted(runs, key=tokens) for name, runs in found.items()}
+    for run in runs:
+        found.setdefault(run["name"], []).append(run)
+    return {name: sorted(some, key=tokens) for name, some in found.items()}
 
 
 def best(document: Mapping[str, Any]) -> dict[Any, dict[str, float]]:
@@ -115,7 +121,9 @@ def showed(document: Mapping[str, Any]) -> list[str]:
 
     As good is whose interval reaches into that of the best.
     """
-    every = [r for r in document["runs"] if not of_bare(document, r) and not r["untrained"]]
+    hints = ("blind", "oracle")  # what is known without looking, or from who made the picture
+    ours = [r for r in document["runs"] if not of_bare(document, r) and r["method"] not in hints]
+    every = [run for run in ours if not run["untrained"]]
     (bare,) = (run for run in document["runs"] if of_bare(document, run))
     whole, lines = 100 * bare["accuracy"][OVERALL], []
     for count in sorted({round(run["tokens"]) for run in every}, reverse=True):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveate.evaluate import charts
-from foveate.evaluate.comparison import of_bare, of_trained, series, tokens
+from foveate.evaluate.comparison import lower, of_bare, of_trained, series, tokens
 from foveate.evaluate.labels import FAINT, INK, MARKERS, STAR, TRAINED, colour, labels
 from foveate.evaluate.score import OVERALL
 
@@ -65,6 +65,9 @@ def _panel(axes: Any, document: Mapping[str, Any], group: str) -> None:
         low, high = (100 * x for x in bare["interval"][group])
         axes.axhspan(low, high, color="#000000", alpha=0.07, linewidth=0)
         axes.axhline(100 * bare["accuracy"][group], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
+    for runs in lower(document).values():
+        x, y = [tokens(r) for r in runs], [100 * r["accuracy"][group] for r in runs]
+        axes.plot(x, y, color=FAINT, marker=".", linewidth=1, linestyle=(0, (1, 2)))
     for i, runs in enumerate(series(document).values()):
         _line(axes, runs, group, colour(i), MARKERS[i % len(MARKERS)], 5.5)
     for i, runs in enumerate(of_trained(document).values()):

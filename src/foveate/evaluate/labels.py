@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foveate.evaluate.comparison import of_bare, of_trained, series, tokens
+from foveate.evaluate.comparison import lower, of_bare, of_trained, series, tokens
 from foveate.evaluate.score import OVERALL
 
 # Okabe and Ito's colours: told apart by colour-blind readers; markers tell them apart in grey.
@@ -35,6 +35,17 @@ def labels(axes: Any, document: Mapping[str, Any]) -> None:
     least = min(map(tokens, document["runs"]))
     for i, (run, *_) in enumerate(of_trained(document).values()):
         _named_star(axes, run, TRAINED[i % len(TRAINED)], beyond=tokens(run) > 1.3 * least)
+    for name, (*_, run) in lower(document).items():
+        axes.annotate(
+            name,
+            (tokens(run), 100 * run["accuracy"][OVERALL]),
+            xytext=(0, -4),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            color="#777777",
+            fontsize=8,
+        )
     for bare in (run for run in document["runs"] if of_bare(document, run)):
         axes.annotate(
             "uncompressed",

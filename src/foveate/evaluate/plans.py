@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     compressor  None is the bare model
     how         what else `compress` is told: positions, newlines
     trained     the model the compressor was trained with, bare; None is the model that is compared
+    own         of a baseline, the compared model as it is asked, with other pictures say
+    of_batch    makes the compressor for a batch of examples, which it has to know; None takes `compressor`
     """
 
     method: str
@@ -47,6 +49,12 @@ class Plan(NamedTuple):
     compressor: Any = None
     how: Mapping[str, str] = MappingProxyType({})
     trained: Loaded | None = None
+    own: Loaded | None = None
+    of_batch: Callable[[Sequence[Any]], Any] | None = None
+
+    def acting(self, examples: Sequence[Any]) -> Any:
+        """The compressor that acts on a batch of these examples; None is none."""
+        return self.compressor if self.of_batch is None else self.of_batch(examples)
 
     @property
     def untrained(self) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +25,8 @@ from foveate.keeping.held import held
 from foveate.keeping.provenance import record
 
 WATCHED = 8  # prompts whose way through tower, connector and compressors is counted
+# What is attached to the model while these examples are asked.
+Acting = Callable[[Sequence["Example"]], AbstractContextManager[Any]]
 UNSAID = ("key", "columns", "words")  # of an answer, in a result file
 
 
@@ -58,6 +60,7 @@ def run(
     folder: Path | None = None,
     measure: Callable[[], dict[str, Any]] | None = None,
     advance: Callable[[int], None] = lambda done: None,
+    of_batch: Callable[[Sequence[Example]], Compressor] | None = None,
 ) -> dict[str, Any]:
     """The document of one run: scores, tokens, cost and every answer.
 
@@ -66,7 +69,8 @@ def run(
     both of what came, measured question by question.
 
     method None is the bare model. folder is where the result file goes and where a finished or a killed
-    run is found again. measure adds what the caller times, advance hears of every answer. Raises
+    run is found again. measure adds what the caller times, advance hears of every answer. of_batch makes
+    the compressor anew for each batch, which it has to know; `method` then only stands for it. Raises
     ValueError if the model is compressed already, and HeldError if another process makes this very run.
     """
     if attach.is_compressed(model):
@@ -78,13 +82,15 @@ def run(
         started = time.perf_counter()
         partial = Partial(folder, job, [e.key for e in examples])
         timing = measure() if measure is not None else {}
-        context = (
-            contextlib.nullcontext()
-            if method is None
-            else attach.compressed(model, method, job.positions, job.newlines)
-        )
-        with context:
-            spent = _spent(model, processor, examples, job, method, partial, advance)
+
+        def acting(some: Sequence[Example]) -> AbstractContextManager[Any]:
+            one = method if of_batch is None else of_batch(some)
+            how = job.positions, job.newlines
+            return nullcontext() if one is None else attach.compressed(model, one, *how)
+
+        once, each = (acting, _as_it_is) if of_batch is None else (_as_it_is, acting)
+        with once(examples):
+            spent = _spent(model, processor, examples, job, method, partial, advance, each)
         seconds = time.perf_counter() - started
         document = _document(job, partial.answers, spent, timing, seconds, model.device)
         if folder is not None:
@@ -100,12 +106,17 @@ def _spent(
     method: Compressor | None,
     partial: Partial,
     advance: Callable[[int], None],
+    acting: Acting,
 ) -> dict[str, Any]:
     """Answer all, and what of each image was left and what that cost."""
-    watched = probes(model, processor, [(e.images, e.question) for e in examples[:WATCHED]])
-    _answer(model, processor, examples, job, partial, advance)
+    watched = []
+    for e in examples[:WATCHED]:
+        with acting([e]):
+            watched += probes(model, processor, [(e.images, e.question)])
+    _answer(model, processor, examples, job, partial, advance, acting)
     answers = partial.answers
-    return {**means(answers, method), "cost": costs(model, watched, answers)}
+    with acting(examples[:1]):
+        return {**means(answers, method), "cost": costs(model, watched, answers)}
 
 
 def _answer(
@@ -115,15 +126,21 @@ def _answer(
     job: Job,
     partial: Partial,
     advance: Callable[[int], None],
+    acting: Acting,
 ) -> None:
     """Answer what is not answered yet, batch by batch."""
     advance(len(partial.answers))
     for start in sorted(partial.keys.keys() - partial.batches.keys()):
         batch = examples[start : start + job.batch_size]
         asks = [(e.images, e.question) for e in batch]
-        found = replies(model, processor, asks, job.max_new_tokens)
+        with acting(batch):
+            found = replies(model, processor, asks, job.max_new_tokens)
         partial.add(start, [_record(e, reply) for e, reply in zip(batch, found, strict=True)])
         advance(len(batch))
+
+
+def _as_it_is(some: Sequence[Example]) -> AbstractContextManager[Any]:
+    return nullcontext()
 
 
 def _record(example: Example, reply: Reply) -> dict[str, Any]:

@@ -45,20 +45,21 @@ class Work:
             found.append(
                 run(
                     self.of(one).model,
-                    self.loaded.processor,
+                    self.of(one).processor,
                     self.examples,
                     self._job(one, questions),
                     one.compressor,
                     self.out and self.out / "runs",
                     (lambda one=one: self._time(one)) if self.timing else None,
                     lambda by, one=one: advance(by, str(one)),
+                    one.of_batch,
                 )
             )
         return found
 
     def of(self, one: Plan) -> Loaded:
         """The model a run asks."""
-        return one.trained or self.loaded
+        return one.trained or one.own or self.loaded
 
     def _job(self, one: Plan, questions: str) -> Job:
         own = self.of(one)
@@ -82,12 +83,14 @@ class Work:
 
     def _time(self, one: Plan) -> dict[str, Any]:
         """Prefill against the bare model that is compared, a trained model's too: one scale for all rows."""
-        if one.compressor is None:
+        if one.compressor is None and one.own is None:
             return {"ratio": 1.0, "interval": [1.0, 1.0], "pairs": 0}
-        inputs, asked = self.inputs(self.examples[: min(self.batch_size, PROMPTS)])
+        some = self.examples[: min(self.batch_size, PROMPTS)]
+        own, (inputs, asked) = self.of(one), self.inputs(some)
+        given = inputs if one.own is None else self.inputs(some, own)[0]
         with told(one.compressor, asked):
             found = prefill_ratio(
-                self.loaded.model, inputs, one.compressor, TIMED, self.of(one).model, one.how
+                self.loaded.model, inputs, one.acting(some), TIMED, own.model, one.how, given
             )
         return {
             "ratio": found.wall.median,
@@ -96,10 +99,12 @@ class Work:
             "pairs": found.pairs,
         }
 
-    def inputs(self, examples: Sequence[Any]) -> tuple[dict[str, Any], Any]:
-        """One batch as the model takes it, and where in it the user's words stand."""
-        model, asks = self.loaded.model, [(e.images, e.question) for e in examples]
-        batch, asked = encode(self.loaded.processor, asks)
+    def inputs(
+        self, examples: Sequence[Any], loaded: Loaded | None = None
+    ) -> tuple[dict[str, Any], Any]:
+        """One batch as a model takes it, and where in it the user's words stand."""
+        asks, loaded = [(e.images, e.question) for e in examples], loaded or self.loaded
+        model, (batch, asked) = loaded.model, encode(loaded.processor, asks)
         batch = batch.to(model.device)
         floating = {k: v.to(model.dtype) for k, v in batch.items() if v.is_floating_point()}
         return {**batch, **floating}, asked

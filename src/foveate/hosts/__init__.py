@@ -8,6 +8,7 @@ checks     what compress refuses, and why
 support    whether a compressor can act on a model, and what is different there
 traits     what differs between model families, found by attribute
 connectors what stands between tower and language model, taken apart
+twins     second models on the same weights, smaller ones too
 versions   which transformers this is
 
 The way of a tensor, in its order (docs/site/way-of-a-tensor.md):

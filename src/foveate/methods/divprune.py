@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, budget, check_keep, cosine, pick, whole
+from foveate.core.ops import Keep, budget, check_keep, cosine, pick
 from foveate.core.sampled import budgets, shares
 from foveate.core.tokens import VisualTokens
 
@@ -32,11 +32,10 @@ class DivPrune(Compressor):
         keep: Keep = 0.098,
         layer: int = 0,
         sampled: Sequence[float] | None = None,
-        seed: int = 0,
     ):
         super().__init__()
         self.keep, self.site = check_keep(keep), language(layer)
-        self.sampled, self.seed = shares(sampled), whole("seed", seed, least=0)
+        self.sampled = shares(sampled)
         self.elastic = self.sampled is not None
         self.needs = frozenset({"generator"} if self.elastic else ())
 
@@ -68,5 +67,4 @@ class DivPrune(Compressor):
     def arguments(self) -> dict[str, Any]:
         """As given."""
         sampled = None if self.sampled is None else [*self.sampled]
-        own = {"keep": self.keep, "layer": self.site.layer}
-        return {**own, "sampled": sampled, "seed": self.seed}
+        return {"keep": self.keep, "layer": self.site.layer, "sampled": sampled}

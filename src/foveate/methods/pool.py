@@ -32,7 +32,6 @@ class Pool(Compressor):
         layer: int = 0,
         dims: int = 1,
         sampled: Sequence[int] | None = None,
-        seed: int = 0,
     ):
         super().__init__()
         self.stride, self.dims, self.site = whole("stride", stride), real(dims), language(layer)
@@ -41,7 +40,6 @@ class Pool(Compressor):
         if sampled is not None and not (isinstance(sampled, list | tuple) and sampled):
             raise ValueError(f"sampled={sampled!r}: want a list of strides to draw from, or None")
         self.sampled = None if sampled is None else [whole("sampled", s) for s in sampled]
-        self.seed = whole("seed", seed, least=0)
         needs = {"grid": self.dims == 2, "generator": self.sampled is not None}
         self.needs = frozenset(name for name, needed in needs.items() if needed)
 
@@ -58,7 +56,6 @@ class Pool(Compressor):
         dims: int = 1,
         stride: int | None = None,
         sampled: Sequence[int] | None = None,
-        seed: int = 0,
     ) -> Pool:
         """The pooling that keeps about this share: 1/stride, or 1/stride² over the grid; or that stride.
 
@@ -68,8 +65,8 @@ class Pool(Compressor):
         if keep is not None and stride is not None:
             raise ValueError(f"keep={keep!r} and stride={stride!r} say the same thing: give one")
         if keep is None:
-            return cls(4 if stride is None else stride, layer, dims, sampled, seed)
-        return cls(stride_of(keep, dims), layer, dims, sampled, seed)
+            return cls(4 if stride is None else stride, layer, dims, sampled)
+        return cls(stride_of(keep, dims), layer, dims, sampled)
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Means of neighbours. tokens.x (B, N, D)."""
@@ -95,4 +92,4 @@ class Pool(Compressor):
         """As given."""
         sampled = None if self.sampled is None else [*self.sampled]
         own = {"stride": self.stride, "layer": self.site.layer, "dims": self.dims}
-        return {**own, "sampled": sampled, "seed": self.seed}
+        return {**own, "sampled": sampled}
