@@ -19,7 +19,7 @@ from evidence.protocol import Page, Run
 from evidence.seen import area, each, opened, task_of, written
 from foveate import Chain, Compressor, Step, TextGuided
 from foveate.core.ops import top
-from foveate.evaluate.baselines import holding
+from foveate.evaluate.recall import holding
 from foveate.hosts import reading
 from foveate.patchqa import PatchQA, Scene, asked_regions, patches_of
 

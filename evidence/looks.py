@@ -17,7 +17,8 @@ from evidence.protocol import TEST_SEED, Page, Run
 from evidence.seen import area, each, opened, task_of, written
 from foveate import Compressor, Context, Fovea, Step, VisualTokens
 from foveate.evaluate import evaluate
-from foveate.evaluate.baselines import Misled, holding
+from foveate.evaluate.baselines import Misled
+from foveate.evaluate.recall import holding
 from foveate.hosts import reading
 from foveate.methods.fovea import FLOOR
 from foveate.patchqa import Example, patches_of

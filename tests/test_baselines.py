@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ from foveate.evaluate import baselines as baseline_room
 from foveate.evaluate.baselines import Misled, Oracle, baselines
 from foveate.evaluate.comparison import LOWER
 from foveate.evaluate.plans import Loaded, Plan
+from foveate.evaluate.recall import recall
 from foveate.evaluate.work import Work
 from foveate.hosts.twins import shrunk
 from foveate.patchqa import PatchQA, patches_of
@@ -116,3 +118,21 @@ def test_another_question_is_told():
     other = Context(grid=grid, text=text.flip(0), text_mask=said)
     tokens = VisualTokens.of(x)
     assert torch.equal(Misled(method)(tokens, own).x, method(tokens, other).x)
+
+
+def test_recall_is_what_an_asked_patch_has_left_of_a_token():
+    asked = np.zeros((32, 32), dtype=np.uint8)
+    asked[:8, :24] = 1  # three patches of eight pixels
+    grid = torch.tensor([(0, r, c) for r in range(4) for c in range(4)])
+    owner = torch.arange(16)
+    assert recall([asked], [(owner, grid)]) == 1
+    owner[0], owner[1:3] = -1, 1  # one dropped, two in one
+    assert recall([asked], [(owner, grid)]) == pytest.approx((0 + 0.5 + 0.5) / 3)
+    assert recall([np.zeros_like(asked)], [(owner, grid)]) is None and recall([], []) is None
+
+
+def test_a_run_tells_how_much_of_what_is_asked_is_left(loaded, examples):
+    (oracle,) = ran(loaded, examples, "oracle", 36)
+    (even,) = Work(loaded, "patchqa", examples).runs([stride(36)])
+    (bare,) = Work(loaded, "patchqa", examples).runs([Plan("identity", 1.0)])
+    assert 0.1 < even["recall"] < 0.5 < oracle["recall"] <= 1 and bare["recall"] is None

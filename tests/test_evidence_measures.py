@@ -14,7 +14,7 @@ from evidence import focusllava, guides, making, meteor, results, samples, seen
 from foveate import Step
 from foveate.core.compressor import Site, Tower
 from foveate.core.ops import budget
-from foveate.evaluate.baselines import holding
+from foveate.evaluate.recall import holding
 from foveate.patchqa import PatchQA, patches_of
 
 

@@ -19,9 +19,9 @@ from foveate.core.tokens import VisualTokens
 from foveate.evaluate.comparison import LOWER
 from foveate.evaluate.plans import Loaded, Plan
 from foveate.evaluate.prompts import encode
+from foveate.evaluate.recall import holding
 from foveate.hosts import traits
 from foveate.hosts.twins import shrunk
-from foveate.patchqa import patches_of
 
 GREY = (128, 128, 128)
 
@@ -91,19 +91,6 @@ class Misled(Compressor):
     def arguments(self) -> dict[str, Any]:
         """None: it is saved nowhere."""
         return {}
-
-
-def holding(regions: np.ndarray, grid: Tensor) -> Tensor:
-    """(P,) bool: the patches, of any view, that hold what is asked. regions (height, width), grid (P, 3)."""
-    found = torch.zeros(len(grid), dtype=torch.bool, device=grid.device)
-    for view in grid[:, 0].unique().tolist():
-        if view >= 0:
-            here = grid[:, 0] == view
-            rows, columns = (grid[here, 1:] - grid[here, 1:].amin(0)).T.cpu()
-            side = len(regions) // (int(rows.max()) + 1)
-            held = torch.from_numpy(patches_of(regions, side))
-            found[here] = held[rows, columns].to(found.device)
-    return found
 
 
 def _evenly(among: Tensor, n: Tensor) -> Tensor:

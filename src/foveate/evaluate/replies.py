@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from foveate.evaluate.prompts import Ask, acting, encode, told
 from foveate.evaluate.shares import Kept, columns, kept
@@ -24,6 +25,8 @@ class Reply:
     kept     how many are left, step by step and over the layers
     columns  of the prompt in each decoder layer; None where that was not noted
     words    columns of the prompt that are no image's
+    carried  of each image, the token that carries each patch at the end, and where the patches stand: (P,)
+             and (P, 3); empty of a bare model, and where rows are no images
     """
 
     text: str
@@ -32,6 +35,7 @@ class Reply:
     kept: Kept
     columns: tuple[int, ...] | None
     words: int
+    carried: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 @torch.inference_mode()
@@ -58,11 +62,21 @@ def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
     for row, (text, before) in enumerate(zip(texts, _placed(base, ids, images), strict=True)):
         after = left[row].steps[-1] if left[row].steps else before
         own = None if had is None else tuple(had[row])
-        found.append(Reply(text.strip(), before, after, left[row], own, words[row]))
+        carried = _carried(steps[: _acts(model)], images, row)
+        found.append(Reply(text.strip(), before, after, left[row], own, words[row], carried))
     return found
 
 
-def _finite(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+def _carried(steps: list[Step], images: list[int], row: int) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Of each image of a prompt, who carries its patches after the last step, and where they stand."""
+    if not steps or steps[0].grid is None or len(steps[-1].owner) != sum(images):
+        return ()
+    first = sum(images[:row])
+    which = range(first, first + images[row])
+    return tuple((steps[-1].owner[i].cpu(), steps[0].grid[i].cpu()) for i in which)
+
+
+def _finite(ids: Tensor, scores: Tensor) -> Tensor:
     """The scores (B, V) of the next token, as they are; refused where none of a row is the largest."""
     if lost := int((~scores.amax(-1).isfinite()).sum()):
         raise FloatingPointError(
@@ -87,7 +101,7 @@ def _acts(model: Any) -> int:
     return 0 if (method := acting(model)) is None else len(method.at(1.0).parts())
 
 
-def _placed(base: Any, ids: torch.Tensor, images: list[int]) -> list[float]:
+def _placed(base: Any, ids: Tensor, images: list[int]) -> list[float]:
     """Placeholders per image of each prompt."""
     count = (ids == traits.placeholder_id(base)).sum(1).tolist()
     return [n / max(i, 1) for n, i in zip(count, images, strict=True)]

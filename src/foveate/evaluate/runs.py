@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ from PIL import Image
 from foveate.core.compressor import Compressor
 from foveate.evaluate import results
 from foveate.evaluate.costs import costs, probes
+from foveate.evaluate.recall import recall
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
@@ -159,7 +160,14 @@ def _record(example: Example, reply: Reply) -> dict[str, Any]:
         "layer_share": reply.kept.layer_share,
         "columns": reply.columns and list(reply.columns),
         "words": reply.words,
+        "recall": recall(getattr(example, "asked", ()), reply.carried),
     }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are there."""
+    there = [value for value in values if value is not None]
+    return sum(there) / len(there) if there else None
 
 
 def _document(
@@ -179,6 +187,7 @@ def _document(
         "tokens": sum(a["after"] for a in answers) / len(answers),
         "tokens_before": sum(a["before"] for a in answers) / len(answers),
         **scores(answers),
+        "recall": _mean(a["recall"] for a in answers),
         "n": len(answers),
         **spent,
         "prefill": timing,
