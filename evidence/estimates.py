@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
+
+from foveate.evaluate.score import clustered_error
 
 # Student's t, 95 % two-sided, by degrees of freedom.
 T = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -99,15 +100,3 @@ class Sample:
             return Estimate(fmean(means), T[n - 1] * stdev(means) / sqrt(n))
         each = [fmean(some) for some in zip(*self.values.values(), strict=True)]
         return Estimate(fmean(each), Z * clustered_error(each, self.scenes), over_seeds=False)
-
-
-def clustered_error(values: Sequence[float], scenes: Sequence[Hashable]) -> float:
-    """The standard error of a mean whose numbers come in scenes. After Miller 2024, arXiv:2411.00640.
-
-    Differs from there: G / (G - 1) for G scenes, so that with one number a scene it is the usual one.
-    """
-    mean, sums = fmean(values), defaultdict(float)
-    for value, scene in zip(values, scenes, strict=True):
-        sums[scene] += value - mean
-    G = len(sums)
-    return sqrt(G / (G - 1) * sum(s * s for s in sums.values())) / len(values) if G > 1 else inf

@@ -25,6 +25,7 @@ HOUSE = (
     ("draw", "bench", "convert", "patchqa", "embedded"),
     ("tasks",),
     ("evaluate", "train"),
+    ("leaderboard",),
     ("cli",),
     ("__main__",),
 )

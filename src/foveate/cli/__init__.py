@@ -1,4 +1,4 @@
-"""The command line: `foveate methods`, `ask`, `compare`, `eval`, `draw`, `bench`, `train` and `convert`."""
+"""The command line: `foveate methods`, `ask`, `compare`, `leaderboard` and the others."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from foveate.cli.command import Command, UsageError
 from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.convert import convert
 from foveate.cli.draw import draw
+from foveate.cli.leaderboard import leaderboard
 from foveate.cli.methods import methods
 from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, outside, unknown
@@ -31,6 +32,7 @@ app = typer.Typer(
 app.command(cls=Command)(methods)
 app.command(cls=Command)(ask)
 app.command(cls=Command)(compare)
+app.command(cls=Command)(leaderboard)
 app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
 app.command(cls=Command)(bench)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from math import sqrt
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from math import inf, sqrt
+from statistics import fmean
 from typing import Any
 
 Z = 1.959964  # 95 %
@@ -72,3 +74,15 @@ def scores(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "kinds": kinds,
     }
+
+
+def clustered_error(values: Sequence[float], scenes: Sequence[Hashable]) -> float:
+    """The standard error of a mean whose numbers come in scenes. After Miller 2024, arXiv:2411.00640.
+
+    Differs from there: G / (G - 1) for G scenes, so that with one number a scene it is the usual one.
+    """
+    mean, sums = fmean(values), defaultdict(float)
+    for value, scene in zip(values, scenes, strict=True):
+        sums[scene] += value - mean
+    G = len(sums)
+    return sqrt(G / (G - 1) * sum(s * s for s in sums.values())) / len(values) if G > 1 else inf

@@ -1,0 +1,122 @@
+"""`foveate leaderboard`: every method on the same questions, one file a run, and two pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foveate import tasks
+from foveate.cli import arguments, models, output, values
+from foveate.cli.ask import AsJson, Device, Model, New
+from foveate.cli.compare import Batch, Seed
+from foveate.cli.opening import opened
+from foveate.cli.opening import trained as those_trained
+from foveate.cli.work import folder, work
+from foveate.keeping.held import held, sweep
+
+if TYPE_CHECKING:
+    from foveate.core.spec import Spec
+    from foveate.evaluate.work import Work
+    from foveate.leaderboard import Entry
+
+KEEPS = "0.5,0.25,0.125,0.0625"
+ASKED = "patchqa,patchqa-tiny,patchqa-crowded"
+
+
+def leaderboard(
+    model: Model = models.EMBEDDED,
+    asked: Annotated[
+        str, typer.Option("--tasks", help=f"With commas, of {', '.join(tasks.TASKS)}.")
+    ] = ASKED,
+    methods: Annotated[
+        str | None,
+        typer.Option(help=arguments.METHODS_HELP, show_default="all that need no training"),
+    ] = None,
+    keeps: Annotated[str, typer.Option(help="Budgets with commas.")] = KEEPS,
+    trained: Annotated[
+        str | None,
+        typer.Option(metavar="NAME_OR_PATH", help="Trained models, as `compare` takes them."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=values.MOST_PROMPTS)] = 440,
+    out: Annotated[
+        Path, typer.Option(**values.PATH, help="Folder for one result file a run.")
+    ] = Path("results/leaderboard"),
+    pages: Annotated[
+        Path, typer.Option(**values.PATH, help="Folder for the pages: leaderboard.md, .svg, .html.")
+    ] = Path("docs"),
+    listed: Annotated[bool, typer.Option("--list", help="Name the runs and stop.")] = False,
+    only_page: Annotated[
+        bool, typer.Option("--page", help="Write the pages from what is there and stop.")
+    ] = False,
+    seed: Seed = 0,
+    batch_size: Batch = 40,
+    max_new_tokens: New = 8,
+    device: Device = "auto",
+    json: AsJson = False,
+) -> None:
+    """Ask every method the same questions at the same budgets; only what changed is asked again."""
+    from foveate.leaderboard import figures, make, missing, page
+
+    names = [values.task(name) for name in arguments.listed(asked)]
+    specs = None if methods is None else arguments.specs(methods)
+    budgets = arguments.budgets(keeps, [])
+    with held(folder(out), "leaderboard"), output.answering() as emit:
+        sweep(out)
+        if not only_page:
+            how = (seed, batch_size, max_new_tokens)
+            boards = _boards(model, device, names, specs, budgets, trained, limit, how)
+            lacking = [(job, one) for job, every in boards for one in missing(out, every)]
+            if listed:
+                _tell(boards, lacking)
+                return
+            count = sum(len(job.examples) for job, _ in lacking)
+            with output.progress(count, "questions") as advance:
+                for job, one in lacking:
+                    make(job, one, out, advance)
+        found = figures.read(out)
+        written = page.write(found, folder(pages))
+        if json:
+            rows = [row.as_dict() for row in figures.rows(found)]
+            emit({"rows": rows, "pages": [str(path) for path in written]})
+    if not json:
+        for path in written:
+            output.say(str(path))
+
+
+def _boards(
+    model: str,
+    device: str,
+    names: list[str],
+    specs: list[Spec] | None,
+    keeps: list[Any],
+    trained: str | None,
+    limit: int,
+    how: tuple[int, int, int],
+) -> list[tuple[Work, list[Entry]]]:
+    """For each task the work on it and its runs; what there cannot be is told."""
+    from foveate.core.spec import named
+    from foveate.evaluate.plans import spread
+    from foveate.leaderboard import entries
+
+    start, (seed, batch, new) = opened(model, device), how
+    found = []
+    for name in names:
+        job = work(start.loaded, name, limit, seed, batch, new, False, None)
+        others = those_trained(trained, start.loaded, job.examples, device)
+        every, skipped = entries(
+            job, specs, keeps, [p for one in others for p in spread(one, keeps)]
+        )
+        for skip in skipped:
+            output.note(f"{name}, left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
+        found.append((job, every))
+    return found
+
+
+def _tell(boards: list[tuple[Work, list[Entry]]], lacking: list[tuple[Work, Entry]]) -> None:
+    """Every run, and whether it is there."""
+    there = {one.name for _, one in lacking}
+    for _, every in boards:
+        for one in every:
+            output.say(f"{'     ' if one.name in there else 'done '} {one.name}")

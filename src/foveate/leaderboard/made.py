@@ -1,0 +1,100 @@
+"""Make the runs of the board that are missing: one file each, small enough to keep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from foveate.bench.count import counts
+from foveate.bench.measure import Effort, measure
+from foveate.evaluate.plans import Plan
+from foveate.evaluate.prompts import told
+from foveate.evaluate.work import Work
+from foveate.keeping.held import held
+from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
+from foveate.leaderboard.runs import Entry
+
+FORMAT = 1
+PAIRS = 9  # prefills of either model, in turn
+COSTS = ("total", "scorer", "connector", "equivalent_tokens", "kv_bytes")
+
+
+def file(folder: Path, entry: Entry) -> Path:
+    """Where a run's result is."""
+    return folder / f"{entry.name}.json"
+
+
+def result(folder: Path, entry: Entry) -> dict[str, Any] | None:
+    """A run's result, of this very key; None before it is made."""
+    text = content(file(folder, entry))
+    found = None if text is None else unsealed(text)
+    fits = found is not None and (found.get("format"), found.get("key")) == (FORMAT, entry.key)
+    return found if fits else None
+
+
+def missing(folder: Path, entries: Sequence[Entry]) -> list[Entry]:
+    """The runs that are still to be made."""
+    return [entry for entry in entries if result(folder, entry) is None]
+
+
+def make(
+    work: Work,
+    entry: Entry,
+    folder: Path,
+    advance: Callable[[int, str], None] = lambda by, what: None,
+) -> dict[str, Any]:
+    """Ask and time one run, and write what came of it. A killed one goes on where it stopped.
+
+    Where `work` has a folder of its own, all answers are kept there too.
+    """
+    with held(file(folder, entry)):
+        if (found := result(folder, entry)) is not None:
+            return found
+        (document,) = replace(work, timing=False).runs([entry.plan], advance)
+        answers = [document["answers"][example.key] for example in work.examples]
+        found = {
+            "format": FORMAT,
+            "key": entry.key,
+            "what": entry.what,
+            "right": "".join(str(int(answer["right"])) for answer in answers),
+            "kinds": [example.kind for example in work.examples],
+            "groups": {example.kind: example.group for example in work.examples},
+            "scenes": scenes(work),
+            "recall": document["recall"],
+            "tokens": document["tokens"],
+            "tokens_before": document["tokens_before"],
+            "cost": {name: document["cost"][name] for name in COSTS if name in document["cost"]},
+            "time": timed(work, entry.plan),
+            "circumstances": record(work.seed, work.loaded.model.device),
+        }
+        write(file(folder, entry), dumps(sealed(found)))
+        return found
+
+
+def scenes(work: Work) -> list[int]:
+    """For every question the number of its scene: those about the same pictures are about one."""
+    digests = [
+        hashlib.sha1(b"".join(image.tobytes() for image in example.images)).hexdigest()
+        for example in work.examples
+    ]
+    numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
+    return [numbers[digest] for digest in digests]
+
+
+def timed(work: Work, plan: Plan) -> dict[str, Any] | None:
+    """A prompt's prefill beside the bare model, and beside a prompt of so many tokens; None of no method."""
+    if plan.compressor is None or plan.own is not None:
+        return None
+    some, own = work.examples[:1], work.of(plan)
+    (inputs, asked), method = work.inputs(some, own), plan.acting(some)
+    with told(plan.compressor, asked):
+        layers = counts(own.model, inputs, method)["tokens_per_layer"]
+        found = measure(own.model, inputs, method, layers, Effort(PAIRS, rounds=0))
+    ratios = {name: found[name]["wall"]["median"] for name in ("to_bare", "to_limit")}
+    return json.loads(
+        json.dumps({**ratios, "prefill_s": found["prefill_s"]["median"], "pairs": PAIRS})
+    )

@@ -1,0 +1,144 @@
+"""The leaderboard: what a run depends on, rows from results, and pages that anybody can make again."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from foveate import DivPrune, Fovea, embedded, leaderboard
+from foveate.core.spec import Spec
+from foveate.evaluate.plans import Loaded
+from foveate.evaluate.work import Work
+from foveate.leaderboard import figures, page
+from foveate.leaderboard import runs as room
+from foveate.methods import METHODS
+from foveate.tasks import examples
+
+
+@pytest.fixture(scope="module")
+def work():
+    return Work(
+        Loaded(*embedded.load(), "embedded"), "patchqa", examples("patchqa", 22), batch_size=22
+    )
+
+
+def asked(work, *slugs, keeps=(0.25,)):
+    return leaderboard.entries(work, [Spec(slug, METHODS[slug]) for slug in slugs], keeps)[0]
+
+
+@pytest.fixture(scope="module")
+def made(work, tmp_path_factory):
+    """A small board of few questions, made once."""
+    folder = tmp_path_factory.mktemp("board")
+    every = asked(work, "random", "divprune")
+    for one in every:
+        leaderboard.make(work, one, folder)
+    return folder, every
+
+
+def test_baselines_are_always_there_and_chance_has_three_seeds(work):
+    every = asked(work, "random", "divprune", keeps=(0.5, 0.25))
+    told = [(e.key["method"], e.key["keep"], e.key["seed"]) for e in every]
+    assert told[0] == ("identity", 1.0, None)
+    assert [t for t in told if t[0] == "random"] == [
+        ("random", k, s) for k in (0.5, 0.25) for s in (0, 1, 2)
+    ]
+    assert {t[0] for t in told} == {
+        "identity",
+        "downsample",
+        "blind",
+        "oracle",
+        "random",
+        "divprune",
+    }
+    assert len({e.name for e in every}) == len(every)
+
+
+def test_all_methods_that_need_no_training_are_on_it(work):
+    every, _ = leaderboard.entries(work, None, (0.25,))
+    methods = {e.key["method"] for e in every}
+    assert {"fastv", "visionzip", "cdpruner", "fovea", "pool"} <= methods
+    assert not {"meteor", "llava_stf", "depthwise"} & methods
+
+
+def test_a_finished_run_is_found_again_and_another_budget_is_not(work, made):
+    folder, every = made
+    assert leaderboard.missing(folder, every) == []
+    more = asked(work, "random", "divprune", keeps=(0.25, 0.125))
+    assert {(e.key["method"], e.key["keep"]) for e in leaderboard.missing(folder, more)} == {
+        (name, 0.125) for name in ("downsample", "oracle", "random", "divprune")
+    }
+    changed = [replace(e, key={**e.key, "code": "other"}) for e in every]
+    assert len(leaderboard.missing(folder, changed)) == len(every)
+    spoiled = folder / f"{every[0].name}.json"
+    text = spoiled.read_text()
+    spoiled.write_text(text.replace('"right": "', '"right": "1'))  # not as it was written
+    assert leaderboard.missing(folder, every) == every[:1]
+    spoiled.write_text(text)
+
+
+def test_rows_say_what_the_answers_say(made):
+    folder, _ = made
+    results = figures.read(folder)
+    rows = {row.method: row for row in figures.rows(results)}
+    by = {(r["key"]["method"], r["key"]["seed"]): r["right"] for r in results}
+    bare, small, mine = by["identity", None], by["downsample", None], by["divprune", None]
+    row, n = rows["divprune"], len(mine)
+    assert row.right["overall"][0] == pytest.approx(mine.count("1") / n)  # 22: each kind twice
+    hard = [m for m, s in zip(mine, small, strict=True) if s == "0"]
+    assert row.hard == pytest.approx(hard.count("1") / len(hard))
+    assert row.lost == pytest.approx(sum(b > m for m, b in zip(mine, bare, strict=True)) / n)
+    assert row.won == pytest.approx(sum(b < m for m, b in zip(mine, bare, strict=True)) / n)
+    assert row.tokens == row.layers == 36 and row.to_limit > 0 and 0 < row.recall < 1
+    assert rows["random"].seeds == 3
+    drawn = [by["random", seed].count("1") / n for seed in (0, 1, 2)]
+    assert rows["random"].right["overall"][0] == pytest.approx(sum(drawn) / 3)
+    assert row.front and not rows["oracle"].front and not row.question
+    assert rows["blind"].right["fine"][0] == 0 and rows["oracle"].recall == 1
+
+
+def test_pages_are_the_same_bytes_for_the_same_results(made, tmp_path):
+    results = figures.read(made[0])
+    first = [path.read_bytes() for path in page.write(results, tmp_path / "a")]
+    assert [path.read_bytes() for path in page.write(results[::-1], tmp_path / "b")] == first
+    text, html, chart = (data.decode() for data in first)
+    assert "no training, use `divprune`" in text and "| all tokens |" in text
+    data = json.loads(re.search(r"const rows = (.*);\n", html)[1])
+    assert len(data) == len(figures.rows(results))
+    assert chart.startswith("<?xml") and "divprune" in chart
+    assert not re.search(r"(src|href)=", html)  # it needs nothing else
+
+
+def test_advice_tells_who_is_as_good_and_when_training_pays():
+    """Rows of one budget, their numbers made up."""
+    likeness = {"fine": (0.5, 0.1)}
+
+    def row(method, right, half=0.02, **more):
+        plain = dict.fromkeys(("hard", "easy", "lost", "won", "recall", "to_bare", "to_limit"))
+        kind = dict.fromkeys(("question", "inside", "baseline", "trained"), False)
+        numbers = {"macs": 1.0, "scorer": 0.0, "kv_bytes": 1.0, "tokens": 36.0, "layers": 36.0}
+        own = {"task": "t", "model": method, "method": method, "keep": 0.25, "seeds": 1, "n": 9}
+        score = {"right": {"overall": (right, half), **likeness}}
+        return figures.Row(**{**plain, **kind, **numbers, **own, **score, **more})
+
+    board = [row("a", 0.9), row("b", 0.88), row("c", 0.7), row("d", 0.95, trained=True)]
+    (at,) = page.advice(board)
+    assert at["free"].method == "a" and at["trained"].method == "d"
+    assert [r.method for r in at["near"]] == ["b"]
+    assert page.advice([]) == []
+
+
+def test_a_key_follows_the_code_and_not_its_comments(tmp_path, monkeypatch):
+    one, other = room.code([DivPrune(4)], "divprune"), room.code([Fovea(4)], "fovea")
+    assert one != other and one == room.code([DivPrune(9)], "divprune")
+    file = room.PACKAGE / "methods" / "divprune.py"
+    used = {u.name for u in room.Used(file, None).uses()}
+    assert {"budget", "cosine", "VisualTokens"} <= used and "windows" not in used
+    copy = tmp_path / "x.py"
+    copy.write_text('def f(x):\n    """Says."""\n    return x + 1\n')
+    plain = room.Used(copy, None).told()
+    again, changed = tmp_path / "y.py", tmp_path / "z.py"
+    again.write_text('def f(x):\n    """Says otherwise."""\n    # why\n    return x+1\n')
+    changed.write_text("def f(x):\n    return x + 2\n")
+    assert room.Used(again, None).told() == plain != room.Used(changed, None).told()
