@@ -49,7 +49,7 @@ def measure(
     models = {"bare": model}
     if method is not None:
         models["method"] = compress(twin(model), method)
-    found = _prefills(models, inputs, layers, effort.pairs, advance)
+    found = prefills(models, inputs, layers, effort.pairs, advance)
     if effort.rounds:
         found |= _answers(models, inputs, effort, advance)
     with torch.no_grad():
@@ -57,14 +57,17 @@ def measure(
     return found
 
 
-def _prefills(
+def prefills(
     models: Mapping[str, nn.Module],
     inputs: Mapping[str, Tensor],
     layers: Sequence[int],
     pairs: int,
-    advance: Advance | None,
+    advance: Advance | None = None,
 ) -> dict[str, Any]:
-    """Prefill, its ratios to the bare model and to the limit, and the connector's share of it."""
+    """Prefill of the last of the models, and its ratios to the first, "bare", and to the limit.
+
+    Also the connector's share of it. layers: visual columns in each decoder layer.
+    """
     bare = models["bare"]
     whole = inputs["input_ids"].shape[1] - text_columns(bare, inputs)
     calls = {name: prefill(one, inputs) for name, one in models.items()}

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from foveate.bench.count import counts
-from foveate.bench.measure import Effort, measure
+from foveate.bench.measure import prefills
 from foveate.evaluate.plans import Plan
 from foveate.evaluate.prompts import told
 from foveate.evaluate.work import Work
+from foveate.hosts.attach import compress
+from foveate.hosts.twins import twin
 from foveate.keeping.held import held
 from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
 from foveate.leaderboard.runs import Entry
@@ -93,7 +95,8 @@ def timed(work: Work, plan: Plan) -> dict[str, Any] | None:
     (inputs, asked), method = work.inputs(some, own), plan.acting(some)
     with told(plan.compressor, asked):
         layers = counts(own.model, inputs, method)["tokens_per_layer"]
-        found = measure(own.model, inputs, method, layers, Effort(PAIRS, rounds=0))
+        small = compress(twin(own.model), method, **plan.how)
+        found = prefills({"bare": own.model, "method": small}, inputs, layers, PAIRS)
     ratios = {name: found[name]["wall"]["median"] for name in ("to_bare", "to_limit")}
     return json.loads(
         json.dumps({**ratios, "prefill_s": found["prefill_s"]["median"], "pairs": PAIRS})
