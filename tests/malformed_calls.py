@@ -58,16 +58,17 @@ GOOD = {
     "keeps": "0.25", "keep": "0.25", "limit": "1", "seed": "1", "batch_size": "1", "max_new_tokens": "1",
     "scenes": "1", "trained": "", "layers": "1", "picture": "new.png", "device": "cpu", "batch_sizes": "1",
     "new_tokens": "1", "pairs": "1", "rounds": "1", "dtype": "float32", "vision": "model",
-    "language": "model", "vision_layers": "1",
+    "language": "model", "vision_layers": "1", "baselines": "", "asked": "patchqa", "pages": "pages",
 }
 # fmt: on
 COUNTS = ("keep", "keeps", "layers", "vision_layers", "batch_sizes", "new_tokens")
-PLACES = ("model", "trained", "vision", "language", "image", "source", "out")
+PLACES = ("model", "trained", "vision", "language", "image", "source", "out", "pages")
 FIGURES = {"scales": {"picture": "new.svg"}, "guidance": {"picture": "new.svg", "methods": "fastv"}}
 CHEAP = {  # options that every call of a command has, so that what is not refused ends soon
     "ask": ["max_new_tokens"],
     "compare": ["methods", "keeps", "limit", "max_new_tokens", "scenes", "trained", "--no-timing"],
     "eval": ["limit", "max_new_tokens"],
+    "leaderboard": ["asked", "methods", "keeps", "limit", "max_new_tokens", "trained"],
     "draw tokens": ["max_new_tokens"],
     "draw layers": ["max_new_tokens", "layers"],
     "draw scales": ["limit"],

@@ -102,11 +102,12 @@ def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Rec
     long, short = steps
     first = replace(
         twin,
-        name=f"{NAME}-first",
+        name=f"{NAME}-pretrain",
         steps=long,
         scheduler="constant_with_warmup",
         bf16=True,
         save_every=100,
+        log_every=10,
         **size,
     )
     last = replace(first, name=NAME, steps=short, scheduler="linear", attend=0.0, seed=1)
