@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,16 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
             for name, (method, given) in UNTRAINED.items()
         },
         "at": at,
+        "heard": lambda n: _instead(rows["fovea"], n, "another"),
+        "told": lambda n: _instead(rows["fovea"], n, "oracle"),
+        "first": lambda row: replace(row, results=dict(list(row.results.items())[:1])).accuracy,
+        "speed": json.loads((page.root / "results" / "fovea-speed.json").read_text())["sizes"],
     }
+
+
+def _instead(row: Found, keep: int, other: str) -> Any:
+    """How far the same weights are above themselves with other looks in the scorer's place."""
+    return (row.sample("looks", other, str(keep)) - at(row, keep).right()).estimate()
 
 
 def at(row: Found, tokens: float) -> Found:
