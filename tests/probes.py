@@ -135,15 +135,19 @@ def asked(family) -> Asked:
     return Asked(family.projected)
 
 
+OF_TOWER = ("cls_attention", "keys", "features", "attentions", "received")
+
+
 class Looks(Compressor):
     """Keeps everything, and what it was shown; in the projector's place, as many tokens of nothing."""
 
-    def __init__(
-        self, site: Site, needs=("cls_attention", "keys", "features"), vision_layers=(3, 0, 4)
-    ):
+    vision_layers = (3, 0, 4)
+    vision_blocks = (1, -1)
+
+    def __init__(self, site: Site, needs=OF_TOWER):
         super().__init__()
         self.site, self.needs, self.seen = site, frozenset(needs), []
-        self.vision_layers, self.selects = vision_layers, site.tower is not Tower.projector
+        self.selects = site.tower is not Tower.projector
 
     def forward(self, tokens, context):
         self.seen.append((tokens, context))

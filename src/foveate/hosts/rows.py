@@ -110,9 +110,12 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
 
 def _fields(padded: dict[str, Tensor], tokens: VisualTokens) -> dict[str, Any]:
     fields: dict[str, Any] = {n: padded[n] for n in ("cls_attention", "keys") if n in padded}
-    read = {n.removeprefix("features "): v for n, v in padded.items() if n.startswith("features ")}
-    states = {int(i): v.to(tokens.x.dtype) for i, v in read.items()}
-    return fields | ({"features": states} if states else {})
+    for name, value in padded.items():
+        field, _, index = name.partition(" ")
+        if index:
+            value = value.to(tokens.x.dtype) if field == "features" else value
+            fields.setdefault(field, {})[int(index)] = value
+    return fields
 
 
 def _padded(images: list[dict[str, Any]], name: str) -> Tensor:
