@@ -14,7 +14,7 @@ from foveate.hosts import encode, traits
 from foveate.hosts.glance import PROMPT_ROWS
 from foveate.hosts.positions import layer_type
 
-WIDTHS = ("width", "feature_width", "tower_width")
+SIZED = ("width", "feature_width", "tower_width", "tower_layers", "feature_layer")
 
 
 def check(base: nn.Module, method: Compressor) -> dict[nn.Module, dict[str, bool]]:
@@ -28,7 +28,7 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, dict[str, bool
         authored.check(part)
         try:
             _check_site(base, part)
-            _check_widths(base, part)
+            _check_sizes(base, part)
             for attention, shows in _tapped(base, part):
                 found.setdefault(attention, {}).update(shows)
         except (NotImplementedError, ValueError, TypeError) as error:
@@ -85,9 +85,9 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
         )
 
 
-def _check_widths(base: nn.Module, part: Compressor) -> None:
+def _check_sizes(base: nn.Module, part: Compressor) -> None:
     """Of its arguments, those that `sized` would fill in; what else a compressor knows is its own."""
-    given = {n: v for n, v in part.arguments().items() if n in WIDTHS and v is not None}
+    given = {n: v for n, v in part.arguments().items() if n in SIZED and v is not None}
     there = {name: size_of(base.config, name) for name in given}
     if wrong := [name for name in given if there[name] not in (None, given[name])]:
         made, has = (", ".join(f"{n}={sizes[n]}" for n in wrong) for sizes in (given, there))
