@@ -46,7 +46,7 @@ def test_crops_share_the_budget(crops, diversity):
 
 
 def test_a_crop_that_is_looked_at_less_still_has_its_share():
-    """Of 4 tokens, 20 : 5 : 4 gives 2.8, 0.7, 0.6, so 3 and 1; by attention alone all are the first crop's."""
+    """Of 4 tokens, 20 : 5 : 4 gives 2.8, 0.7, 0.6, so 3 and 1; attention alone takes the first crop."""
     attention = torch.tensor([[0.2] * 4 + [0.05] * 4 + [0.04] * 4])
     tokens = VisualTokens.of(torch.eye(12)[None])
     out = HoloV(4, crops=3, diversity=0.0)(tokens, Context(cls_attention=attention))
