@@ -24,9 +24,9 @@ class VisionZip(Compressor):
     compressed by itself; else of the image, and all its views compete.
 
     Of the authors' layout, compress(…, positions="renumbered") has the positions, and per_view with
-    newlines="none" the budget on LLaVA-NeXT; contextual=0 is `fastervlm`. Not to be had: the class token, which
-    they pass on first and count, so one patch more stands here; and the merged tokens behind all others: here
-    tokens stand in the order of their first patch.
+    newlines="none" the budget on LLaVA-NeXT; contextual=0 is `fastervlm`. Not to be had: the class token,
+    which they pass on first and count, so one patch more stands here; and the merged tokens behind all others:
+    here tokens stand in the order of their first patch.
     """
 
     needs = frozenset({"cls_attention", "keys"})
