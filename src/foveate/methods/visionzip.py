@@ -25,7 +25,7 @@ class VisionZip(Compressor):
 
     Of the authors' layout, compress(…, positions="renumbered") has the positions, and per_view with
     newlines="none" the budget on LLaVA-NeXT; contextual=0 is `fastervlm`. Not to be had: the class token,
-    which they pass on first and count, so one patch more stands here; and the merged tokens behind all others:
+    which they pass on first and count, so one patch more stands here; and merged tokens behind all others:
     here tokens stand in the order of their first patch.
     """
 
