@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from foveate.core.compressor import Compressor, Context, Site, Tower, language
-from foveate.core.ops import Keep, budget, check_keep, choice, in_front, pick, real, top
+from foveate.core.ops import Keep, budget, check_keep, choice, cosine, in_front, pick, real, top
 from foveate.core.tokens import VisualTokens
 from foveate.core.views import by_view
 
@@ -71,14 +70,14 @@ class VisPruner(Compressor):
 
 def _diverse(x: Tensor, attention: Tensor, rest: Tensor, n: Tensor) -> Tensor:
     """(B, N) True at n tokens of each row's rest. x (B, N, D), attention and rest (B, N), n (B, 1)."""
-    unit, count = normalize(x.float(), dim=-1), rest.sum(1, keepdim=True)
+    cosines, count = cosine(x, x), rest.sum(1, keepdim=True)
     order = attention.float().argsort(dim=1, descending=True, stable=True)
     order = order.gather(1, in_front(rest.gather(1, order), order.shape[1]))
     while bool((count > n).any()):
         order = order[:, : max(int(count.max()), 2)]
         there = torch.arange(order.shape[1], device=order.device) < count
         even, odd = order[:, ::2], order[:, 1::2]
-        alike = pick(unit, even) @ pick(unit, odd).mT
+        alike = pick(cosines, even).gather(2, odd[:, None].expand(-1, even.shape[1], -1))
         alike = alike.masked_fill(~there[:, None, 1::2], -2).amax(-1)  # less than any cosine
         alike = alike.masked_fill(~there[:, ::2], -torch.inf)
         by = alike.argsort(dim=1, descending=True, stable=True)
