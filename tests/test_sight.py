@@ -20,6 +20,7 @@ from torch import Tensor
 import foveate
 from foveate import Chain, Pool
 from foveate.core.compressor import OF_BLOCKS, Compressor, Site, Tower, language
+from foveate.hosts import glance
 
 OF_PROMPT = ("last_attention", "prompt_attention", "text", "text_mask")
 TYPES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -155,6 +156,36 @@ def test_after_a_merge_attention_is_summed_and_vectors_are_averaged(model, famil
         close(context.features[3][i, :M], mean @ row["features"][3])
         close(context.attentions[1][i, :M], members @ row["attentions"][1])
         close(context.received[-1][i, :M], members @ row["received"][-1])
+
+
+def test_all_rows_are_never_there_at_once(monkeypatch):
+    """The mean of 600 rows, some of which may not look at some tokens, 256 of them at a time."""
+    draw, most, own = torch.Generator().manual_seed(0), [], glance.attention_rows
+    query, key = (torch.randn(2, 3, 600, 4, generator=draw) for _ in range(2))
+    mask = (torch.arange(600) // 100)[:, None] >= torch.arange(600) // 100
+
+    def counted(rows, *args):
+        most.append(rows.shape[2])
+        return own(rows, *args)
+
+    monkeypatch.setattr(glance, "attention_rows", counted)
+    whole = (query @ key.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1).mean(1)
+    got = glance.mean_of_rows(query, key, 0.5, mask.expand(2, 1, -1, -1))
+    close(got, whole.sum(1) / mask.sum(0))
+    assert max(most) == 256 and sum(most) == 600
+    close(
+        glance.mean_of_rows(query[:, :, :1], key, 0.5, None),
+        own(query[:, :, :1], key, 0.5).mean((1, 2)),
+    )
+
+
+def test_a_tower_without_a_class_token_says_what_stands_in():
+    """Of the rows asked for, that which is not the class token's; what is received is what it is."""
+    needs = ["cls_attention", "attentions", "received"]
+    notes = foveate.support(FAMILIES["qwen2_5_vl"].model(), Looks(language(0), needs)).notes
+    told = [note for note in notes if "no class token" in note]
+    assert len(told) == 2 and "for attentions" in told[0] and "for cls_attention" in told[1]
+    assert not foveate.support(FAMILIES["llava"].model(), Looks(language(0), needs)).notes
 
 
 def test_rows_are_images_as_their_users_count_them(model, family):

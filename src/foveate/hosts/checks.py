@@ -11,7 +11,7 @@ from foveate.core import authored
 from foveate.core.compressor import Compressor, Tower
 from foveate.core.sizes import size_of
 from foveate.hosts import encode, traits
-from foveate.hosts.glance import PROMPT_ROWS
+from foveate.hosts.glance import PROMPT_ROWS, asked_of
 from foveate.hosts.positions import layer_type
 
 SIZED = ("width", "feature_width", "tower_width", "tower_layers", "feature_layer")
@@ -100,16 +100,13 @@ def _check_sizes(base: nn.Module, part: Compressor) -> None:
 def _tapped(base: nn.Module, part: Compressor) -> Iterator[tuple[nn.Module, dict[str, bool]]]:
     if asked := encode.of_tower([part]):
         traits.refuse_unordered(base)
-        for tower, selected in zip(
-            traits.towers_of(base), traits.selected_blocks(base), strict=True
-        ):
-            blocks = traits.tower_blocks(base, tower)
-            _check_depth(part, len(blocks))
+        for tower in traits.towers_of(base):
+            _check_depth(part, len(traits.tower_blocks(base, tower)))
             classless = not traits.has_class_token(base, tower)
             for name in sorted(asked):
-                field, _, index = name.partition(" ")
+                field, index = asked_of(name)
                 if field != "features":
-                    attention = traits.attention_of(blocks[int(index)] if index else selected)
+                    attention = traits.attention_of(traits.block_of(base, index, tower))
                     yield attention, {name: classless or field == "received"}
     if part.needs & PROMPT_ROWS:
         layer = traits.decoder_of(base).layers[part.site.layer - 1]

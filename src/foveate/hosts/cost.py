@@ -22,7 +22,7 @@ from transformers import PreTrainedConfig
 
 from foveate.core.compressor import Compressor, Tower
 from foveate.hosts import encode, reading, traits
-from foveate.hosts.glance import ATTENTION
+from foveate.hosts.glance import ATTENTION, asked_of
 
 # What stands between a tower's width and the language model's, by the names families give it.
 CONNECTORS = {"multi_modal_projector", "connector", "merger", "deepstack_merger_list"}
@@ -251,10 +251,10 @@ def _causal(n: int, window: int) -> int:
 def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
     """The attention rows that are computed a second time because a compressor asks for them."""
     macs = 0
-    asked = (name.partition(" ") for name in sorted(encode.of_tower([part])))
-    for field, _, index in (one for one in asked if one[0] in ATTENTION):
-        block = traits.tower_blocks(base)[int(index)] if index else traits.selected_block(base)
-        attention = traits.attention_of(block)
+    for field, index in sorted(map(asked_of, encode.of_tower([part]))):
+        if field not in ATTENTION:
+            continue
+        attention = traits.attention_of(traits.block_of(base, index))
         name = next(n for n, m in _attentions(base) if m is attention)
         passed = max((r for n, r in load.rows.items() if n.startswith(f"{name}.")), default=0)
         alone = field != "received" and traits.has_class_token(base)

@@ -64,7 +64,7 @@ def encode(
     needs, early = of_tower(parts), before_projector(parts)
     _refuse_other_features(base, kwargs, needs)
     given = inspect.signature(own).bind_partial(base, *args, **kwargs).arguments
-    if any(field_of(name) == "features" for name in needs):
+    if any(glance.asked_of(name)[0] == "features" for name in needs):
         kwargs["output_hidden_states"] = True
     merger = traits.merger_of(base)
     look = glance.TowerGlance(needs, ordered=merger is not None and bool(needs))
@@ -148,11 +148,6 @@ def chosen(part: Compressor) -> dict[str, tuple[int, ...]]:
     return {name: indices for name, indices in read.items() if name in part.needs}
 
 
-def field_of(name: str) -> str:
-    """The Context field that what is asked of the tower belongs to: "features" of "features 3"."""
-    return name.partition(" ")[0]
-
-
 def _encoded(
     base: nn.Module,
     modality: str,
@@ -172,7 +167,7 @@ def _encoded(
         newlines = [(m.to(device), c.to(device)) for m, c in zip(newlines, closes, strict=True)]
     fields = {name: value for name, value in fields.items() if name not in ("newline", "index")}
     for name in fields:
-        if field_of(name) in glance.ATTENTION:
+        if glance.asked_of(name)[0] in glance.ATTENTION:
             fields[name] = [value[:, 0] for value in fields[name]]
     return Encoded(
         units=units,

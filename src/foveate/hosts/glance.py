@@ -91,9 +91,9 @@ class TowerGlance:
         """
         found = {}
         for name in sorted(self.wants):
-            field, _, index = name.partition(" ")
+            field, index = asked_of(name)
             if field == "features":
-                value = tower.hidden_states[int(index)]
+                value = tower.hidden_states[index]
                 value = value[None] if value.dim() == 2 else value
             elif name in self.shown:
                 value = torch.cat(self.shown[name], dim=1 if patches.dim() == 2 else 0)
@@ -158,6 +158,12 @@ class PromptGlance:
             index = in_front(self.asked, int(count.max()))
             counted = self.asked.gather(1, index)[..., None]
             self.shown["prompt_attention"] = (rows(index) * counted).sum(1) / count
+
+
+def asked_of(name: str) -> tuple[str, int | None]:
+    """The Context field and the index that a name in `wants` says: "features 3", or "keys" without one."""
+    field, _, index = name.partition(" ")
+    return field, int(index) if index else None
 
 
 def _without_class(value: Tensor, features: Tensor | None) -> Tensor:
