@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SIZES = {"width", "feature_width", "tower_width", "feature_layer", "layers"}  # read off the model
+# Read off the model.
+SIZES = {"width", "feature_width", "tower_width", "tower_layers", "feature_layer", "layers"}
 
 
 def methods() -> str:

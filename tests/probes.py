@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from itertools import chain, product
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from foveate.core.compressor import Compressor, Site, Tower, language
 from foveate.core.ops import top
+from foveate.core.sizes import sized
 from foveate.methods import METHODS, DepthwiseConv, Pool, TextGuided, VisionZip
 
 
@@ -125,9 +127,15 @@ def routed(method: Compressor, seed: int = 7, loud: float = 4.0) -> Compressor:
     return method
 
 
+def made(make, family) -> Compressor:
+    """A method with the model's sizes, behind the projector where nothing can stand before it."""
+    moves = family.projected is None and "projected" in inspect.signature(make).parameters
+    return sized(make, family.config(), **({"projected": True} if moves else {}))
+
+
 def zipped(family, keep) -> VisionZip:
     """VisionZip, behind the projector where nothing can stand before it."""
-    return VisionZip(keep, projected=family.projected is None)
+    return made(partial(VisionZip, keep), family)
 
 
 def asked(family) -> Asked:
@@ -135,15 +143,19 @@ def asked(family) -> Asked:
     return Asked(family.projected)
 
 
+OF_TOWER = ("cls_attention", "keys", "features", "attentions", "received")
+
+
 class Looks(Compressor):
     """Keeps everything, and what it was shown; in the projector's place, as many tokens of nothing."""
 
-    def __init__(
-        self, site: Site, needs=("cls_attention", "keys", "features"), vision_layers=(3, 0, 4)
-    ):
+    vision_layers = (3, 0, 4)
+    vision_blocks = (1, -1)
+
+    def __init__(self, site: Site, needs=OF_TOWER):
         super().__init__()
         self.site, self.needs, self.seen = site, frozenset(needs), []
-        self.vision_layers, self.selects = vision_layers, site.tower is not Tower.projector
+        self.selects = site.tower is not Tower.projector
 
     def forward(self, tokens, context):
         self.seen.append((tokens, context))
@@ -172,7 +184,8 @@ class Replay(Compressor):
 
 # Keep-all settings of every method that selects: identity, bit for bit.
 SELECTING = (
-    "identity random stride pool fastv visionzip divprune cdpruner crop fovea kmeans vccattention"
+    "identity random stride pool crop fastv visionzip fastervlm vispruner prumerge prumerge_plus hired vscan "
+    "hiprune holov scope divprune cdpruner fovea kmeans vccattention"
 )
 SELECT = {slug: partial(METHODS[slug], keep=1.0) for slug in SELECTING.split()}
 SELECT["pool inside"] = partial(Pool, 1, layer=2)

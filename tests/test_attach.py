@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from functools import partial
 
 import pytest
 import torch
 import unusual
 from calling import fingerprint, greedy, last_words, logits, traced
 from families import FAMILIES, ONE, TEXT, TWO, Prompt
-from probes import Looks, PromptRows, Ragged, zipped
+from probes import Looks, PromptRows, Ragged, made, zipped
 from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
@@ -114,12 +115,8 @@ def test_copies_are_whole_and_independent(model, family, inputs, copied):
     assert sum(len(m._forward_pre_hooks) for m in other.modules()) == 0
 
 
-SAVED = {
-    slug: lambda family, make=make: foveate.sized(make, family.config())
-    for slug, make in METHODS.items()
-} | {
+SAVED = {slug: partial(made, make) for slug, make in METHODS.items()} | {
     "identity": lambda family: Identity(),
-    "visionzip": lambda family: zipped(family, 64),
     "chain": everything,
     "stages": lambda family: Stages((0.5, Pool(4, layer=2)), (1.0, Chain(Stride(8), FastV(0.5)))),
     "2-d": lambda family: Pool(2, layer=3, dims=2),

@@ -86,6 +86,10 @@ UNFIT = {
         needs={"grid"}, optional={"grid"}
     ),
     "Mine needs 'features', and its vision_layers": lambda: spoiled(needs={"features"}),
+    "Mine needs 'received', and its vision_blocks": lambda: spoiled(needs={"received"}),
+    "vision_blocks has -9: the tower has blocks 0 to": lambda: spoiled(
+        needs={"attentions"}, vision_blocks=(0, -9)
+    ),
     "Mine.arguments() gave NoneType": lambda: spoiled(arguments=lambda self: None),
     "Mine.arguments() has 'k', which Mine.__init__ does not take: it takes keep": lambda: spoiled(
         arguments=lambda self: {"k": 4}

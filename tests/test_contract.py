@@ -13,10 +13,11 @@ import transformers
 from calling import close, decoded, generated, greedy, last_words, logits, spoken, traced
 from families import LAYERS, ONE, SHORT, TEXT, TWO, VIDEO, VIDEO_AND_IMAGE
 from oracle import plans, reference, seen_columns
-from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened, routed
+from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, made, opened, routed
 
 import foveate
 from foveate import (
+    SCOPE,
     CDPruner,
     Chain,
     Crop,
@@ -24,20 +25,25 @@ from foveate import (
     DivPrune,
     FastV,
     Fovea,
+    HiPrune,
+    HiRED,
+    HoloV,
     KMeans,
     LLaVASTF,
     MultiBlockFusion,
     Pool,
+    PruMerge,
     Random,
     RegionSampler,
     SpatialFusion,
     Stride,
     VCCAttention,
     VisionZip,
+    VisPruner,
     focusllava,
     layerwise,
     meteor,
-    sized,
+    vscan,
 )
 from foveate.hosts import traits
 from foveate.hosts.attach import POSITIONS
@@ -56,6 +62,12 @@ FOLLOWED = {
     "divprune": lambda: DivPrune(5),
     "crop inside": lambda: Crop(7, layer=1),
     "cdpruner": lambda: CDPruner(6),
+    "vispruner": partial(VisPruner, 5),
+    "hired": partial(HiRED, 0.3),
+    "vscan": partial(vscan, 6, window=2),
+    "hiprune": partial(HiPrune, 0.5, anchors=0.7),
+    "holov": partial(HoloV, 7, crops=4),
+    "scope": partial(SCOPE, 0.3, per_view=True),
     "pool": lambda: Pool(3),
     "pool 2-d": lambda: Pool(2, dims=2),
     "fastv": lambda: FastV(0.25),
@@ -82,7 +94,9 @@ FUSED = {
     ),
 }
 EVERY = FOLLOWED | {
-    "visionzip": lambda: VisionZip(6),
+    "visionzip": partial(VisionZip, 6),
+    "prumerge": PruMerge,
+    "prumerge plus": partial(PruMerge, 7, spatial=True),
     "fovea": lambda: Fovea(6),
     "fovea by the question": lambda width: Fovea(0.4, "question", "mean", width, hidden=8),
     "kmeans soft": lambda: KMeans(0.3, layer=1, soft=True),
@@ -91,23 +105,21 @@ EVERY = FOLLOWED | {
     "ragged inside": lambda: Ragged(layer=2),
     "ragged and cut": lambda: Chain(Ragged(), FastV(0.5, layer=2)),
     "asked": lambda: Asked(),
-    "early and inside": lambda: Chain(VisionZip(8), Pool(2, layer=3)),
+    "early and inside": lambda projected=False: Chain(
+        VisionZip(8, projected=projected), Pool(2, layer=3)
+    ),
     **FUSED,
 }
 
 
 def every(name, family):
-    """A method by name; what stands before the projector stands behind it where that merges tokens."""
+    """A method by name."""
     width = family.projected
     if width is None and name in FUSED:
         pytest.skip(f"{family.name}: nothing stands in the projector's place")
-    if width is None and name == "visionzip":
-        return VisionZip(6, projected=True)
-    if width is None and name == "early and inside":
-        return Chain(VisionZip(8, projected=True), Pool(2, layer=3))
     if name == "asked":
         return Asked(width)
-    method = sized(EVERY[name], family.config())
+    method = made(EVERY[name], family)
     return drawn(method) if name in FUSED else method
 
 
@@ -118,8 +130,7 @@ def filmed(family, prompts):
 
 @pytest.mark.parametrize("name", SELECT)
 def test_keeping_all_is_the_model_untouched(model, family, name):
-    projected = name == "visionzip" and family.projected is None
-    method = VisionZip(1.0, projected=True) if projected else SELECT[name]()
+    method = made(SELECT[name], family)
     for prompts in ((ONE,), *family.batches().values()):
         inputs = family.inputs(prompts)
         want, text = logits(model, inputs), greedy(model, inputs, 4)

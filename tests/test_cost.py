@@ -6,7 +6,7 @@ from families import FAMILIES, LAYERS, ONE
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import foveate
-from foveate import FastV, Pool, Stride, VisionZip
+from foveate import FastV, HiPrune, Pool, PruMerge, Stride, VisionZip, VisPruner, sized
 from foveate.bench import CONFIGS
 from foveate.hosts import traits
 from foveate.hosts.cost import Load, cost, own_macs, skeleton, watch
@@ -95,6 +95,9 @@ def test_only_the_rows_asked_for_are_the_scorers():
     at = seen(model)
     assert cost(model, at, [FastV(0.5)]).scorer == (TEXT + PATCHES) * 64
     assert cost(model, at, [VisionZip(8)]).scorer == (PATCHES + 1) * 32
+    assert cost(model, at, [PruMerge(), VisPruner()]).scorer == 2 * (PATCHES + 1) * 32
+    of_all = sized(HiPrune, model)  # every row of two blocks
+    assert cost(model, at, [of_all]).scorer == 2 * (PATCHES + 1) ** 2 * 32
     assert cost(model, at, [Stride(0.5)]).scorer == 0
 
 

@@ -11,7 +11,7 @@ from test_tokens import check
 
 import foveate.methods
 from foveate import METHODS, Compressor, Context, VisualTokens
-from foveate.core.compressor import Tower
+from foveate.core.compressor import OF_BLOCKS, Tower
 from foveate.core.sizes import SIZES
 from foveate.hosts import saving
 
@@ -21,6 +21,14 @@ ALL = {"llavolta": {"schedule": "two_stage"}}
 # Settings that take another path through a method's code.
 VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
     "pool 2-d": ("pool", {"dims": 2}),
+    "fastervlm by views": ("fastervlm", {"per_view": True}),
+    "vispruner by views": ("vispruner", {"per_view": True, "important": 0.2}),
+    "prumerge, adaptive": ("prumerge", {"keep": None}),
+    "prumerge_plus, adaptive": ("prumerge_plus", {"keep": None}),
+    "vscan in small windows": ("vscan", {"keep": 0.6, "window": 2}),
+    "hiprune by views": ("hiprune", {"keep": 0.6, "anchors": 1.0, "per_view": True}),
+    "holov in few crops": ("holov", {"keep": 0.7, "crops": 3}),
+    "scope by views": ("scope", {"saliency": 0.5, "per_view": True}),
     "kmeans soft": ("kmeans", {"soft": True}),
     "vccattention in short blocks": ("vccattention", {"keep": 0.5, "block": 5}),
     "vccattention without a budget": ("vccattention", {"keep": None, "fine": 1, "block": 4}),
@@ -79,6 +87,11 @@ def everything(lengths, seed=0, D=8):
     patch = torch.arange(P)
     cells = torch.stack([torch.zeros_like(patch), patch // 4, patch % 4], -1).expand(B, P, 3)
     attention = torch.rand(B, P, generator=draw) * valid
+
+    def given(block):
+        own = torch.Generator().manual_seed(block + 100)
+        return torch.rand(B, P, generator=own) * valid
+
     context = {
         "text": torch.randn(B, 5, D, generator=draw),
         "text_mask": torch.ones(B, 5, dtype=torch.bool),
@@ -86,6 +99,8 @@ def everything(lengths, seed=0, D=8):
         "last_attention": attention,
         "prompt_attention": attention.flip(0),
         "keys": torch.randn(B, P, D, generator=draw),
+        "attentions": {i: given(i) for i in range(-1, 4)},
+        "received": {i: given(i + 4) for i in range(-1, 4)},
         "features": {i: x.roll(i, -1) for i in range(5)},
         "grid": cells.masked_fill(~valid[..., None], -1),
         "overview": torch.zeros_like(valid),
@@ -103,6 +118,8 @@ def run(method, tokens, context):
         fields = {name: context[name] for name in part.needs}
         for name in part.needs & {*PER_TOKEN}:
             fields[name] = tokens.total(context[name])
+        for name in part.needs & OF_BLOCKS:
+            fields[name] = {i: tokens.total(value) for i, value in context[name].items()}
         for name in part.needs & {"keys"}:
             fields[name] = tokens.mean(context[name])
         if "generator" in part.needs:

@@ -19,7 +19,8 @@ from torch import Tensor
 
 import foveate
 from foveate import Chain, Pool
-from foveate.core.compressor import Compressor, Site, Tower, language
+from foveate.core.compressor import OF_BLOCKS, Compressor, Site, Tower, language
+from foveate.hosts import glance
 
 OF_PROMPT = ("last_attention", "prompt_attention", "text", "text_mask")
 TYPES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
@@ -53,7 +54,10 @@ def pixels(inputs: dict, modality: str) -> dict:
 
 
 def shown(family, inputs: dict, modality: str) -> dict[str, list[Tensor] | Tensor]:
-    """What the bare tower shows, for all of its tokens in a row: attention (L,), keys, features (L, d)."""
+    """What the bare tower shows, for all of its tokens in a row: attention (L,), keys, features (L, d).
+
+    What its tokens are given by the class token's row, and by every row, is that of each block.
+    """
     bare, states = family.model("eager"), []
     encode = getattr(bare.model, f"get_{modality}_features")
     given = pixels(inputs, modality)
@@ -61,18 +65,21 @@ def shown(family, inputs: dict, modality: str) -> dict[str, list[Tensor] | Tenso
         given.pop("second_per_grid_ts", None)
     with recorded() as calls, torch.no_grad():
         states = encode(**given, output_hidden_states=True).hidden_states
-    block = list(calls.values())[family.selected_block]
-    attention, keys = [], []
-    for key, weights in block:
-        keys.append(key.mean(1).flatten(0, 1))
-        weights = weights.mean(1)
-        given = weights[:, :1] if family.class_token else weights
-        attention.append((given.sum(1) / (given > 0).sum(1)).flatten())
+    blocks = list(calls.values())
+    attentions = [attended(block, family.class_token) for block in blocks]
     return {
-        "cls_attention": torch.cat(attention),
-        "keys": torch.cat(keys),
+        "cls_attention": attentions[family.selected_block],
+        "keys": torch.cat([key.mean(1).flatten(0, 1) for key, _ in blocks[family.selected_block]]),
+        "attentions": attentions,
+        "received": [attended(block, False) for block in blocks],
         "features": [state.flatten(0, -2) for state in states],
     }
+
+
+def attended(block, class_token: bool) -> Tensor:
+    """(L,) what every token of a tower gets in a block, from the first row or all that may look at it."""
+    rows = [weights.mean(1)[:, : 1 if class_token else None] for _, weights in block]
+    return torch.cat([(row.sum(1) / (row > 0).sum(1)).flatten() for row in rows])
 
 
 def expected(family, inputs: dict, prompts) -> list[dict]:
@@ -91,6 +98,10 @@ def expected(family, inputs: dict, prompts) -> list[dict]:
                     "cls_attention": sight.weights @ tower["cls_attention"][mine] * sight.together,
                     "keys": sight.weights @ tower["keys"][mine],
                     "features": [sight.weights @ state[mine] for state in tower["features"]],
+                    **{
+                        name: [sight.weights @ a[mine] * sight.together for a in tower[name]]
+                        for name in OF_BLOCKS
+                    },
                     "grid": torch.tensor(sight.cells),
                 }
             )
@@ -126,6 +137,10 @@ def test_scores_of_the_tower_are_those_of_the_right_patches(model, family):
                 assert context.features.keys() == {0, 3, 4}  # what it asked for, and no more
                 for layer, got in context.features.items():
                     close(got[i, :P], row["features"][layer])
+                for name in OF_BLOCKS:
+                    assert getattr(context, name).keys() == {1, -1}
+                    for block, got in getattr(context, name).items():
+                        close(got[i, :P], row[name][block])
 
 
 def test_after_a_merge_attention_is_summed_and_vectors_are_averaged(model, family):
@@ -139,6 +154,38 @@ def test_after_a_merge_attention_is_summed_and_vectors_are_averaged(model, famil
         close(context.cls_attention[i, :M], members @ row["cls_attention"])
         close(context.keys[i, :M], mean @ row["keys"])
         close(context.features[3][i, :M], mean @ row["features"][3])
+        close(context.attentions[1][i, :M], members @ row["attentions"][1])
+        close(context.received[-1][i, :M], members @ row["received"][-1])
+
+
+def test_all_rows_are_never_there_at_once(monkeypatch):
+    """The mean of 600 rows, some of which may not look at some tokens, 256 of them at a time."""
+    draw, most, own = torch.Generator().manual_seed(0), [], glance.attention_rows
+    query, key = (torch.randn(2, 3, 600, 4, generator=draw) for _ in range(2))
+    mask = (torch.arange(600) // 100)[:, None] >= torch.arange(600) // 100
+
+    def counted(rows, *args):
+        most.append(rows.shape[2])
+        return own(rows, *args)
+
+    monkeypatch.setattr(glance, "attention_rows", counted)
+    whole = (query @ key.mT / 2).masked_fill(~mask, -torch.inf).softmax(-1).mean(1)
+    got = glance.mean_of_rows(query, key, 0.5, mask.expand(2, 1, -1, -1))
+    close(got, whole.sum(1) / mask.sum(0))
+    assert max(most) == 256 and sum(most) == 600
+    close(
+        glance.mean_of_rows(query[:, :, :1], key, 0.5, None),
+        own(query[:, :, :1], key, 0.5).mean((1, 2)),
+    )
+
+
+def test_a_tower_without_a_class_token_says_what_stands_in():
+    """Of the rows asked for, that which is not the class token's; what is received is what it is."""
+    needs = ["cls_attention", "attentions", "received"]
+    notes = foveate.support(FAMILIES["qwen2_5_vl"].model(), Looks(language(0), needs)).notes
+    told = [note for note in notes if "no class token" in note]
+    assert len(told) == 2 and "for attentions" in told[0] and "for cls_attention" in told[1]
+    assert not foveate.support(FAMILIES["llava"].model(), Looks(language(0), needs)).notes
 
 
 def test_rows_are_images_as_their_users_count_them(model, family):

@@ -96,7 +96,8 @@ class Widened(Compressor):
         super().__init__()
         self.part, self.tower, self.language, self.width = part, tower, language, width
         self.site, self.needs, self.seed = part.site, part.needs, part.seed
-        self.vision_layers, self.optional = part.vision_layers, part.optional
+        self.vision_layers, self.vision_blocks = part.vision_layers, part.vision_blocks
+        self.optional = part.optional
 
     def _get_name(self) -> str:
         """Its own name is nothing to anybody."""

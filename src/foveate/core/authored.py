@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.core.compressor import Compressor, Context, check_site
+from foveate.core.compressor import OF_BLOCKS, Compressor, Context, check_site
 from foveate.core.ops import described
 from foveate.core.tokens import VisualTokens
 
@@ -45,6 +45,8 @@ def check(part: Compressor) -> None:
     _check_names(part, "optional", OPTIONAL)
     if "features" in part.needs and not part.vision_layers:
         raise ValueError(f"{name} needs 'features', and its vision_layers name no hidden state")
+    if (of_blocks := sorted(part.needs & OF_BLOCKS)) and not part.vision_blocks:
+        raise ValueError(f"{name} needs {of_blocks[0]!r}, and its vision_blocks name no block")
     _check_arguments(part)
 
 

@@ -82,6 +82,8 @@ class Context:
     last_attention      (B, N)  what the last prompt row looks at in layer K-1, head-mean probability
     prompt_attention    (B, N)  the mean of that over the instruction's rows
     keys                (B, N, d)  head-mean keys of the block that gives cls_attention
+    attentions          {i: (B, N)}  as cls_attention, in each block i of the tower that it reads
+    received            {i: (B, N)}  the head-mean probability that each token gets there, mean over all rows
     features            {i: (B, N, D)}  the tower's hidden states i that it reads, class token removed
     grid                (B, P, 3)  view, row and column of each patch; −1 for padding
     overview            (B, P)  True at the patches of the view that shows the whole image beside its tiles;
@@ -95,10 +97,15 @@ class Context:
     last_attention: Tensor | None = None
     prompt_attention: Tensor | None = None
     keys: Tensor | None = None
+    attentions: Mapping[int, Tensor] | None = None
+    received: Mapping[int, Tensor] | None = None
     features: Mapping[int, Tensor] | None = None
     grid: Tensor | None = None
     overview: Tensor | None = None
     generator: tuple[torch.Generator, ...] | None = None
+
+
+OF_BLOCKS = frozenset({"attentions", "received"})  # the fields of Compressor.vision_blocks
 
 
 class Compressor(nn.Module):
@@ -109,6 +116,7 @@ class Compressor(nn.Module):
     optional       of text and text_mask, what it can do without: a prompt without an instruction then
                    gives a row of text_mask that is all False, instead of an error
     vision_layers  of features, the tower's hidden states that it reads, by index
+    vision_blocks  of attentions and received, the tower's blocks that it reads; -1 is the last
     selects        True if keeping everything is the identity
     behind         what stands behind the projector instead of it, as people write it, for methods before it
     seed           of the generators it is given
@@ -122,6 +130,7 @@ class Compressor(nn.Module):
     needs: frozenset[str] = frozenset()
     optional: frozenset[str] = frozenset()
     vision_layers: tuple[int, ...] = ()
+    vision_blocks: tuple[int, ...] = ()
     selects: bool = False
     behind: str | None = None
     seed: int = 0

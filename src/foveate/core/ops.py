@@ -143,6 +143,13 @@ def spread(keep: Keep, valid: Tensor) -> Tensor:
     return hits.scatter_add(1, middle.clamp(max=valid.shape[1] - 1), chosen.long()).bool() & valid
 
 
+def every_few(rest: Tensor, n: Tensor) -> Tensor:
+    """(B, N) True at n tokens of each row's rest, at equal steps from the first. rest (B, N), n (B, 1)."""
+    step = (rest.sum(1, keepdim=True) // n.clamp(min=1)).clamp(min=1)
+    rank = rest.cumsum(1) - 1
+    return rest & (rank % step == 0) & (rank // step < n)
+
+
 def pick(x: Tensor, index: Tensor) -> Tensor:
     """What stands in these places of each row. x (B or 1, N, …), index (B, M) → (B, M, …)."""
     x = x.expand(len(index), *x.shape[1:])

@@ -62,6 +62,11 @@ def scaled(layer: int, layers: int, of: int = 32) -> int:
     return min(layers - 1, max(1, (2 * layer * layers + of) // (2 * of)))
 
 
+def scaled_block(block: int, blocks: int, of: int = 24) -> int:
+    """A block of a vision tower with `of` blocks, at the same depth of one with `blocks`."""
+    return min(whole("tower_layers", blocks) - 1, (2 * block * blocks + of) // (2 * of))
+
+
 def _size(config: Any, name: str) -> int:
     try:
         return SIZES[name](config)

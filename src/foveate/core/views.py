@@ -5,6 +5,8 @@ Letters: B images, V views of one, P patches, N tokens of an image, n of a view,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,19 @@ def tiles(grid: Tensor) -> Tensor:
     row, column = (cell // side).unbind(-1)
     tile = (view * (row.max() + 1) + row) * (column.max() + 1) + column
     return tile.unique(return_inverse=True)[1]
+
+
+def by_view(
+    act: Callable[..., VisualTokens], tokens: VisualTokens, grid: Tensor | None, *fields: Tensor
+) -> VisualTokens:
+    """What `act(tokens, *fields)` makes of every view by itself, or of whole images where grid is None.
+
+    grid (B, P, 3), fields (B, N, …).
+    """
+    if grid is None:
+        return act(tokens, *fields)
+    rows, apiece = apart(tokens, tiles(grid), *fields)
+    return together(act(rows, *apiece), len(tokens.x))
 
 
 def apart(tokens: VisualTokens, view: Tensor, *fields: Tensor) -> tuple[VisualTokens, list[Tensor]]:

@@ -31,7 +31,7 @@ def compress(
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
     versions.check_family(base.config.model_type)
-    glanced = checks.check(base, method)
+    tapped = checks.check(base, method)
     attachment = Attachment(positions, newlines, selected=traits.selection(base))
     if is_compressed(model):
         earlier = base.visual_attachment
@@ -43,8 +43,8 @@ def compress(
     base.visual_compressor = method.to(device=device, dtype=like.dtype).train(model.training)
     base.visual_attachment = attachment
     base.__class__ = compressed_class(type(base))
-    for module, class_token in glanced.items():
-        glance.tap(module, class_token)
+    for module, shows in tapped.items():
+        glance.tap(module, shows)
         attachment.tapped.append(module)
     attachment.frozen = [p for p in idle(base) if p.requires_grad]
     for parameter in attachment.frozen:

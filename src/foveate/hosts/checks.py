@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -10,25 +11,26 @@ from foveate.core import authored
 from foveate.core.compressor import Compressor, Tower
 from foveate.core.sizes import size_of
 from foveate.hosts import encode, traits
-from foveate.hosts.glance import PROMPT_ROWS
+from foveate.hosts.glance import PROMPT_ROWS, asked_of
 from foveate.hosts.positions import layer_type
 
-WIDTHS = ("width", "feature_width", "tower_width")
+SIZED = ("width", "feature_width", "tower_width", "tower_layers", "feature_layer")
 
 
-def check(base: nn.Module, method: Compressor) -> dict[nn.Module, bool]:
+def check(base: nn.Module, method: Compressor) -> dict[nn.Module, dict[str, bool]]:
     """Raises what `compress` does if a compressor cannot act on a model.
 
-    Returns the attention modules that must show rows, and whether the first row is a class token's.
+    Returns the attention modules that must be tapped, and what each shows, as `glance.tap` takes it.
     """
     refuse_shards(base)
-    found = {}
+    found: dict[nn.Module, dict[str, bool]] = {}
     for part in method.every():
         authored.check(part)
         try:
             _check_site(base, part)
-            _check_widths(base, part)
-            found |= _glanced(base, part)
+            _check_sizes(base, part)
+            for attention, shows in _tapped(base, part):
+                found.setdefault(attention, {}).update(shows)
         except (NotImplementedError, ValueError, TypeError) as error:
             name, early = part._get_name(), encode.before_projector([part])
             hint = f": {part.behind}" if early and part.behind else ""
@@ -83,9 +85,9 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
         )
 
 
-def _check_widths(base: nn.Module, part: Compressor) -> None:
+def _check_sizes(base: nn.Module, part: Compressor) -> None:
     """Of its arguments, those that `sized` would fill in; what else a compressor knows is its own."""
-    given = {n: v for n, v in part.arguments().items() if n in WIDTHS and v is not None}
+    given = {n: v for n, v in part.arguments().items() if n in SIZED and v is not None}
     there = {name: size_of(base.config, name) for name in given}
     if wrong := [name for name in given if there[name] not in (None, given[name])]:
         made, has = (", ".join(f"{n}={sizes[n]}" for n in wrong) for sizes in (given, there))
@@ -95,18 +97,28 @@ def _check_widths(base: nn.Module, part: Compressor) -> None:
         )
 
 
-def _glanced(base: nn.Module, part: Compressor) -> dict[nn.Module, bool]:
-    found = {}
-    if encode.of_tower([part]):
+def _tapped(base: nn.Module, part: Compressor) -> Iterator[tuple[nn.Module, dict[str, bool]]]:
+    if asked := encode.of_tower([part]):
         traits.refuse_unordered(base)
-        last = min(len(traits.tower_blocks(base, tower)) for tower in traits.towers_of(base))
-        if far := [i for i in part.vision_layers if not 0 <= i <= last]:
-            raise ValueError(f"vision_layers has {far[0]}: the tower has hidden states 0 to {last}")
-    if part.needs & {"cls_attention", "keys"}:
-        blocks = traits.selected_blocks(base)
-        for tower, block in zip(traits.towers_of(base), blocks, strict=True):
-            found[traits.attention_of(block)] = traits.has_class_token(base, tower)
+        for tower in traits.towers_of(base):
+            _check_depth(part, len(traits.tower_blocks(base, tower)))
+            classless = not traits.has_class_token(base, tower)
+            for name in sorted(asked):
+                field, index = asked_of(name)
+                if field != "features":
+                    attention = traits.attention_of(traits.block_of(base, index, tower))
+                    yield attention, {name: classless or field == "received"}
     if part.needs & PROMPT_ROWS:
         layer = traits.decoder_of(base).layers[part.site.layer - 1]
-        found[traits.attention_of(layer)] = False
-    return found
+        yield traits.attention_of(layer), {}
+
+
+def _check_depth(part: Compressor, last: int) -> None:
+    """Raise ValueError for hidden states and blocks that a tower of so many blocks does not have."""
+    if far := [i for i in part.vision_layers if not 0 <= i <= last]:
+        raise ValueError(f"vision_layers has {far[0]}: the tower has hidden states 0 to {last}")
+    if far := [i for i in part.vision_blocks if not -last <= i < last]:
+        raise ValueError(
+            f"vision_blocks has {far[0]}: the tower has blocks 0 to {last - 1}; for_model(model), or "
+            "foveate.sized(factory, model), takes the model's depth"
+        )

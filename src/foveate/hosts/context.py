@@ -11,6 +11,8 @@ from torch import Tensor
 from foveate.core import authored
 from foveate.core.compressor import Compressor, Context
 from foveate.core.tokens import VisualTokens
+from foveate.hosts import encode
+from foveate.hosts.glance import ATTENTION
 from foveate.hosts.samples import Draws
 from foveate.hosts.trace import Step
 
@@ -25,14 +27,14 @@ def apply(
 ) -> tuple[VisualTokens, Step]:
     """What one compressor leaves of the tokens, given no more than it needs, and a note of it.
 
-    known: fields of the tokens as they are now, or of the patches (cls_attention, keys, features); width: of
-    what it must give. Only where `traced` is it asked what it chose by.
+    known: fields of the tokens as they are now, or of the patches (what the tower showed); width: of what it
+    must give. Only where `traced` is it asked what it chose by.
     """
     if missing := part.needs - known.keys() - {"generator"}:
         raise NotImplementedError(f"{type(part).__name__} at {part.site} needs {sorted(missing)}")
     fields = {name: known[name] for name in part.needs - {"generator"}}
-    if "features" in part.needs:
-        fields["features"] = {i: known["features"][i] for i in part.vision_layers}
+    for name, chosen in encode.chosen(part).items():
+        fields[name] = {i: known[name][i] for i in chosen}
     fields = {name: _carried(tokens, name, value) for name, value in fields.items()}
     if "generator" in part.needs:
         fields["generator"] = draws.generators(part.seed, len(tokens.valid))
@@ -58,11 +60,11 @@ def _given(part: Compressor, tokens: VisualTokens, context: Context) -> Any:
 
 def _carried(tokens: VisualTokens, name: str, value: Any) -> Any:
     """A field of patches, for tokens that may carry several: attention is summed, vectors averaged."""
-    if name == "features":
-        return {i: _carried(tokens, "state", state) for i, state in value.items()}
-    if name not in ("cls_attention", "keys", "state") or not _moved(tokens):
+    if isinstance(value, Mapping):
+        return {i: _carried(tokens, name, one) for i, one in value.items()}
+    if name not in (*ATTENTION, "keys", "features") or not _moved(tokens):
         return value
-    return tokens.total(value) if name == "cls_attention" else tokens.mean(value)
+    return tokens.total(value) if name in ATTENTION else tokens.mean(value)
 
 
 def _moved(tokens: VisualTokens) -> bool:

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from foveate.core.compressor import Compressor, Tower
-from foveate.hosts import reading, traits
+from foveate.hosts import encode, reading, traits
+from foveate.hosts.glance import ATTENTION, asked_of
 
 # What stands between a tower's width and the language model's, by the names families give it.
 CONNECTORS = {"multi_modal_projector", "connector", "merger", "deepstack_merger_list"}
@@ -250,12 +251,14 @@ def _causal(n: int, window: int) -> int:
 def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
     """The attention rows that are computed a second time because a compressor asks for them."""
     macs = 0
-    if "cls_attention" in part.needs:
-        attention = traits.attention_of(traits.selected_block(base))
+    for field, index in sorted(map(asked_of, encode.of_tower([part]))):
+        if field not in ATTENTION:
+            continue
+        attention = traits.attention_of(traits.block_of(base, index))
         name = next(n for n, m in _attentions(base) if m is attention)
         passed = max((r for n, r in load.rows.items() if n.startswith(f"{name}.")), default=0)
-        pairs = passed if traits.has_class_token(base) else load.pairs.get(name, 0)
-        macs += pairs * _attention_width(attention)
+        alone = field != "received" and traits.has_class_token(base)
+        macs += (passed if alone else load.pairs.get(name, 0)) * _attention_width(attention)
     before = load.lengths[part.site.layer - 1] if part.site.tower == Tower.language else 0
     if "last_attention" in part.needs:
         macs += before * width

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.core.compressor import Compressor, Tower
+from foveate.core.compressor import OF_BLOCKS, Compressor, Tower
 from foveate.hosts import glance, grids, traits, watched
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 
-FROM_TOWER = frozenset({"cls_attention", "keys"})
 KEY = "visual_tokens"  # under which an Encoded rides on a feature function's output
 
 
@@ -65,7 +64,7 @@ def encode(
     needs, early = of_tower(parts), before_projector(parts)
     _refuse_other_features(base, kwargs, needs)
     given = inspect.signature(own).bind_partial(base, *args, **kwargs).arguments
-    if needs - FROM_TOWER:
+    if any(glance.asked_of(name)[0] == "features" for name in needs):
         kwargs["output_hidden_states"] = True
     merger = traits.merger_of(base)
     look = glance.TowerGlance(needs, ordered=merger is not None and bool(needs))
@@ -137,10 +136,16 @@ def before_projector(parts: Iterable[Compressor]) -> bool:
 
 
 def of_tower(parts: list[Compressor]) -> frozenset[str]:
-    """What compressors ask of the tower, each hidden state by a name of its own: "features 3"."""
-    asked = frozenset().union(*(part.needs for part in parts)) & FROM_TOWER
-    read = (part.vision_layers for part in parts if "features" in part.needs)
-    return asked.union(f"features {i}" for layers in read for i in layers)
+    """What compressors ask of the tower; of fields by index each by a name of its own: "features 3"."""
+    asked = frozenset().union(*(part.needs for part in parts)) & {"cls_attention", "keys"}
+    read = (chosen(part).items() for part in parts)
+    return asked.union(f"{name} {i}" for items in read for name, indices in items for i in indices)
+
+
+def chosen(part: Compressor) -> dict[str, tuple[int, ...]]:
+    """The fields that a compressor reads by index, and at which."""
+    read = dict.fromkeys(OF_BLOCKS, part.vision_blocks) | {"features": part.vision_layers}
+    return {name: indices for name, indices in read.items() if name in part.needs}
 
 
 def _encoded(
@@ -161,8 +166,9 @@ def _encoded(
         closes = [grids.closing_newline(base, modality, mask) for mask in newlines]
         newlines = [(m.to(device), c.to(device)) for m, c in zip(newlines, closes, strict=True)]
     fields = {name: value for name, value in fields.items() if name not in ("newline", "index")}
-    if "cls_attention" in fields:
-        fields["cls_attention"] = [value[:, 0] for value in fields["cls_attention"]]
+    for name in fields:
+        if glance.asked_of(name)[0] in glance.ATTENTION:
+            fields[name] = [value[:, 0] for value in fields[name]]
     return Encoded(
         units=units,
         projected=projected,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,6 +27,9 @@ from foveate.hosts.flow import KEY, Columns, Stage
 
 NAME = "foveate_glance"
 PROMPT_ROWS = frozenset({"last_attention", "prompt_attention"})
+ATTENTION = frozenset(
+    {"cls_attention", "attentions", "received"}
+)  # what a tower's tokens are given
 _looking: ContextVar[TowerGlance | None] = ContextVar("looking", default=None)
 
 
@@ -44,7 +47,7 @@ def looking(look: TowerGlance) -> Iterator[None]:
 class TowerGlance:
     """What a vision tower was asked to show, and showed; letters as in grids.py.
 
-    wants    the Context fields asked for, hidden states by a name each: "features 3"
+    wants    the Context fields asked for; of those by index each by a name of its own: "features 3"
     ordered  whether a connector inside the tower must say where its outputs go
     shown    by field, what each call of the tapped attention showed: (U, S, …)
     widths   channels behind the connector, by name; taken: what they held, unit by unit
@@ -59,30 +62,25 @@ class TowerGlance:
 
     @torch.no_grad()
     def look(
-        self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None, class_token: bool
+        self,
+        query: Tensor,
+        key: Tensor,
+        scaling: float,
+        mask: Tensor | None,
+        shows: Mapping[str, bool],
     ) -> None:
-        """Keep what was asked for. query, key (U, H, S, d); mask (U, 1, S, S) or None.
+        """Keep what was asked for of what this block shows, as `tap` has it.
 
-        cls_attention is the head mean of the class token's row, or without one the mean of all rows that
-        may look at a token.
+        query, key (U, H, S, d); mask (U, 1, S, S) or None.
         """
-        if "keys" in self.wants:
+        wanted = {name: every for name, every in shows.items() if name in self.wants}
+        if wanted.pop("keys", None) is not None:
             self.shown.setdefault("keys", []).append(key.float().mean(1))
-        if "cls_attention" not in self.wants:
-            return
-        last = 1 if class_token else query.shape[2]
-        total = count = query.new_zeros(1, dtype=torch.float32)
-        for first in range(0, last, 256):
-            rows = slice(first, min(first + 256, last))
-            closed = None if mask is None else ~is_open(mask[:, :, rows, : key.shape[2]])
-            given = attention_rows(query[:, :, rows], key, scaling, closed).mean(1)
-            if closed is None:
-                count = count + given.shape[1]
-            else:
-                count = count + (~closed[:, 0]).sum(1)
-                given = given.masked_fill(closed[:, 0], 0)
-            total = total + given.sum(1)
-        self.shown.setdefault("cls_attention", []).append(total / count.clamp(min=1))
+        for rows in {query.shape[2] if every else 1 for every in wanted.values()}:
+            given = mean_of_rows(query[:, :, :rows], key, scaling, mask)
+            for name, every in wanted.items():
+                if rows == (query.shape[2] if every else 1):
+                    self.shown.setdefault(name, []).append(given)
 
     def channels(
         self, features: Tensor | None, patches: Tensor, tower: Any, sizes: Any
@@ -92,18 +90,18 @@ class TowerGlance:
         features: what the connector read, (U, S, D) or (L, D); tower: the tower's output.
         """
         found = {}
-        for name in sorted(self.wants & {"cls_attention", "keys"}):
-            if name not in self.shown:
+        for name in sorted(self.wants):
+            field, index = asked_of(name)
+            if field == "features":
+                value = tower.hidden_states[index]
+                value = value[None] if value.dim() == 2 else value
+            elif name in self.shown:
+                value = torch.cat(self.shown[name], dim=1 if patches.dim() == 2 else 0)
+            else:
                 raise NotImplementedError(f"{name}: the tapped attention of the tower never ran")
-            value = torch.cat(self.shown[name], dim=1 if patches.dim() == 2 else 0)
-            value = value[..., None] if name == "cls_attention" else value
-            how = "sum" if name == "cls_attention" else "mean"
+            value = value[..., None] if field in ATTENTION else value
+            how = "sum" if field in ATTENTION else "mean"
             found[name] = grids.merged(_without_class(value, features), patches, sizes, how)
-        for name in sorted(self.wants - found.keys()):
-            state = tower.hidden_states[int(name.removeprefix("features "))]
-            state = state[None] if state.dim() == 2 else state
-            state = _without_class(state, features)
-            found[name] = grids.merged(state, patches, sizes, "mean")
         return found
 
 
@@ -162,6 +160,12 @@ class PromptGlance:
             self.shown["prompt_attention"] = (rows(index) * counted).sum(1) / count
 
 
+def asked_of(name: str) -> tuple[str, int | None]:
+    """The Context field and the index that a name in `wants` says: "features 3", or "keys" without one."""
+    field, _, index = name.partition(" ")
+    return field, int(index) if index else None
+
+
 def _without_class(value: Tensor, features: Tensor | None) -> Tensor:
     """What tower tokens hold, without the class token that the connector did not read. value (U, S, …)."""
     if features is None or features.dim() == 2:
@@ -190,9 +194,13 @@ class MergerAfter:
         return torch.cat([output, index[:, None]], dim=-1)
 
 
-def tap(attention: nn.Module, class_token: bool = False) -> None:
-    """Let this attention module show rows of its attention; class_token: its first row is that of one."""
-    attention.config = _Tapped(attention.config, class_token)
+def tap(attention: nn.Module, shows: Mapping[str, bool]) -> None:
+    """Let this attention module show what is asked for, where somebody looks.
+
+    shows: of a tower's block, the names in `wants` that it answers, and to each whether that is the mean of
+    every row, or the first row, the class token's. "keys" has no rows.
+    """
+    attention.config = _Tapped(attention.config, shows)
 
 
 def untap(attention: nn.Module) -> None:
@@ -218,8 +226,8 @@ class _Name(str):
 class _Tapped:
     """A config as its attention module sees it: the same in all, but for what its attention's name finds."""
 
-    def __init__(self, config: Any, class_token: bool):
-        self.__dict__.update(tapped=config, class_token=class_token)
+    def __init__(self, config: Any, shows: Mapping[str, bool]):
+        self.__dict__.update(tapped=config, shows=shows)
 
     @property
     def _attn_implementation(self) -> str:
@@ -249,6 +257,26 @@ def attention_rows(
     return logits.softmax(-1)
 
 
+def mean_of_rows(query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> Tensor:
+    """(U, S) the head mean of these rows, of those that may look at a token; never all rows at once.
+
+    query (U, H, R, d), the first R rows; key (U, H, S, d); mask (U, 1, ≥ R, S) or None.
+    """
+    total = count = query.new_zeros(1, dtype=torch.float32)
+    last = query.shape[2]
+    for first in range(0, last, 256):
+        rows = slice(first, min(first + 256, last))
+        closed = None if mask is None else ~is_open(mask[:, :, rows, : key.shape[2]])
+        given = attention_rows(query[:, :, rows], key, scaling, closed).mean(1)
+        if closed is None:
+            count = count + given.shape[1]
+        else:
+            count = count + (~closed[:, 0]).sum(1)
+            given = given.masked_fill(closed[:, 0], 0)
+        total = total + given.sum(1)
+    return total / count.clamp(min=1)
+
+
 def glancing_attention(
     module: nn.Module,
     query: Tensor,
@@ -265,7 +293,7 @@ def glancing_attention(
     elif look is not None:
         for rows in _sequences(query, kwargs.get("cu_seq_lens_q")):
             seen = query[:, :, rows], key[:, :, rows]
-            look.look(*seen, scaling, attention_mask, module.config.class_token)
+            look.look(*seen, scaling, attention_mask, module.config.shows)
     original = module.config.tapped
     eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     own = AttentionInterface().get_interface(original._attn_implementation, eager)

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import grids, traits
 from foveate.hosts.encode import Encoded
+from foveate.hosts.glance import asked_of
 from foveate.hosts.newlines import Newlines
 
 MARKER_GAP = 4  # tokens between two tiles of one image, at most: a line break and markers
@@ -110,9 +111,12 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
 
 def _fields(padded: dict[str, Tensor], tokens: VisualTokens) -> dict[str, Any]:
     fields: dict[str, Any] = {n: padded[n] for n in ("cls_attention", "keys") if n in padded}
-    read = {n.removeprefix("features "): v for n, v in padded.items() if n.startswith("features ")}
-    states = {int(i): v.to(tokens.x.dtype) for i, v in read.items()}
-    return fields | ({"features": states} if states else {})
+    for name, value in padded.items():
+        field, index = asked_of(name)
+        if index is not None:
+            value = value.to(tokens.x.dtype) if field == "features" else value
+            fields.setdefault(field, {})[index] = value
+    return fields
 
 
 def _padded(images: list[dict[str, Any]], name: str) -> Tensor:

@@ -53,11 +53,9 @@ def _notes(base: nn.Module, parts: list[Compressor]) -> Iterator[str]:
     if kind not in versions.FAMILIES:
         yield f"models of type {kind!r} were never tested"
     classless = [t for t in traits.towers_of(base) if not traits.has_class_token(base, t)]
-    if "cls_attention" in needs and classless:
-        yield (
-            "no class token: the mean attention that a token receives in the selected block stands in "
-            "for cls_attention"
-        )
+    for name in sorted(needs & {"attentions", "cls_attention"} if classless else ()):
+        where = "in the selected block" if name == "cls_attention" else "there"
+        yield f"no class token: the mean attention that a token receives {where} stands in for {name}"
     if needs & asked.READ:
         without = "is refused" if asked.required(parts) & asked.READ else "is fine"
         yield (

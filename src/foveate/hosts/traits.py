@@ -135,15 +135,10 @@ def selected_layer(base: nn.Module) -> int:
     return max(i if i >= 0 else depth + 1 + i for i in layers)
 
 
-def selected_blocks(base: nn.Module) -> list[nn.Module]:
-    """The block that makes the (deepest) selected feature, of each tower."""
-    index = max(selected_layer(base) - 1, 0)
-    return [tower_blocks(base, tower)[index] for tower in towers_of(base)]
-
-
-def selected_block(base: nn.Module) -> nn.Module:
-    """The block that makes the (deepest) selected feature; of the images' tower where there are two."""
-    return selected_blocks(base)[0]
+def block_of(base: nn.Module, index: int | None, tower: nn.Module | None = None) -> nn.Module:
+    """A block of a tower; without an index the one that makes the (deepest) selected feature."""
+    index = max(selected_layer(base) - 1, 0) if index is None else index
+    return tower_blocks(base, tower)[index]
 
 
 def attention_of(layer: nn.Module) -> nn.Module:

@@ -12,9 +12,13 @@ from foveate.methods.cdpruner import CDPruner
 from foveate.methods.crop import Crop
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
+from foveate.methods.fastervlm import fastervlm
 from foveate.methods.fastv import FastV
 from foveate.methods.focusllava import RegionSampler, TextGuided, focusllava
 from foveate.methods.fovea import Fovea
+from foveate.methods.hiprune import HiPrune
+from foveate.methods.hired import HiRED
+from foveate.methods.holov import HoloV
 from foveate.methods.identity import Identity
 from foveate.methods.kmeans import KMeans
 from foveate.methods.layerwise import layerwise
@@ -22,10 +26,15 @@ from foveate.methods.llava_stf import LLaVASTF, MultiBlockFusion, SpatialFusion,
 from foveate.methods.llavolta import llavolta
 from foveate.methods.meteor import FlashGlobalFusion, VisualNativeSelection, meteor
 from foveate.methods.pool import Pool
+from foveate.methods.prumerge import PruMerge
+from foveate.methods.prumerge_plus import prumerge_plus
 from foveate.methods.random import Random
+from foveate.methods.scope import SCOPE
 from foveate.methods.stride import Stride
 from foveate.methods.vccattention import VCCAttention
 from foveate.methods.visionzip import VisionZip
+from foveate.methods.vispruner import VisPruner
+from foveate.methods.vscan import GlobalLocalScan, vscan
 
 # slug → factory: takes `keep` (see ops.check_keep) and the method's own arguments, all with defaults.
 # Sizes of the model (sizes.SIZES) are LLaVA-1.5-7B's unless told; `foveate.sized` takes a model's own.
@@ -37,6 +46,15 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "crop": Crop,
     "fastv": FastV,
     "visionzip": VisionZip,
+    "fastervlm": fastervlm,
+    "vispruner": VisPruner,
+    "prumerge": PruMerge,
+    "prumerge_plus": prumerge_plus,
+    "hired": HiRED,
+    "vscan": vscan,
+    "hiprune": HiPrune,
+    "holov": HoloV,
+    "scope": SCOPE,
     "divprune": DivPrune,
     "cdpruner": CDPruner,
     "fovea": Fovea,
@@ -52,6 +70,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
 
 __all__ = [
     "METHODS",
+    "SCOPE",
     "CDPruner",
     "Crop",
     "DepthwiseConv",
@@ -59,22 +78,31 @@ __all__ = [
     "FastV",
     "FlashGlobalFusion",
     "Fovea",
+    "GlobalLocalScan",
+    "HiPrune",
+    "HiRED",
+    "HoloV",
     "Identity",
     "KMeans",
     "LLaVASTF",
     "MultiBlockFusion",
     "Pool",
+    "PruMerge",
     "Random",
     "RegionSampler",
     "SpatialFusion",
     "Stride",
     "TextGuided",
     "VCCAttention",
+    "VisPruner",
     "VisionZip",
     "VisualNativeSelection",
+    "fastervlm",
     "focusllava",
     "layerwise",
     "llava_stf",
     "llavolta",
     "meteor",
+    "prumerge_plus",
+    "vscan",
 ]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, Site, Tower, language
-from foveate.core.ops import Keep, budget, check_keep, choice, cosine, real, top
+from foveate.core.ops import Keep, budget, check_keep, choice, cosine, every_few, real, top
 from foveate.core.tokens import VisualTokens
-from foveate.core.views import apart, tiles, together
+from foveate.core.views import by_view
 
 
 class VisionZip(Compressor):
@@ -24,9 +24,9 @@ class VisionZip(Compressor):
     compressed by itself; else of the image, and all its views compete.
 
     Of the authors' layout, compress(…, positions="renumbered") has the positions, and per_view with
-    newlines="none" the budget on LLaVA-NeXT; contextual=0 is FasterVLM. Not to be had: the class token, which
-    they pass on first and count, so one patch more stands here; and the merged tokens behind all others: here
-    tokens stand in the order of their first patch.
+    newlines="none" the budget on LLaVA-NeXT; contextual=0 is `fastervlm`. Not to be had: the class token,
+    which they pass on first and count, so one patch more stands here; and merged tokens behind all others:
+    here tokens stand in the order of their first patch.
     """
 
     needs = frozenset({"cls_attention", "keys"})
@@ -51,11 +51,7 @@ class VisionZip(Compressor):
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Dominant and contextual tokens. tokens.x (B, N, D)."""
-        attention, keys = context.cls_attention, context.keys
-        if not self.per_view:
-            return self._zipped(tokens, attention, keys)
-        rows, fields = apart(tokens, tiles(context.grid), attention, keys)
-        return together(self._zipped(rows, *fields), len(tokens.x))
+        return by_view(self._zipped, tokens, context.grid, context.cls_attention, context.keys)
 
     def _zipped(self, tokens: VisualTokens, attention: Tensor, keys: Tensor) -> VisualTokens:
         """Each row by itself. attention (B, N), keys (B, N, d)."""
@@ -67,7 +63,7 @@ class VisionZip(Compressor):
         N = tokens.x.shape[1]
         dominant = torch.where(merged > 0, dominant[:, :N], tokens.valid)
         rest = tokens.valid & ~dominant
-        target = _every_few(rest, merged)
+        target = every_few(rest, merged)
 
         keys = keys[:, :N]
         nearest = cosine(keys, keys).masked_fill(~target[:, None], -torch.inf).argmax(-1)
@@ -79,13 +75,6 @@ class VisionZip(Compressor):
         """As given."""
         names = ("keep", "contextual", "projected", "per_view")
         return {name: getattr(self, name) for name in names}
-
-
-def _every_few(rest: Tensor, n: Tensor) -> Tensor:
-    """(B, N) True at n tokens of each row's rest, at equal steps from the first. rest (B, N), n (B, 1)."""
-    step = (rest.sum(1, keepdim=True) // n.clamp(min=1)).clamp(min=1)
-    rank = rest.cumsum(1) - 1
-    return rest & (rank % step == 0) & (rank // step < n)
 
 
 def _plus_mean(x: Tensor, into: Tensor, joins: Tensor) -> Tensor:

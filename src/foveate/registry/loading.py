@@ -46,8 +46,9 @@ def compress(
     reads.
 
     Raises TypeError for models and methods that are none and for arguments a method does not have,
-    ValueError for unknown names, layers the model does not have, methods made for other widths (their
-    arguments width, feature_width and tower_width; see `sized`) and unknown positions or newlines,
+    ValueError for unknown names, layers the model does not have, methods made for other sizes (their
+    arguments width, feature_width, tower_width, tower_layers and feature_layer; see `sized`) and unknown
+    positions or newlines,
     NotImplementedError for sites this host cannot serve. The model is untouched then.
     """
     made = _made(model, method, positions, arguments)
