@@ -10,8 +10,8 @@ from foveate.core import authored
 from foveate.core.compressor import Compressor, Tower
 from foveate.core.sizes import size_of
 from foveate.hosts import encode, traits
-from foveate.hosts.glance import PROMPT_ROWS
 from foveate.hosts.positions import layer_type
+from foveate.hosts.prompted import INSIDE, SHOWN_BEFORE
 
 WIDTHS = ("width", "feature_width", "tower_width")
 
@@ -73,8 +73,8 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
             f"DeepStack adds {deep} layers of features to {layers} decoder layers, behind the last one too, "
             "where a short sequence has no place for them: compress before the language model, at language 0"
         )
-    if layer == 0 and part.needs & PROMPT_ROWS:
-        raise ValueError(f"it needs {sorted(part.needs & PROMPT_ROWS)}: layer >= 1")
+    if layer == 0 and part.needs & INSIDE:
+        raise ValueError(f"it needs {sorted(part.needs & INSIDE)}: layer >= 1")
     kinds = {layer_type(decoder, i) for i in range(max(layer - 1, 0), layers)} if layer else set()
     if others := kinds - {"full_attention", "sliding_attention"}:
         raise NotImplementedError(
@@ -106,7 +106,12 @@ def _glanced(base: nn.Module, part: Compressor) -> dict[nn.Module, bool]:
         blocks = traits.selected_blocks(base)
         for tower, block in zip(traits.towers_of(base), blocks, strict=True):
             found[traits.attention_of(block)] = traits.has_class_token(base, tower)
-    if part.needs & PROMPT_ROWS:
-        layer = traits.decoder_of(base).layers[part.site.layer - 1]
-        found[traits.attention_of(layer)] = False
+    decoder, layer = traits.decoder_of(base), part.site.layer
+    if part.needs & SHOWN_BEFORE:
+        found[traits.attention_of(decoder.layers[layer - 1])] = False
+    if "own_attention" in part.needs:
+        traits.norm_of(decoder.layers[layer])
+        found[traits.attention_of(decoder.layers[layer])] = False
+    if part.needs & {"normed", "words"}:
+        traits.last_norm(decoder)
     return found

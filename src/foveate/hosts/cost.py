@@ -256,9 +256,13 @@ def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
         passed = max((r for n, r in load.rows.items() if n.startswith(f"{name}.")), default=0)
         pairs = passed if traits.has_class_token(base) else load.pairs.get(name, 0)
         macs += pairs * _attention_width(attention)
-    before = load.lengths[part.site.layer - 1] if part.site.tower == Tower.language else 0
+    layer = part.site.layer
+    before = load.lengths[layer - 1] if part.site.tower == Tower.language else 0
     if "last_attention" in part.needs:
         macs += before * width
+    if "own_attention" in part.needs:  # its attention's projections run once more, of what arrives
+        attention = traits.attention_of(traits.decoder_of(base).layers[layer])
+        macs += before * (width + _linear(attention))
     if "prompt_attention" in part.needs:
         macs += load.text * before * width
     return macs
