@@ -17,6 +17,7 @@ from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, opened, rou
 
 import foveate
 from foveate import (
+    DART,
     Chain,
     DepthwiseConv,
     DivPrune,
@@ -35,7 +36,10 @@ from foveate import (
     focusllava,
     layerwise,
     meteor,
+    pyramiddrop,
     sized,
+    sparsevlm,
+    v2drop,
 )
 from foveate.hosts import traits
 from foveate.hosts.attach import POSITIONS
@@ -56,6 +60,10 @@ FOLLOWED = {
     "pool 2-d": lambda: Pool(2, dims=2),
     "fastv": lambda: FastV(0.25),
     "prompt rows": lambda: PromptRows(0.4),
+    "sparsevlm": partial(sparsevlm, 0.25),
+    "pyramiddrop": pyramiddrop,
+    "dart": lambda: DART(6),
+    "v2drop": partial(v2drop, 2),
     "stride inside": lambda: Stride(5, layer=1),
     "pool inside": lambda: Pool(4, layer=2),
     "pool 2-d inside": lambda: Pool(2, layer=3, dims=2),
@@ -79,6 +87,7 @@ FUSED = {
 }
 EVERY = FOLLOWED | {
     "visionzip": lambda: VisionZip(6),
+    "sparsevlm with clusters": partial(sparsevlm, 0.25, version=1),
     "fovea": lambda: Fovea(6),
     "fovea by the question": lambda width: Fovea(0.4, "question", "mean", width, hidden=8),
     "kmeans soft": lambda: KMeans(0.3, layer=1, soft=True),

@@ -45,6 +45,8 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
         "fovea",
         {"weights": "question", "vector": "mean", "sampled": [0.1, 1.0]},
     ),
+    "sparsevlm with clusters": ("sparsevlm", {"version": 1, "table": 64}),
+    "dart without words": ("dart", {"words": 0}),
     "fovea by attention": ("fovea", {"weights": "attention"}),
     "focusllava at one scale": ("focusllava", {"scales": [2]}),
 }
@@ -82,7 +84,16 @@ def everything(lengths, seed=0, D=8):
         "text_mask": torch.ones(B, 5, dtype=torch.bool),
         "cls_attention": attention / attention.sum(1, keepdim=True),
         "last_attention": attention,
+        "own_attention": torch.rand(B, P, generator=draw) * valid,
         "prompt_attention": attention.flip(0),
+        "previous": x * torch.rand(B, P, 1, generator=draw),
+        "normed": x,
+        "key_size": torch.rand(B, P, generator=draw),
+        "words": {
+            "normed": torch.randn(B, 5, D, generator=draw),
+            "key_size": torch.rand(B, 5, generator=draw),
+            "mask": torch.arange(5) < torch.tensor(lengths)[:, None],
+        },
         "keys": torch.randn(B, P, D, generator=draw),
         "features": {i: x.roll(i, -1) for i in range(5)},
         "grid": cells.masked_fill(~valid[..., None], -1),
@@ -92,7 +103,9 @@ def everything(lengths, seed=0, D=8):
     return VisualTokens.of(x, valid), context
 
 
-PER_TOKEN = ("cls_attention", "last_attention", "prompt_attention")
+SAID = ("text", "text_mask", "words")
+PER_TOKEN = ("cls_attention", "last_attention", "own_attention", "prompt_attention")
+MEANS = ("keys", "previous", "normed", "key_size")
 
 
 def run(method, tokens, context):
@@ -101,7 +114,7 @@ def run(method, tokens, context):
         fields = {name: context[name] for name in part.needs}
         for name in part.needs & {*PER_TOKEN}:
             fields[name] = tokens.total(context[name])
-        for name in part.needs & {"keys"}:
+        for name in part.needs & {*MEANS}:
             fields[name] = tokens.mean(context[name])
         if "generator" in part.needs:
             fields["generator"] = tuple(torch.Generator().manual_seed(part.seed) for _ in tokens.x)
@@ -185,7 +198,7 @@ def test_a_padded_row_is_the_row_alone(method):
     for row, n in enumerate(lengths):
         one = slice(row, row + 1)
         alone = VisualTokens(tokens.x[one, :n], tokens.owner[one, :n], tokens.valid[one, :n])
-        short = lambda name, value: value if "text" in name else value[:, :n]  # noqa: B023, E731
+        short = lambda name, value: value if name in SAID else value[:, :n]  # noqa: B023, E731
         cut = each(rows(context, one), short)
         out = run(method, alone, cut)
         M = int(out.counts[0])

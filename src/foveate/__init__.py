@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
     from foveate.methods import (
+        DART,
         METHODS,
         DepthwiseConv,
         DivPrune,
@@ -41,11 +42,14 @@ if TYPE_CHECKING:
         LLaVASTF,
         MultiBlockFusion,
         Pool,
+        PyramidDrop,
         Random,
         RegionSampler,
+        SparseVLM,
         SpatialFusion,
         Stride,
         TextGuided,
+        V2Drop,
         VCCAttention,
         VisionZip,
         VisualNativeSelection,
@@ -54,6 +58,9 @@ if TYPE_CHECKING:
         llava_stf,
         llavolta,
         meteor,
+        pyramiddrop,
+        sparsevlm,
+        v2drop,
     )
     from foveate.registry.loading import compress, compressed, from_pretrained, support
     from foveate.train.progress import ProgressCallback
@@ -79,6 +86,7 @@ _HOMES = {
     "foveate.hosts.support": ("Support",),
     "foveate.registry.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
+        "DART",
         "METHODS",
         "DepthwiseConv",
         "DivPrune",
@@ -90,11 +98,14 @@ _HOMES = {
         "LLaVASTF",
         "MultiBlockFusion",
         "Pool",
+        "PyramidDrop",
         "Random",
         "RegionSampler",
+        "SparseVLM",
         "SpatialFusion",
         "Stride",
         "TextGuided",
+        "V2Drop",
         "VCCAttention",
         "VisionZip",
         "VisualNativeSelection",
@@ -103,6 +114,9 @@ _HOMES = {
         "llava_stf",
         "llavolta",
         "meteor",
+        "pyramiddrop",
+        "sparsevlm",
+        "v2drop",
     ),
     "foveate.core.sizes": ("sized",),
     "foveate.core.tokens": ("VisualTokens",),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from foveate.core.compressor import Compressor
+from foveate.methods.dart import DART
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastv import FastV
@@ -20,8 +21,11 @@ from foveate.methods.llava_stf import LLaVASTF, MultiBlockFusion, SpatialFusion,
 from foveate.methods.llavolta import llavolta
 from foveate.methods.meteor import FlashGlobalFusion, VisualNativeSelection, meteor
 from foveate.methods.pool import Pool
+from foveate.methods.pyramiddrop import PyramidDrop, pyramiddrop
 from foveate.methods.random import Random
+from foveate.methods.sparsevlm import SparseVLM, sparsevlm
 from foveate.methods.stride import Stride
+from foveate.methods.v2drop import V2Drop, v2drop
 from foveate.methods.vccattention import VCCAttention
 from foveate.methods.visionzip import VisionZip
 
@@ -33,6 +37,10 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "stride": Stride,
     "pool": Pool.keeping,
     "fastv": FastV,
+    "sparsevlm": sparsevlm,
+    "pyramiddrop": pyramiddrop,
+    "dart": DART,
+    "v2drop": v2drop,
     "visionzip": VisionZip,
     "divprune": DivPrune,
     "fovea": Fovea,
@@ -47,6 +55,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
 }
 
 __all__ = [
+    "DART",
     "METHODS",
     "DepthwiseConv",
     "DivPrune",
@@ -58,11 +67,14 @@ __all__ = [
     "LLaVASTF",
     "MultiBlockFusion",
     "Pool",
+    "PyramidDrop",
     "Random",
     "RegionSampler",
+    "SparseVLM",
     "SpatialFusion",
     "Stride",
     "TextGuided",
+    "V2Drop",
     "VCCAttention",
     "VisionZip",
     "VisualNativeSelection",
@@ -71,4 +83,7 @@ __all__ = [
     "llava_stf",
     "llavolta",
     "meteor",
+    "pyramiddrop",
+    "sparsevlm",
+    "v2drop",
 ]
