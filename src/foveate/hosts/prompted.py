@@ -163,9 +163,8 @@ def raters(prompt: Prompt, embeds: Tensor) -> dict[Compressor, Tensor]:
     text = embeds[row[:, None], index].masked_fill(~said[..., None], 0)
     tokens, context = entry.tokens.carry(x), Context(text=text, text_mask=said)
     nobody = torch.zeros_like(columns.real)[row]
-    return {
-        part: nobody.scatter(1, index, part.raters(tokens, context) & said) for part in choosing
-    }
+    chosen = {part: part.raters(tokens, context) for part in choosing}
+    return {p: nobody.scatter(1, index, c & said) for p, c in chosen.items() if c is not None}
 
 
 def _choosing(prompt: Prompt) -> Iterator[Compressor]:
