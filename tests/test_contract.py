@@ -27,8 +27,10 @@ from foveate import (
     LLaVASTF,
     MultiBlockFusion,
     Pool,
+    PyramidDrop,
     Random,
     RegionSampler,
+    SparseVLM,
     SpatialFusion,
     Stride,
     VCCAttention,
@@ -362,7 +364,11 @@ def test_training_loss_and_gradients_are_the_references(
 @pytest.mark.parametrize(
     ("answer", "prompts"), [(slice(-2, None), (ONE, TWO)), (slice(-4, -2), (ONE,))]
 )
-@pytest.mark.parametrize("make", [FastV, PromptRows])
+@pytest.mark.parametrize(
+    "make",
+    [FastV, PromptRows, DART, partial(SparseVLM, layer=2), partial(PyramidDrop, layer=2)],
+    ids=["fastv", "prompt rows", "dart", "sparsevlm", "pyramiddrop"],
+)
 def test_an_answer_never_reaches_a_compressor(model, family, make, answer, prompts):
     """Nor do rows behind it, which have read it though their own labels are -100."""
     inputs = family.inputs(prompts)

@@ -137,6 +137,13 @@ class Rated(Looks):
         return context.text_mask & (torch.arange(context.text_mask.shape[1]) % 2 == 0)
 
 
+class Everybody(Looks):
+    """Looks, and does not choose."""
+
+    def raters(self, tokens, context):
+        return None
+
+
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 @torch.no_grad()
 def test_the_host_takes_the_mean_over_the_raters_rows(name):
@@ -147,7 +154,7 @@ def test_the_host_takes_the_mean_over_the_raters_rows(name):
         for padding in ("left", "right"):
             inputs = family.inputs(prompts, padding)
             rated = Rated(language(2), ["prompt_attention"])
-            everybody = Looks(language(2), ["prompt_attention"])
+            everybody = Everybody(language(2), ["prompt_attention"])
             _, context, _ = looked(model, inputs, rated, everybody)
             with recorded() as calls:
                 bare(**inputs)

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from families import FAMILIES, ONE
 
+import foveate
 from foveate import Context, V2Drop, VisualTokens, v2drop
 
 
@@ -60,6 +62,20 @@ def test_three_cuts_of_the_paper_and_never_below_the_budget(keep, counts):
 def test_depths_scale_to_the_model():
     for layers, want in ((32, [3, 17, 22]), (28, [3, 15, 19]), (5, [1, 3, 3]), (2, [1, 1, 1])):
         assert [part.site.layer for part in v2drop(layers=layers).parts()] == want
+
+
+@pytest.mark.parametrize("training", [False, True])
+@torch.no_grad()
+def test_what_a_layer_was_given_is_let_go_after_the_cut(training):
+    """But in training, where a checkpointed layer may ask again."""
+    family, flows = FAMILIES["llava"], []
+    model = foveate.compress(family.model(), v2drop(4, layers=family.layers)).train(training)
+    decoder = model.model.language_model
+    decoder.register_forward_pre_hook(
+        lambda _, args, kwargs: flows.append(kwargs["visual_flow"]), with_kwargs=True
+    )
+    model(**family.inputs((ONE,)))
+    assert set(flows[0].path.previous) == ({1, 3} if training else set())
 
 
 def test_wrong_arguments():
