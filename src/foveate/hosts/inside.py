@@ -42,9 +42,8 @@ def shorten(
     row, came = prompt.images.row, _arriving(prompt, path, layer, hidden)
     tokens, steps = came, []
     for part in prompt.inside[layer]:
-        known = {**prompt.images.known, **prompted.known(prompt, path, layer, part, came, tokens)}
-        if "words" in part.needs:
-            known["words"] = prompted.words(prompt, path.glances[layer], hidden)
+        own = prompted.known(prompt, path, layer, part, hidden, came, tokens)
+        known = {**prompt.images.known, **own}
         width = tokens.x.shape[-1]
         tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced)
         steps.append(step)

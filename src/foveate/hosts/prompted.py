@@ -175,33 +175,40 @@ def _choosing(prompt: Prompt) -> Iterator[Compressor]:
 
 
 def known(
-    prompt: Prompt, path: Path, layer: int, part: Compressor, came: VisualTokens, now: VisualTokens
+    prompt: Prompt,
+    path: Path,
+    layer: int,
+    part: Compressor,
+    hidden: Tensor,
+    came: VisualTokens,
+    now: VisualTokens,
 ) -> dict[str, Any]:
     """The Context fields before a decoder layer that this compressor needs, of the tokens as they are now.
 
-    came: the tokens that reached the layer, before compressors at the same site.
+    hidden (B, S', D), and came: what reached the layer, before compressors at the same site.
     """
-    landing, row, found = path.landing(layer), prompt.images.row, {}
+    place, row, found = path.landing(layer).place, prompt.images.row, {}
     for name in part.needs & (OF_LAST | {"prompt_attention", "key_size"}):
         value = path.glances[layer].of_images(name, part)
-        value = pick(value, landing.place.clamp(min=0)).masked_fill(~came.valid, 0)
+        value = pick(value, place.clamp(min=0)).masked_fill(~came.valid, 0)
         how = "mean" if name == "key_size" else "sum"
         found[name] = _passed_on(value, came, now, how)
     if "previous" in part.needs:
-        found["previous"] = _passed_on(
-            path.previous[layer][row[:, None], landing.place], came, now, "mean"
-        )
+        value = path.previous[layer][row[:, None], place]
+        found["previous"] = _passed_on(value, came, now, "mean")
     if "normed" in part.needs:
         found["normed"] = _normed(prompt, now.x)
+    if "words" in part.needs:
+        found["words"] = _words(prompt, path.glances[layer], hidden)
     return found
 
 
-def words(prompt: Prompt, glance: PromptGlance, hidden: Tensor) -> dict[str, Tensor]:
+def _words(prompt: Prompt, glance: PromptGlance, hidden: Tensor) -> dict[str, Tensor]:
     """The instruction's words behind each image, as they reach a decoder layer. hidden (B, S', D)."""
     row = prompt.images.row
     index, said = words_behind(glance.asked, row, prompt.images.words)
     return {
-        "normed": _normed(prompt, hidden.detach()[row[:, None], index]),
+        "normed": _normed(prompt, hidden[row[:, None], index]),
         "key_size": pick(glance.shown["key_size"][row], index),
         "mask": said,
     }

@@ -43,9 +43,8 @@ class DART(Compressor):
         n = budget(self.keep, tokens.counts)[:, None]
         kept = top(context.key_size, n.clamp(max=self.pivots), tokens.valid)
         alike, there = self._pivots(tokens, context)
-        share = (n - kept.sum(1, keepdim=True) + there.sum(1, keepdim=True) - 1).div(
-            there.sum(1, keepdim=True).clamp(min=1), rounding_mode="floor"
-        )
+        pivots = there.sum(1, keepdim=True).clamp(min=1)
+        share = (n - kept.sum(1, keepdim=True) + pivots - 1) // pivots  # rounded up
         for similarity, real in zip(alike.unbind(1), there.unbind(1), strict=True):
             room = share.minimum(n - kept.sum(1, keepdim=True)) * real[:, None]
             kept = kept | top(-similarity, room, tokens.valid & ~kept)
