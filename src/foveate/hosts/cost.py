@@ -263,7 +263,7 @@ def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
     if "own_attention" in part.needs:  # its attention's projections run once more, of what arrives
         attention = traits.attention_of(traits.decoder_of(base).layers[layer])
         macs += before * (width + _linear(attention))
-    if "prompt_attention" in part.needs:
+    if "prompt_attention" in part.needs:  # as if every word spoke
         macs += load.text * before * width
     return macs
 

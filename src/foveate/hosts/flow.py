@@ -73,7 +73,7 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The columns of the prompts, (B, S) each. asked.py makes it, drop.py cuts it, glance.py reads it.
+    """The columns of the prompts, (B, S) each. asked.py makes it, drop.py cuts it, prompted.py reads it.
 
     real         False where padded
     instruction  columns of the instruction
