@@ -8,6 +8,7 @@ from itertools import chain, product
 
 import numpy as np
 import torch
+from families import LAYERS
 from PIL import Image
 from torch import nn
 
@@ -184,10 +185,14 @@ class Replay(Compressor):
 
 # Keep-all settings of every method that selects: identity, bit for bit.
 SELECTING = (
-    "identity random stride pool crop fastv visionzip fastervlm vispruner prumerge prumerge_plus hired vscan "
-    "hiprune holov scope divprune cdpruner fovea kmeans vccattention"
+    "identity random stride pool crop fastv sparsevlm pyramiddrop dart v2drop visionzip fastervlm vispruner "
+    "prumerge prumerge_plus hired vscan hiprune holov scope divprune cdpruner fovea kmeans vccattention"
 )
-SELECT = {slug: partial(METHODS[slug], keep=1.0) for slug in SELECTING.split()}
+DEEP = {"sparsevlm", "pyramiddrop", "v2drop"}  # their layers are those of the small models
+SELECT = {
+    slug: partial(METHODS[slug], keep=1.0, **({"layers": LAYERS} if slug in DEEP else {}))
+    for slug in SELECTING.split()
+}
 SELECT["pool inside"] = partial(Pool, 1, layer=2)
 
 

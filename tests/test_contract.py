@@ -17,6 +17,7 @@ from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, made, opene
 
 import foveate
 from foveate import (
+    DART,
     SCOPE,
     CDPruner,
     Chain,
@@ -33,8 +34,10 @@ from foveate import (
     MultiBlockFusion,
     Pool,
     PruMerge,
+    PyramidDrop,
     Random,
     RegionSampler,
+    SparseVLM,
     SpatialFusion,
     Stride,
     VCCAttention,
@@ -43,6 +46,9 @@ from foveate import (
     focusllava,
     layerwise,
     meteor,
+    pyramiddrop,
+    sparsevlm,
+    v2drop,
     vscan,
 )
 from foveate.hosts import traits
@@ -72,6 +78,10 @@ FOLLOWED = {
     "pool 2-d": lambda: Pool(2, dims=2),
     "fastv": lambda: FastV(0.25),
     "prompt rows": lambda: PromptRows(0.4),
+    "sparsevlm": partial(sparsevlm, 0.25),
+    "pyramiddrop": pyramiddrop,
+    "dart": lambda: DART(6),
+    "v2drop": partial(v2drop, 2),
     "stride inside": lambda: Stride(5, layer=1),
     "pool inside": lambda: Pool(4, layer=2),
     "pool 2-d inside": lambda: Pool(2, layer=3, dims=2),
@@ -97,6 +107,7 @@ EVERY = FOLLOWED | {
     "visionzip": partial(VisionZip, 6),
     "prumerge": PruMerge,
     "prumerge plus": partial(PruMerge, 7, spatial=True),
+    "sparsevlm with clusters": partial(sparsevlm, 0.25, version=1),
     "fovea": lambda: Fovea(6),
     "fovea by the question": lambda width: Fovea(0.4, "question", "mean", width, hidden=8),
     "kmeans soft": lambda: KMeans(0.3, layer=1, soft=True),
@@ -227,7 +238,9 @@ def test_cached_decoding_is_recomputing(model, family, name):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("name", ["stride", "fastv", "three cuts", "ragged", "focusllava"])
+@pytest.mark.parametrize(
+    "name", ["stride", "fastv", "three cuts", "ragged", "focusllava", "pyramiddrop"]
+)
 def test_static_cache(model, family, name, positions):
     inputs = family.inputs(filmed(family, (ONE, SHORT)))
     foveate.compress(model, every(name, family), positions)
@@ -320,7 +333,11 @@ def test_caches_and_hidden_states_are_as_short_as_the_tokens(model, family):
 @pytest.mark.parametrize("checkpointing", [None, True, False])
 @pytest.mark.parametrize("padding", ["left", "right"])
 @pytest.mark.parametrize(
-    "name", ["stride", "pool", "fastv", "pool inside", "three cuts", "regions of one scale"]
+    "name",
+    [
+        *["stride", "pool", "fastv", "pool inside", "three cuts", "regions of one scale"],
+        *["pyramiddrop", "v2drop"],
+    ],
 )
 def test_training_loss_and_gradients_are_the_references(
     model, family, name, padding, checkpointing
@@ -362,7 +379,11 @@ def test_training_loss_and_gradients_are_the_references(
 @pytest.mark.parametrize(
     ("answer", "prompts"), [(slice(-2, None), (ONE, TWO)), (slice(-4, -2), (ONE,))]
 )
-@pytest.mark.parametrize("make", [FastV, PromptRows])
+@pytest.mark.parametrize(
+    "make",
+    [FastV, PromptRows, DART, partial(SparseVLM, layer=2), partial(PyramidDrop, layer=2)],
+    ids=["fastv", "prompt rows", "dart", "sparsevlm", "pyramiddrop"],
+)
 def test_an_answer_never_reaches_a_compressor(model, family, make, answer, prompts):
     """Nor do rows behind it, which have read it though their own labels are -100."""
     inputs = family.inputs(prompts)

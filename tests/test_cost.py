@@ -6,7 +6,19 @@ from families import FAMILIES, LAYERS, ONE
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import foveate
-from foveate import FastV, HiPrune, Pool, PruMerge, Stride, VisionZip, VisPruner, sized
+from foveate import (
+    DART,
+    FastV,
+    HiPrune,
+    Pool,
+    PruMerge,
+    PyramidDrop,
+    Stride,
+    V2Drop,
+    VisionZip,
+    VisPruner,
+    sized,
+)
 from foveate.bench import CONFIGS
 from foveate.hosts import traits
 from foveate.hosts.cost import Load, cost, own_macs, skeleton, watch
@@ -39,7 +51,11 @@ def seen(model, inputs=None):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize(
-    "method", [Stride(0.25), Stride(4, layer=3), FastV(0.5, layer=2), Pool(4), VisionZip(8)]
+    "method",
+    [
+        *(Stride(0.25), Stride(4, layer=3), FastV(0.5, layer=2), Pool(4), VisionZip(8)),
+        *(PyramidDrop(0.5, layer=2), DART(6), V2Drop(4, layer=3)),
+    ],
 )
 def test_a_compressed_model_costs_what_torch_counts(attention, method):
     model, inputs = LLAVA.model(attention), LLAVA.inputs([ONE])

@@ -11,7 +11,7 @@ from families import ONE, TWO, Llava
 from probes import Ragged, routed
 
 import foveate
-from foveate import Chain, FastV, Fovea, focusllava
+from foveate import DART, Chain, FastV, Fovea, PyramidDrop, focusllava
 from foveate.train.distill import Distilled, Weights
 
 pytestmark = [
@@ -33,6 +33,7 @@ def sampled(**drawing):
 
 
 METHODS = {
+    "seen ahead": lambda: Chain(Ragged(), DART(6, layer=1), PyramidDrop(0.5, layer=2)),
     "ragged": lambda: Chain(Ragged(), FastV(0.5, layer=2)),
     "focusllava": lambda: sampled(explore=False),
     "focusllava with draws": lambda: sampled(explore=True, sampled=[0.3, 1.0]),

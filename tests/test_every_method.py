@@ -55,6 +55,8 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
         "fovea",
         {"weights": "question", "vector": "mean", "sampled": [0.1, 1.0]},
     ),
+    "sparsevlm with clusters": ("sparsevlm", {"version": 1, "table": 64}),
+    "dart without words": ("dart", {"words": 0}),
     "fovea by attention": ("fovea", {"weights": "attention"}),
     "focusllava at one scale": ("focusllava", {"scales": [2]}),
 }
@@ -97,7 +99,16 @@ def everything(lengths, seed=0, D=8):
         "text_mask": torch.ones(B, 5, dtype=torch.bool),
         "cls_attention": attention / attention.sum(1, keepdim=True),
         "last_attention": attention,
+        "own_attention": torch.rand(B, P, generator=draw) * valid,
         "prompt_attention": attention.flip(0),
+        "previous": x * torch.rand(B, P, 1, generator=draw),
+        "normed": x,
+        "key_size": torch.rand(B, P, generator=draw),
+        "words": {
+            "normed": torch.randn(B, 5, D, generator=draw),
+            "key_size": torch.rand(B, 5, generator=draw),
+            "mask": torch.arange(5) < torch.tensor(lengths)[:, None],
+        },
         "keys": torch.randn(B, P, D, generator=draw),
         "attentions": {i: given(i) for i in range(-1, 4)},
         "received": {i: given(i + 4) for i in range(-1, 4)},
@@ -109,7 +120,9 @@ def everything(lengths, seed=0, D=8):
     return VisualTokens.of(x, valid), context
 
 
-PER_TOKEN = ("cls_attention", "last_attention", "prompt_attention")
+SAID = ("text", "text_mask", "words")
+PER_TOKEN = ("cls_attention", "last_attention", "own_attention", "prompt_attention")
+MEANS = ("keys", "previous", "normed", "key_size")
 
 
 def run(method, tokens, context):
@@ -120,7 +133,7 @@ def run(method, tokens, context):
             fields[name] = tokens.total(context[name])
         for name in part.needs & OF_BLOCKS:
             fields[name] = {i: tokens.total(value) for i, value in context[name].items()}
-        for name in part.needs & {"keys"}:
+        for name in part.needs & {*MEANS}:
             fields[name] = tokens.mean(context[name])
         if "generator" in part.needs:
             fields["generator"] = tuple(torch.Generator().manual_seed(part.seed) for _ in tokens.x)
@@ -204,7 +217,7 @@ def test_a_padded_row_is_the_row_alone(method):
     for row, n in enumerate(lengths):
         one = slice(row, row + 1)
         alone = VisualTokens(tokens.x[one, :n], tokens.owner[one, :n], tokens.valid[one, :n])
-        short = lambda name, value: value if "text" in name else value[:, :n]  # noqa: B023, E731
+        short = lambda name, value: value if name in SAID else value[:, :n]  # noqa: B023, E731
         cut = each(rows(context, one), short)
         out = run(method, alone, cut)
         M = int(out.counts[0])

@@ -22,7 +22,8 @@ from foveate import Chain, Pool
 from foveate.core.compressor import OF_BLOCKS, Compressor, Site, Tower, language
 from foveate.hosts import glance
 
-OF_PROMPT = ("last_attention", "prompt_attention", "text", "text_mask")
+OF_PROMPT = ("last_attention", "own_attention", "prompt_attention", "text", "text_mask")
+OF_LAYERS = ("previous", "normed", "key_size", "words")
 TYPES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
@@ -240,23 +241,64 @@ def assert_shown(context, whole: list[list[bool]]):
 
 
 def test_what_prompt_rows_look_at_is_what_eager_attention_says(model, family):
+    """In the layer before, and in the layer itself before it runs."""
     bare = family.model("eager")
     for prompts in family.batches().values():
         for padding, layer in (("left", 2), ("right", 1), ("left", LAYERS - 1)):
             inputs = family.inputs(prompts, padding)
             with recorded() as calls, torch.no_grad():
                 bare(**inputs)
-            ((_, weights),) = list(calls.values())[-LAYERS:][layer - 1]
+            ((_, weights),), ((_, own),) = list(calls.values())[-LAYERS:][layer - 1 : layer + 1]
             _, context, _ = looked(model, inputs, Looks(language(layer), OF_PROMPT))
             ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
             words = real & ~torch.isin(ids, family.placeholders)
             for i, stand in enumerate(family.stands(prompts, ids)):
                 b, columns = stand.prompt, stand.patches
-                rows, P = weights[b].mean(0), len(columns)
-                close(context.last_attention[i, :P], rows[real[b].nonzero()[-1, 0], columns])
+                rows, P, last = weights[b].mean(0), len(columns), real[b].nonzero()[-1, 0]
+                close(context.last_attention[i, :P], rows[last, columns])
+                close(context.own_attention[i, :P], own[b].mean(0)[last, columns])
                 close(context.prompt_attention[i, :P], rows[words[b]].mean(0)[columns])
                 asked = bare.get_input_embeddings()(ids[b, words[b]])
                 assert torch.equal(context.text[i][context.text_mask[i]], asked)
+
+
+def test_what_a_layer_shows_of_tokens_and_words_is_what_the_bare_model_computes(model, family):
+    bare = family.model("eager")
+    norm = (getattr(bare.model, "language_model", None) or bare.model.text_model).norm
+    for prompts in family.batches().values():
+        for padding, layer in (("left", 2), ("right", 1), ("left", LAYERS - 1)):
+            inputs = family.inputs(prompts, padding)
+            with recorded() as calls, entering(bare) as states, torch.no_grad():
+                bare(**inputs)
+                normed = norm(states[layer])
+            ((key, _),) = list(calls.values())[-LAYERS:][layer - 1]
+            size = key.abs().sum((1, 3))
+            _, context, _ = looked(model, inputs, Looks(language(layer), OF_LAYERS))
+            ids, real = inputs["input_ids"], inputs["attention_mask"].bool()
+            words = real & ~torch.isin(ids, family.placeholders)
+            for i, stand in enumerate(family.stands(prompts, ids)):
+                b, columns = stand.prompt, stand.patches
+                P, behind = len(columns), words[b].clone()
+                behind[: max(columns)] = False
+                close(context.previous[i, :P], states[layer - 1][b, columns])
+                close(context.normed[i, :P], normed[b, columns])
+                close(context.key_size[i, :P], size[b, columns])
+                mask = context.words["mask"][i]
+                assert mask.sum() == behind.sum() > 0
+                close(context.words["normed"][i][mask], normed[b, behind])
+                close(context.words["key_size"][i][mask], size[b, behind])
+
+
+@contextmanager
+def entering(model) -> Iterator[list[Tensor]]:
+    """What enters each decoder layer, once the model's own hooks have run."""
+    decoder = getattr(model.model, "language_model", None) or model.model.text_model
+    states: list[Tensor] = []
+    norms = [layer.input_layernorm for layer in decoder.layers]
+    handles = [n.register_forward_pre_hook(lambda _, args: states.append(args[0])) for n in norms]
+    yield states
+    for handle in handles:
+        handle.remove()
 
 
 class Lines(Compressor):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 import yaml
 
 import foveate
@@ -16,6 +17,7 @@ import foveate.evaluate
 import foveate.ops
 import foveate.train
 from foveate import embedded
+from foveate.cli import arguments
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "results"
@@ -129,6 +131,24 @@ def test_what_the_choice_of_methods_says_is_so():
     cells = json.loads((RESULTS / "bench-llava-1.5-7b.json").read_text())["cells"]
     [fastv] = [c for c in cells if (c["method"], c["keep"]) == ("fastv", 64)]
     assert f"costs a 7B model as much as {fastv['equivalent_tokens']:.0f} tokens" in page
+
+
+def test_the_cuts_of_methods_that_cut_more_than_once_are_so():
+    """On a model of 32 layers and an image of 576 tokens."""
+    page = (DOCS / "site" / "methods.md").read_text()
+    rows = re.findall(r"^\| `(\w+(?:\(.*?\))?)` \| ([\d, ]+) \| (\d+) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for written, cuts, mean in rows:
+        tokens, total, layer = foveate.VisualTokens.of(torch.randn(1, 576, 2)), 0, 0
+        found = []
+        for part in arguments.specs(written)[0].build().parts():
+            seen = {"previous": tokens.x[..., :1]} if "previous" in part.needs else {}
+            seen |= dict.fromkeys(part.needs - {"previous"}, tokens.x[..., 0])
+            total += (part.site.layer - layer) * int(tokens.counts)
+            tokens, layer = part(tokens, foveate.Context(**seen)), part.site.layer
+            found.append(str(int(tokens.counts)))
+        total += (32 - layer) * int(tokens.counts)
+        assert (cuts, mean) == (", ".join(found), str(round(total / 32)))
 
 
 def test_what_the_evidence_says_is_so():

@@ -70,6 +70,7 @@ def test_invariants_hold_after_any_plan(plan):
         after = move(tokens, step)
         check(after)
         assert (after.counts <= tokens.counts).all()
+        assert after.patches.tolist() == lengths  # whatever has left
         assert ((tokens.owner < 0) <= (after.owner == tokens.owner)).all(), (
             "what is gone stays gone"
         )

@@ -14,7 +14,7 @@ from oracle import reference, seen_columns
 from transformers import AutoConfig
 
 import foveate
-from foveate import Chain, FastV, Pool, Stride
+from foveate import Chain, FastV, Pool, PyramidDrop, Stride
 
 
 class Narrow(Gemma3):
@@ -34,6 +34,7 @@ class EveryLayer(Llava):
 
 METHODS = {
     "fastv": lambda: FastV(0.25),
+    "pyramiddrop": lambda: PyramidDrop(0.25, layer=2),
     "stride inside": lambda: Stride(5, layer=1),
     "pool inside": lambda: Pool(4, layer=2),
     "two cuts": lambda: Chain(FastV(0.5, layer=1), Pool(2, layer=3)),

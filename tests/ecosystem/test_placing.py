@@ -13,7 +13,7 @@ from probes import asked, zipped
 from torch import nn
 
 import foveate
-from foveate import Chain, FastV, Pool
+from foveate import DART, Chain, FastV, Pool, PyramidDrop
 from foveate.hosts.traits import decoder_of, tower_of
 
 METHODS = {
@@ -86,6 +86,17 @@ def test_offloaded_weights_are_the_same_weights(model, family, method, tmp_path,
     assert same(answers(away, inputs), answers(bare, inputs))
 
 
+@pytest.mark.parametrize("how", ["cpu", "some on disk"])
+def test_offloaded_layers_and_norms_can_be_asked_before_they_run(model, family, tmp_path, how):
+    if not family.offloads:
+        pytest.skip("the bare model does not generate with its weights offloaded")
+    inputs = family.inputs((ONE, TWO))
+    method = Chain(DART(6, layer=1), PyramidDrop(3, layer=3))
+    want = answers(foveate.compress(model, method), inputs)
+    away = foveate.compress(family.model(model.config._attn_implementation), method.but(words=4))
+    assert same(answers(offload(away, how, tmp_path), inputs), want)
+
+
 def test_a_device_map_while_loading(model, family, method, tmp_path):
     """`foveate.from_pretrained(…, device_map=…)`, as people load models that do not fit."""
     inputs = family.inputs((ONE, TWO))
@@ -132,5 +143,6 @@ def test_quantised_and_keeping_all_is_the_quantised_model(model, family):
     inputs = family.inputs((ONE, TWO))
     small = quantised(model, tower_of(model.model))
     want = answers(small, inputs)
-    with foveate.compressed(small, Chain(zipped(family, 1.0), FastV(1.0, layer=2))):
+    inside = (FastV(1.0, layer=2), DART(1.0), PyramidDrop(1.0, layer=3))
+    with foveate.compressed(small, Chain(zipped(family, 1.0), *inside)):
         assert same(answers(small, inputs), want)

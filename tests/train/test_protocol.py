@@ -19,6 +19,7 @@ from transformers import AutoProcessor
 
 import foveate
 from foveate import (
+    DART,
     Chain,
     DivPrune,
     FastV,
@@ -30,6 +31,9 @@ from foveate import (
     llava_stf,
     llavolta,
     meteor,
+    pyramiddrop,
+    sparsevlm,
+    v2drop,
 )
 from foveate.cli import run
 from foveate.cli.tables import table
@@ -172,13 +176,29 @@ def test_other_words_are_refused():
 ANEW = {"positions": "renumbered", "newlines": "none"}
 BEFORE = [VisionZip, DivPrune, lambda: Pool(4), llava_stf, meteor]
 INSIDE = [
-    *(FastV, focusllava, lambda: Pool(8, layer=2), lambda: llavolta("two_stage")),
+    *(
+        FastV,
+        sparsevlm,
+        DART,
+        v2drop,
+        focusllava,
+        lambda: Pool(8, layer=2),
+        lambda: llavolta("two_stage"),
+    ),
     lambda: Chain(VisionZip(), FastV()),
 ]
 
 
+COUNTED = [pyramiddrop, lambda: sparsevlm(version=1)]
+
+
 @pytest.mark.parametrize(
-    ("make", "says"), [*((make, ANEW) for make in BEFORE), *((make, {}) for make in INSIDE)]
+    ("make", "says"),
+    [
+        *((make, ANEW) for make in BEFORE),
+        *((make, {}) for make in INSIDE),
+        *((make, {"positions": "renumbered"}) for make in COUNTED),
+    ],
 )
 def test_what_stands_before_the_language_model_is_counted_anew(make, says):
     with torch.device("meta"):

@@ -106,8 +106,11 @@ class Widened(Compressor):
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """What the compressor gives, narrow again."""
         wide, narrow = {}, tokens.x.shape[-1]
-        if context.text is not None:
-            wide["text"] = context.text.repeat(1, 1, self.language)
+        for name in ("text", "previous", "normed"):
+            if (value := getattr(context, name)) is not None:
+                wide[name] = value.repeat(1, 1, self.language)
+        if (words := context.words) is not None:
+            wide["words"] = {**words, "normed": words["normed"].repeat(1, 1, self.language)}
         if context.features is not None:
             wide["features"] = {i: x.repeat(1, 1, self.tower) for i, x in context.features.items()}
         times = self.language if self.site.tower == Tower.language else self.tower

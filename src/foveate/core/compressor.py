@@ -80,7 +80,14 @@ class Context:
                         never of an answer; shorter ones are padded at the end, T may be 0
     cls_attention       (B, N)  head-mean probability that the class token gives each token
     last_attention      (B, N)  what the last prompt row looks at in layer K-1, head-mean probability
-    prompt_attention    (B, N)  the mean of that over the instruction's rows
+    own_attention       (B, N)  the same in layer K itself, looked up before it runs
+    prompt_attention    (B, N)  the mean of last_attention over the instruction's rows, or over those of its
+                        `raters`
+    previous            (B, N, D)  the tokens as they entered layer K-1
+    normed              (B, N, D)  the tokens through the language model's last norm
+    key_size            (B, N)  L1 norm of each token's key in layer K-1, heads joined, rotated
+    words               the instruction's words behind the image, in order: {"normed": (B, T, D),
+                        "key_size": (B, T), "mask": (B, T)}, as above; shorter ones padded at the end
     keys                (B, N, d)  head-mean keys of the block that gives cls_attention
     attentions          {i: (B, N)}  as cls_attention, in each block i of the tower that it reads
     received            {i: (B, N)}  the head-mean probability that each token gets there, mean over all rows
@@ -95,7 +102,12 @@ class Context:
     text_mask: Tensor | None = None
     cls_attention: Tensor | None = None
     last_attention: Tensor | None = None
+    own_attention: Tensor | None = None
     prompt_attention: Tensor | None = None
+    previous: Tensor | None = None
+    normed: Tensor | None = None
+    key_size: Tensor | None = None
+    words: Mapping[str, Tensor] | None = None
     keys: Tensor | None = None
     attentions: Mapping[int, Tensor] | None = None
     received: Mapping[int, Tensor] | None = None
@@ -123,6 +135,7 @@ class Compressor(nn.Module):
     elastic        True if the same weights serve any `keep`: training drew the budgets
     looks          the module, called with (tokens, context), that says which share of an image's look each
                    token gets, (B, N): training may teach it where the model itself looks
+    renumbered     True if its authors count positions anew though it acts inside the language model
     call           how people made it, where a factory did: focusllava(keep=0.5)
     """
 
@@ -136,6 +149,7 @@ class Compressor(nn.Module):
     seed: int = 0
     elastic: bool = False
     looks: nn.Module | None = None
+    renumbered: bool = False
     call: str | None = None
 
     @classmethod
@@ -149,8 +163,16 @@ class Compressor(nn.Module):
 
     def scores(self, tokens: VisualTokens, context: Context) -> Tensor | None:
         """(B, N) how it rates the tokens, for traces and pictures: the attention it reads, unless told."""
-        attention = (context.cls_attention, context.last_attention, context.prompt_attention)
-        return next((a for a in attention if a is not None), None)
+        inside = (context.last_attention, context.own_attention, context.prompt_attention)
+        return next((a for a in (context.cls_attention, *inside) if a is not None), None)
+
+    def raters(self, tokens: VisualTokens, context: Context) -> Tensor | None:
+        """(B, T) True at the words whose rows make up prompt_attention; None for the whole instruction.
+
+        Asked once, as the tokens enter the language model. context.text (B, T, D) and text_mask (B, T) are
+        then the instruction's words that stand behind each image, padded at the end.
+        """
+        return None
 
     def arguments(self) -> dict[str, Any]:
         """The constructor's arguments that rebuild this compressor; JSON-ready."""

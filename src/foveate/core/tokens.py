@@ -63,6 +63,11 @@ class VisualTokens:
         """(B,) valid tokens of each image."""
         return self.valid.sum(1)
 
+    @property
+    def patches(self) -> Tensor:
+        """(B,) patches of each image: the tokens it has without compression."""
+        return (self.owner != PADDING).sum(1)
+
     def where(self, keep: Tensor) -> VisualTokens:
         """Prune: the tokens marked True stay, in order, unchanged. keep (B, N) bool.
 

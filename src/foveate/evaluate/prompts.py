@@ -19,7 +19,8 @@ from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
 
 Ask = tuple[Sequence[Image.Image | Path], str]  # the images of one prompt, and the question
-READS = frozenset({"text", "text_mask", "prompt_attention"})  # needs that the user's words answer
+# Needs that the user's words answer.
+READS = frozenset({"text", "text_mask", "prompt_attention", "words"})
 
 
 def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:

@@ -22,8 +22,8 @@ from foveate.core.ops import described
 from foveate.hosts import calls, traits
 from foveate.hosts.encode import Encoded
 from foveate.hosts.flow import Call, Columns
-from foveate.hosts.glance import PROMPT_ROWS
 from foveate.hosts.positions import Cut, padding_mask
+from foveate.hosts.prompted import OF_LAST, PROMPT_ROWS
 from foveate.hosts.rows import Rows
 
 WORDS = frozenset({"text", "text_mask"})
@@ -262,12 +262,9 @@ def _refuse_unseen(
             "labels must be -100 where the instruction stands, or pass instruction_mask or instruction_ids"
         )
     ends, column = seen.column.amax(1), torch.arange(columns.real.shape[1], device=row.device)
-    rows = {
-        "last_attention": columns.asking,
-        "prompt_attention": columns.asking & columns.instruction,
-    }
-    for name in sorted(wanted & rows.keys()):
-        last = (column * rows[name]).amax(1)[row]
+    for name in sorted(wanted & PROMPT_ROWS):
+        rows = columns.asking if name in OF_LAST else columns.asking & columns.instruction
+        last = (column * rows).amax(1)[row]
         if bool((last < ends).any()):
             image = int((last < ends).nonzero()[0])
             raise ValueError(

@@ -14,7 +14,7 @@ from foveate.core.compressor import Compressor, Site, Tower
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import asked, context, drop, encode, rows, samples, traits
 from foveate.hosts.attachment import Attachment
-from foveate.hosts.flow import Call, Images, Landing, Memory, Prompt
+from foveate.hosts.flow import Call, Columns, Images, Landing, Memory, Prompt
 from foveate.hosts.trace import Step
 
 ENTRY = Site(Tower.language)  # the last place before the language model
@@ -55,7 +55,7 @@ def prefill(
         draws=draws,
         traced=traced,
         closed=closed,
-        images=_images(left, len(seen.prompt), counted, closed or not early),
+        images=_images(left, len(seen.prompt), counted, closed or not early, columns),
         columns=columns,
         entry=Landing.of(left.tokens, place, steps),
         memory=Memory(S, S, following, renumbered),
@@ -136,11 +136,14 @@ def compress_images(
     return tokens if projected else project(), steps
 
 
-def _images(left: rows.Rows, count: int, counted: Tensor, closed: bool) -> Images:
+def _images(left: rows.Rows, count: int, counted: Tensor, closed: bool, columns: Columns) -> Images:
     """closed: newlines may stay."""
     newlines = left.newlines and left.newlines.left(left.tokens, closed)
     patches = counted[:, left.prompt[:, None], left.column.clamp(min=0)]
-    return Images(count, left.prompt, patches, left.known, newlines)
+    asked = (columns.asking & columns.instruction)[left.prompt]
+    ahead = torch.arange(asked.shape[1], device=asked.device) <= left.column.amax(1, keepdim=True)
+    words = asked.sum(1) - (asked & ahead).sum(1)
+    return Images(count, left.prompt, patches, left.known, newlines, words)
 
 
 def _output(modality: str, output: Any, left: rows.Rows, prompt: Prompt) -> Any:

@@ -11,8 +11,9 @@ from foveate.core import authored
 from foveate.core.compressor import Compressor, Tower
 from foveate.core.sizes import size_of
 from foveate.hosts import encode, traits
-from foveate.hosts.glance import PROMPT_ROWS, asked_of
+from foveate.hosts.glance import asked_of
 from foveate.hosts.positions import layer_type
+from foveate.hosts.prompted import INSIDE, SHOWN_BEFORE
 
 SIZED = ("width", "feature_width", "tower_width", "tower_layers", "feature_layer")
 
@@ -75,8 +76,8 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
             f"DeepStack adds {deep} layers of features to {layers} decoder layers, behind the last one too, "
             "where a short sequence has no place for them: compress before the language model, at language 0"
         )
-    if layer == 0 and part.needs & PROMPT_ROWS:
-        raise ValueError(f"it needs {sorted(part.needs & PROMPT_ROWS)}: layer >= 1")
+    if layer == 0 and part.needs & INSIDE:
+        raise ValueError(f"it needs {sorted(part.needs & INSIDE)}: layer >= 1")
     kinds = {layer_type(decoder, i) for i in range(max(layer - 1, 0), layers)} if layer else set()
     if others := kinds - {"full_attention", "sliding_attention"}:
         raise NotImplementedError(
@@ -108,9 +109,14 @@ def _tapped(base: nn.Module, part: Compressor) -> Iterator[tuple[nn.Module, dict
                 if field != "features":
                     attention = traits.attention_of(traits.block_of(base, index, tower))
                     yield attention, {name: classless or field == "received"}
-    if part.needs & PROMPT_ROWS:
-        layer = traits.decoder_of(base).layers[part.site.layer - 1]
-        yield traits.attention_of(layer), {}
+    decoder, layer = traits.decoder_of(base), part.site.layer
+    if part.needs & SHOWN_BEFORE:
+        yield traits.attention_of(decoder.layers[layer - 1]), {}
+    if "own_attention" in part.needs:
+        traits.norm_of(decoder.layers[layer])
+        yield traits.attention_of(decoder.layers[layer]), {}
+    if part.needs & {"normed", "words"}:
+        traits.last_norm(decoder)
 
 
 def _check_depth(part: Compressor, last: int) -> None:

@@ -259,10 +259,14 @@ def _rows(base: nn.Module, load: Load, part: Compressor, width: int) -> int:
         passed = max((r for n, r in load.rows.items() if n.startswith(f"{name}.")), default=0)
         alone = field != "received" and traits.has_class_token(base)
         macs += (passed if alone else load.pairs.get(name, 0)) * _attention_width(attention)
-    before = load.lengths[part.site.layer - 1] if part.site.tower == Tower.language else 0
+    layer = part.site.layer
+    before = load.lengths[layer - 1] if part.site.tower == Tower.language else 0
     if "last_attention" in part.needs:
         macs += before * width
-    if "prompt_attention" in part.needs:
+    if "own_attention" in part.needs:  # its attention's projections run once more, of what arrives
+        attention = traits.attention_of(traits.decoder_of(base).layers[layer])
+        macs += before * (width + _linear(attention))
+    if "prompt_attention" in part.needs:  # as if every word spoke
         macs += load.text * before * width
     return macs
 

@@ -27,7 +27,7 @@ from foveate.hosts.positions import Cut
 from foveate.hosts.trace import Step
 
 if TYPE_CHECKING:
-    from foveate.hosts.glance import PromptGlance
+    from foveate.hosts.prompted import PromptGlance
     from foveate.hosts.samples import Draws
 
 KEY = "visual_flow"  # the keyword under which a Flow travels through a model's forward
@@ -60,6 +60,7 @@ class Images:
     patches   (A, I, P)  position ids of each patch in the uncompressed prompt
     known     Context fields that hold at every site: grid, overview, text, text_mask
     newlines  or None
+    words     (I,)       how many of the instruction's words stand behind each
     """
 
     count: int
@@ -67,11 +68,12 @@ class Images:
     patches: Tensor
     known: Mapping[str, Tensor]
     newlines: Newlines | None
+    words: Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The columns of the prompts, (B, S) each. asked.py makes it, drop.py cuts it, glance.py reads it.
+    """The columns of the prompts, (B, S) each. asked.py makes it, drop.py cuts it, prompted.py reads it.
 
     real         False where padded
     instruction  columns of the instruction
@@ -205,13 +207,17 @@ class Path:
 
     position  (A, B, S) position ids that entered the language model, by axis
     landings  what the compressors before each layer left; those before the language model at 0
-    glances   what the attention of a layer shows, by the layer whose compressors asked
+    glances   what attention shows, of the layer before or of its own, by the layer whose compressors asked
+    previous  (B, S', D) what entered the layer before, by the layer whose compressors asked
+    raters    (I, S) the instruction's rows that a compressor goes by, where it chooses
     deep      (I, P, D) to add after each of the first layers
     """
 
     position: Tensor
     landings: dict[int, Landing]
     glances: dict[int, PromptGlance] = field(default_factory=dict)
+    previous: dict[int, Tensor] = field(default_factory=dict)
+    raters: Mapping[Compressor, Tensor] = field(default_factory=dict)
     deep: Sequence[Tensor] = ()
 
     def landing(self, layer: int) -> Landing:

@@ -10,26 +10,25 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from foveate.core.compressor import Compressor
-from foveate.core.ops import in_front
 from foveate.hosts import grids
-from foveate.hosts.flow import KEY, Columns, Stage
+from foveate.hosts.flow import KEY
+
+if TYPE_CHECKING:
+    from foveate.hosts.prompted import PromptGlance
 
 NAME = "foveate_glance"
-PROMPT_ROWS = frozenset({"last_attention", "prompt_attention"})
-ATTENTION = frozenset(
-    {"cls_attention", "attentions", "received"}
-)  # what a tower's tokens are given
+# What a tower's tokens are given.
+ATTENTION = frozenset({"cls_attention", "attentions", "received"})
 _looking: ContextVar[TowerGlance | None] = ContextVar("looking", default=None)
 
 
@@ -103,61 +102,6 @@ class TowerGlance:
             how = "sum" if field in ATTENTION else "mean"
             found[name] = grids.merged(_without_class(value, features), patches, sizes, how)
         return found
-
-
-@dataclass(eq=False)
-class PromptGlance:
-    """What a decoder layer's attention is asked to show of a prompt, and showed. (B, S') each.
-
-    wants   of last_attention, what the last prompt row looks at, and prompt_attention, the mean over the
-            instruction's rows; head means
-    real    False where padded
-    asking  columns before the first answer
-    asked   those of the instruction among them
-    shown   by field
-    """
-
-    wants: frozenset[str]
-    real: Tensor
-    asking: Tensor
-    asked: Tensor
-    shown: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, columns: Columns, stage: Stage | None, parts: Sequence[Compressor]) -> PromptGlance:
-        """What these compressors ask of a layer in this stage."""
-        real, asking, asked = columns.real, columns.asking, columns.asking & columns.instruction
-        if stage is not None:
-            real = stage.real
-            asking, asked = (m.gather(1, stage.columns) & real for m in (asking, asked))
-        needs = frozenset().union(*(part.needs for part in parts))
-        return cls(needs & PROMPT_ROWS, real, asking, asked)
-
-    @torch.no_grad()
-    def look(self, query: Tensor, key: Tensor, scaling: float, mask: Tensor | None) -> None:
-        """Keep what was asked for. query (B, H, S', d); key (B, G, ≥ S', d); mask of the layer, or None."""
-        S = query.shape[2]
-        column = torch.arange(S, device=query.device)
-        key = key[:, :, :S]
-
-        def rows(index: Tensor) -> Tensor:
-            if mask is not None and mask.dim() == 4:
-                given = is_open(mask[:, 0, :, :S]).expand(len(query), -1, -1)
-                seen = given.gather(1, index[..., None].expand(-1, -1, S))
-            else:
-                seen = column <= index[..., None]
-            closed = ~(seen & self.real[:, None])
-            pick = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-            return attention_rows(query.gather(2, pick), key, scaling, closed[:, None]).mean(1)
-
-        if "last_attention" in self.wants:
-            last = (column * self.asking).amax(1, keepdim=True)
-            self.shown["last_attention"] = rows(last)[:, 0]
-        if "prompt_attention" in self.wants:
-            count = self.asked.sum(1, keepdim=True).clamp(min=1)
-            index = in_front(self.asked, int(count.max()))
-            counted = self.asked.gather(1, index)[..., None]
-            self.shown["prompt_attention"] = (rows(index) * counted).sum(1) / count
 
 
 def asked_of(name: str) -> tuple[str, int | None]:
@@ -290,6 +234,8 @@ def glancing_attention(
     look, scaling = _looking.get(), kwargs["scaling"]
     if prompt is not None:
         prompt.look(query, key, scaling, attention_mask)
+        if not prompt.attends:
+            return query.new_zeros(len(query), query.shape[2], query.shape[1], value.shape[3]), None
     elif look is not None:
         for rows in _sequences(query, kwargs.get("cu_seq_lens_q")):
             seen = query[:, :, rows], key[:, :, rows]

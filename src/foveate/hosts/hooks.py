@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.hosts import before, calls, encode, inside, later, traits
+from foveate.hosts import before, calls, encode, inside, later, prompted, traits
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
-from foveate.hosts.glance import MergerAfter, PromptGlance
+from foveate.hosts.glance import MergerAfter
 from foveate.hosts.positions import entered_positions
+from foveate.hosts.prompted import PromptGlance
 
 # Arguments of a forward that are ours alone.
 INSTRUCTION = ("instruction_mask", "instruction_ids")
@@ -185,6 +186,8 @@ class DecoderBefore:
         past = int(cache.get_seq_length()) if cache is not None else 0
         flow.entered(entered_positions(kwargs.get("position_ids"), kwargs["inputs_embeds"], past))
         deep, prompt = kwargs.get("deepstack_visual_embeds"), flow.prompt
+        if prompt is not None:
+            flow.path.raters = prompted.raters(prompt, kwargs["inputs_embeds"])
         if deep and prompt and prompt.inside and min(prompt.inside) < len(deep) + 1:
             flow.path.deep = inside.deep_features(prompt, kwargs["visual_pos_masks"], deep)
             kwargs = {**kwargs, "deepstack_visual_embeds": None}
@@ -205,7 +208,7 @@ class LayerBefore:
         kwargs = {k: v for k, v in kwargs.items() if k != KEY}
         hidden = args[0] if args else kwargs["hidden_states"]
         if flow.prompt is not None:
-            hidden, kwargs = self._shortened(flow.prompt, flow.path, hidden, kwargs)
+            hidden, kwargs = self._shortened(module, flow.prompt, flow.path, hidden, kwargs)
         elif flow.later is not None:
             kwargs = later.view(flow.later, self.layer, hidden, kwargs)
         if args:
@@ -213,15 +216,18 @@ class LayerBefore:
         return args, {**kwargs, "hidden_states": hidden}
 
     def _shortened(
-        self, prompt: Prompt, path: Path, hidden: Tensor, kwargs: dict
+        self, module: nn.Module, prompt: Prompt, path: Path, hidden: Tensor, kwargs: dict
     ) -> tuple[Tensor, dict]:
         layer = self.layer
         if 1 <= layer <= len(path.deep):
             hidden = inside.deepen(prompt, path.landing(layer), path.deep[layer - 1], hidden)
         if layer in prompt.inside:
+            self._look_ahead(module, prompt, path, hidden, kwargs)
             cache = kwargs.get("past_key_values")
             hidden, landing = inside.shorten(prompt, path, layer, hidden, cache)
             path.landings[layer] = landing
+            if not prompt.decoder.training:  # there, a checkpointed layer's hooks may run again
+                path.previous.pop(layer, None)
             if landing.stage is not None:
                 prompt.memory.stages[layer] = landing.stage.unseen
         stage = path.stage(layer)
@@ -230,6 +236,18 @@ class LayerBefore:
         if prompt.gapped or stage is not None:
             kwargs["position_ids"] = None  # gapped ids would be taken for packed sequences
         if (parts := prompt.inside.get(layer + 1)) is not None:
-            kwargs[KEY] = glance = PromptGlance.of(prompt.columns, stage, parts)
+            kwargs[KEY] = glance = PromptGlance.of(prompt, path, stage, parts)
             path.glances[layer + 1] = glance
+            if any("previous" in part.needs for part in parts):
+                path.previous[layer + 1] = hidden.detach()
         return hidden, kwargs
+
+    def _look_ahead(
+        self, module: nn.Module, prompt: Prompt, path: Path, hidden: Tensor, kwargs: dict
+    ) -> None:
+        """Let compressors see what this layer itself would look at."""
+        if any("own_attention" in part.needs for part in prompt.inside[self.layer]):
+            stage = path.stage(self.layer - 1)
+            if stage is not None:
+                kwargs = inside.view(prompt, stage, self.layer, hidden, kwargs)
+            prompted.look_ahead(path.glances[self.layer], module, hidden, kwargs)

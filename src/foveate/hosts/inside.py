@@ -15,6 +15,7 @@ from torch import Tensor
 
 from foveate.core.ops import pick
 from foveate.core.tokens import VisualTokens
+from foveate.hosts import prompted
 from foveate.hosts.context import apply
 from foveate.hosts.flow import Landing, Path, Prompt, Stage
 from foveate.hosts.positions import (
@@ -41,7 +42,8 @@ def shorten(
     row, came = prompt.images.row, _arriving(prompt, path, layer, hidden)
     tokens, steps = came, []
     for part in prompt.inside[layer]:
-        known = _known(prompt, path, layer, came, tokens)
+        own = prompted.known(prompt, path, layer, part, hidden, came, tokens)
+        known = {**prompt.images.known, **own}
         width = tokens.x.shape[-1]
         tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced)
         steps.append(step)
@@ -83,22 +85,6 @@ def _arriving(prompt: Prompt, path: Path, layer: int, hidden: Tensor) -> VisualT
     landing = path.landing(layer)
     tokens, x = landing.tokens, hidden[prompt.images.row[:, None], landing.place]
     return VisualTokens(x.masked_fill(~tokens.valid[..., None], 0), tokens.owner, tokens.valid)
-
-
-def _known(
-    prompt: Prompt, path: Path, layer: int, came: VisualTokens, now: VisualTokens
-) -> dict[str, Any]:
-    """The context fields that exist inside, of the tokens as they are now."""
-    known, place = dict(prompt.images.known), path.landing(layer).place
-    glance = path.glances.get(layer)
-    for name, score in ({} if glance is None else glance.shown).items():
-        arrived = score[prompt.images.row[:, None], place].masked_fill(~came.valid, 0)
-        # An earlier link at this site may have dropped or merged: sum over what a token carries.
-        if now is not came:
-            share = (arrived / came.size.clamp(min=1)).gather(1, came.owner.clamp(min=0))
-            arrived = now.total(share.masked_fill(came.owner < 0, 0))
-        known[name] = arrived
-    return known
 
 
 def _put(hidden: Tensor, row: Tensor, place: Tensor, tokens: VisualTokens) -> Tensor:

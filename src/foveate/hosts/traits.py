@@ -149,6 +149,26 @@ def attention_of(layer: nn.Module) -> nn.Module:
     raise TypeError(f"{type(layer).__name__} has no attention module that foveate knows")
 
 
+def norm_of(layer: nn.Module) -> nn.Module:
+    """The norm that a decoder layer's attention reads. Raises NotImplementedError where none is known."""
+    if isinstance(norm := getattr(layer, "input_layernorm", None), nn.Module):
+        return norm
+    raise NotImplementedError(
+        f"{type(layer).__name__} has no input_layernorm, so its attention cannot be asked before it runs: "
+        "methods that go by the layer before, such as FastV, work"
+    )
+
+
+def last_norm(decoder: nn.Module) -> nn.Module:
+    """The norm behind the last decoder layer. Raises NotImplementedError where none is known."""
+    if isinstance(norm := getattr(decoder, "norm", None), nn.Module):
+        return norm
+    raise NotImplementedError(
+        f"{type(decoder).__name__} has no norm behind its layers that foveate knows: methods that read no "
+        "normed tokens, such as FastV, work"
+    )
+
+
 # From the tower to the language model
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from foveate.core.compressor import Compressor
 from foveate.methods.cdpruner import CDPruner
 from foveate.methods.crop import Crop
+from foveate.methods.dart import DART
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
 from foveate.methods.fastervlm import fastervlm
@@ -28,9 +29,12 @@ from foveate.methods.meteor import FlashGlobalFusion, VisualNativeSelection, met
 from foveate.methods.pool import Pool
 from foveate.methods.prumerge import PruMerge
 from foveate.methods.prumerge_plus import prumerge_plus
+from foveate.methods.pyramiddrop import PyramidDrop, pyramiddrop
 from foveate.methods.random import Random
 from foveate.methods.scope import SCOPE
+from foveate.methods.sparsevlm import SparseVLM, sparsevlm
 from foveate.methods.stride import Stride
+from foveate.methods.v2drop import V2Drop, v2drop
 from foveate.methods.vccattention import VCCAttention
 from foveate.methods.visionzip import VisionZip
 from foveate.methods.vispruner import VisPruner
@@ -45,6 +49,10 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "pool": Pool.keeping,
     "crop": Crop,
     "fastv": FastV,
+    "sparsevlm": sparsevlm,
+    "pyramiddrop": pyramiddrop,
+    "dart": DART,
+    "v2drop": v2drop,
     "visionzip": VisionZip,
     "fastervlm": fastervlm,
     "vispruner": VisPruner,
@@ -69,6 +77,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
 }
 
 __all__ = [
+    "DART",
     "METHODS",
     "SCOPE",
     "CDPruner",
@@ -88,11 +97,14 @@ __all__ = [
     "MultiBlockFusion",
     "Pool",
     "PruMerge",
+    "PyramidDrop",
     "Random",
     "RegionSampler",
+    "SparseVLM",
     "SpatialFusion",
     "Stride",
     "TextGuided",
+    "V2Drop",
     "VCCAttention",
     "VisPruner",
     "VisionZip",
@@ -104,5 +116,8 @@ __all__ = [
     "llavolta",
     "meteor",
     "prumerge_plus",
+    "pyramiddrop",
+    "sparsevlm",
+    "v2drop",
     "vscan",
 ]

@@ -29,7 +29,7 @@ from foveate.train.progress import ProgressCallback
 from foveate.train.recipe import Recipe
 from foveate.train.trainer import VisualTrainer, arguments, ordered, warmup
 
-READS = frozenset({"text", "prompt_attention"})  # needs that the user's words answer
+READS = frozenset({"text", "prompt_attention", "words"})  # needs that the user's words answer
 Advance = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
 
 
