@@ -188,7 +188,7 @@ SELECTING = (
     "identity random stride pool crop fastv sparsevlm pyramiddrop dart v2drop visionzip fastervlm vispruner "
     "prumerge prumerge_plus hired vscan hiprune holov scope divprune cdpruner fovea kmeans vccattention"
 )
-DEEP = {"sparsevlm", "pyramiddrop", "v2drop"}  # their layers are those of the small models
+DEEP = {"sparsevlm", "pyramiddrop", "v2drop", "vscan"}  # their layers are those of the small models
 SELECT = {
     slug: partial(METHODS[slug], keep=1.0, **({"layers": LAYERS} if slug in DEEP else {}))
     for slug in SELECTING.split()

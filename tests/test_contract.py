@@ -70,7 +70,7 @@ FOLLOWED = {
     "cdpruner": lambda: CDPruner(6),
     "vispruner": partial(VisPruner, 5),
     "hired": partial(HiRED, 0.3),
-    "vscan": partial(vscan, 6, window=2),
+    "vscan": partial(vscan, 3, window=2),
     "hiprune": partial(HiPrune, 0.5, anchors=0.7),
     "holov": partial(HoloV, 7, crops=4),
     "scope": partial(SCOPE, 0.3, per_view=True),

@@ -25,7 +25,7 @@ VARIANTS = {slug: (slug, {}) for slug in METHODS} | {
     "vispruner by views": ("vispruner", {"per_view": True, "important": 0.2}),
     "prumerge, adaptive": ("prumerge", {"keep": None}),
     "prumerge_plus, adaptive": ("prumerge_plus", {"keep": None}),
-    "vscan in small windows": ("vscan", {"keep": 0.6, "window": 2}),
+    "vscan in small windows": ("vscan", {"keep": 0.2, "window": 2}),
     "hiprune by views": ("hiprune", {"keep": 0.6, "anchors": 1.0, "per_view": True}),
     "holov in few crops": ("holov", {"keep": 0.7, "crops": 3}),
     "scope by views": ("scope", {"saliency": 0.5, "per_view": True}),

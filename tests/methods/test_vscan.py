@@ -1,11 +1,11 @@
-"""VScan, arXiv:2505.22654: its first half."""
+"""VScan, arXiv:2505.22654."""
 
 import pytest
 import torch
 from methods_by_hand import looked_at, ragged
 from probes import views
 
-from foveate import Context, GlobalLocalScan, VisualTokens, vscan
+from foveate import Context, GlobalLocalScan, MiddleCut, VisualTokens, vscan
 
 
 def scanned(shallow, deep, n, cells, side):
@@ -50,7 +50,17 @@ def test_llavas_grid_has_sixteen_windows():
     shallow[0, 50:100] = 1.0
     context = Context(cls_attention=deep, attentions={5: shallow}, grid=grid)
     x = torch.randn(1, 576, 4, generator=torch.Generator().manual_seed(0))
-    out = vscan()(VisualTokens.of(x), context)
-    first = out.counts.tolist()
-    assert first == [96] and vscan().vision_blocks == (5,)
-    assert vscan(tower_layers=4).vision_blocks == (1,)
+    out = GlobalLocalScan()(VisualTokens.of(x), context)
+    assert out.counts.tolist() == [96]
+
+
+def test_three_times_the_budget_comes_in_and_half_way_it_is_cut():
+    scan, cut = vscan().parts()
+    assert (scan.keep, cut.keep, cut.site.layer, scan.vision_blocks) == (96, 32, 16, (5,))
+    scan, cut = vscan(0.5, layers=6, tower_layers=4).parts()
+    assert (scan.keep, cut.keep, cut.site.layer, scan.vision_blocks) == (1.0, 0.5, 3, (1,))
+    tokens = VisualTokens.of(torch.randn(2, 9, 4)).where(torch.arange(9) % 3 != 0)
+    looks = torch.arange(6.0).expand(2, -1)
+    left = MiddleCut(0.25, 1)(tokens, Context(own_attention=looks))
+    assert left.counts.tolist() == [2, 2]  # a quarter of nine patches, not of six tokens
+    assert torch.equal(left.x, tokens.x[:, 4:])

@@ -38,7 +38,7 @@ from foveate.methods.v2drop import V2Drop, v2drop
 from foveate.methods.vccattention import VCCAttention
 from foveate.methods.visionzip import VisionZip
 from foveate.methods.vispruner import VisPruner
-from foveate.methods.vscan import GlobalLocalScan, vscan
+from foveate.methods.vscan import GlobalLocalScan, MiddleCut, vscan
 
 # slug → factory: takes `keep` (see ops.check_keep) and the method's own arguments, all with defaults.
 # Sizes of the model (sizes.SIZES) are LLaVA-1.5-7B's unless told; `foveate.sized` takes a model's own.
@@ -94,6 +94,7 @@ __all__ = [
     "Identity",
     "KMeans",
     "LLaVASTF",
+    "MiddleCut",
     "MultiBlockFusion",
     "Pool",
     "PruMerge",
