@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+    with unheard(), torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
         result = call()
     # The only place that lists allocations in order; the profiler's public tables sum them by operator.
     events = profiler.profiler.kineto_results.events()
@@ -126,6 +127,19 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
         held += size
         peak = max(peak, held)
     return peak
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What the profiler's own code writes to stderr, whatever its log level, goes nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def settle() -> None:
