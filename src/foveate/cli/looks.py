@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from foveate.evaluate.plans import Loaded
     from foveate.hosts.trace import Step
 
-READS = {"last_attention", "prompt_attention", "own_attention"}  # needs of methods that go by what is looked at
+READS = {"last_attention", "prompt_attention", "own_attention"}  # of methods that go by a look
 
 
 def look(loaded: Loaded, spec: Spec, layers: Sequence[int]) -> None:
