@@ -7,10 +7,12 @@ from dataclasses import replace
 import pytest
 
 from foveate import DivPrune, Fovea, embedded, leaderboard
+from foveate.cli import run
 from foveate.core.spec import Spec
 from foveate.evaluate.plans import Loaded
 from foveate.evaluate.work import Work
 from foveate.leaderboard import figures, page
+from foveate.leaderboard import made as made_room
 from foveate.leaderboard import runs as room
 from foveate.methods import METHODS
 from foveate.tasks import examples
@@ -78,6 +80,14 @@ def test_a_finished_run_is_found_again_and_another_budget_is_not(work, made):
     spoiled.write_text(text)
 
 
+def test_a_prefill_is_timed_beside_the_bare_model_and_a_short_prompt(work):
+    every = {one.key["method"]: one for one in asked(work, "divprune")}
+    found = made_room.timed(work, every["divprune"].plan, pairs=1)
+    assert found["to_bare"] > 0 and found["to_limit"] > 0 and found["pairs"] == 1
+    assert made_room.timed(work, every["oracle"].plan, pairs=1)["to_limit"] > 0
+    assert made_room.timed(work, every["blind"].plan) is None
+
+
 def test_rows_say_what_the_answers_say(made):
     folder, _ = made
     results = figures.read(folder)
@@ -90,7 +100,7 @@ def test_rows_say_what_the_answers_say(made):
     assert row.hard == pytest.approx(hard.count("1") / len(hard))
     assert row.lost == pytest.approx(sum(b > m for m, b in zip(mine, bare, strict=True)) / n)
     assert row.won == pytest.approx(sum(b < m for m, b in zip(mine, bare, strict=True)) / n)
-    assert row.tokens == row.layers == 36 and row.to_limit > 0 and 0 < row.recall < 1
+    assert row.tokens == row.layers == 36 and 0 < row.recall < 1
     assert rows["random"].seeds == 3
     drawn = [by["random", seed].count("1") / n for seed in (0, 1, 2)]
     assert rows["random"].right["overall"][0] == pytest.approx(sum(drawn) / 3)
@@ -142,3 +152,38 @@ def test_a_key_follows_the_code_and_not_its_comments(tmp_path, monkeypatch):
     again.write_text('def f(x):\n    """Says otherwise."""\n    # why\n    return x+1\n')
     changed.write_text("def f(x):\n    return x + 2\n")
     assert room.Used(again, None).told() == plain != room.Used(changed, None).told()
+
+
+def test_the_command_makes_what_is_missing_and_no_more(capsys, tmp_path):
+    out, pages_at = tmp_path / "runs", tmp_path / "pages"
+    words = [
+        "leaderboard",
+        "--methods",
+        "stride",
+        "--tasks",
+        "patchqa",
+        "--keeps",
+        "0.25",
+        "--limit",
+        "11",
+        "--no-timing",
+    ]
+    words += ["--trained", "", "--out", str(out), "--pages", str(pages_at)]
+    assert run([*words, "--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 5 and not any(line.startswith("done") for line in listed)
+    assert run([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in told["rows"]][-1] == "stride" and len(told["pages"]) == 3
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "runs").glob("*.json")}
+    pages = {file: file.read_bytes() for file in (tmp_path / "pages").iterdir()}
+    assert len(files) == 5
+    next(iter(files)).unlink()
+    assert run([*words, "--list"]) == 0
+    assert sum(line.startswith("done") for line in capsys.readouterr().out.splitlines()) == 4
+    (tmp_path / "pages" / "leaderboard.md").unlink()
+    left = list(files)[1:]
+    assert run([*words]) == 0
+    assert all(file.stat().st_mtime_ns == files[file] for file in left)
+    assert {file for file in pages if file.exists()} == set(pages)
+    assert run([*words, "--page"]) == 0

@@ -50,6 +50,7 @@ def leaderboard(
     only_page: Annotated[
         bool, typer.Option("--page", help="Write the pages from what is there and stop.")
     ] = False,
+    timing: Annotated[bool, typer.Option(help="Time prefill too.")] = True,
     seed: Seed = 0,
     batch_size: Batch = 40,
     max_new_tokens: New = 8,
@@ -62,27 +63,25 @@ def leaderboard(
     names = [values.task(name) for name in arguments.listed(asked)]
     specs = None if methods is None else arguments.specs(methods)
     budgets = arguments.budgets(keeps, [])
+    boards: list[tuple[Work, list[Entry]]] = []
     with held(folder(out), "leaderboard"), output.answering() as emit:
         sweep(out)
         if not only_page:
-            how = (seed, batch_size, max_new_tokens)
+            how = (seed, batch_size, max_new_tokens, timing)
             boards = _boards(model, device, names, specs, budgets, trained, limit, how)
-            lacking = [(job, one) for job, every in boards for one in missing(out, every)]
-            if listed:
-                _tell(boards, lacking)
-                return
-            count = sum(len(job.examples) for job, _ in lacking)
-            with output.progress(count, "questions") as advance:
+        lacking = [(job, one) for job, every in boards for one in missing(out, every)]
+        if not listed:
+            with output.progress(sum(len(job.examples) for job, _ in lacking), "questions") as bar:
                 for job, one in lacking:
-                    make(job, one, out, advance)
-        found = figures.read(out)
-        written = page.write(found, folder(pages))
-        if json:
-            rows = [row.as_dict() for row in figures.rows(found)]
-            emit({"rows": rows, "pages": [str(path) for path in written]})
-    if not json:
-        for path in written:
-            output.say(str(path))
+                    make(job, one, out, bar)
+            found = figures.read(out)
+            written = page.write(found, folder(pages))
+            if json:
+                rows = [row.as_dict() for row in figures.rows(found)]
+                emit({"rows": rows, "pages": [str(path) for path in written]})
+    lines = _listed(boards, lacking) if listed else [str(path) for path in written]
+    for line in [] if json and not listed else lines:
+        output.say(line)
 
 
 def _boards(
@@ -93,17 +92,17 @@ def _boards(
     keeps: list[Any],
     trained: str | None,
     limit: int,
-    how: tuple[int, int, int],
+    how: tuple[int, int, int, bool],
 ) -> list[tuple[Work, list[Entry]]]:
     """For each task the work on it and its runs; what there cannot be is told."""
     from foveate.core.spec import named
     from foveate.evaluate.plans import spread
     from foveate.leaderboard import entries
 
-    start, (seed, batch, new) = opened(model, device), how
+    start, (seed, batch, new, timing) = opened(model, device), how
     found = []
     for name in names:
-        job = work(start.loaded, name, limit, seed, batch, new, False, None)
+        job = work(start.loaded, name, limit, seed, batch, new, timing, None)
         others = those_trained(trained, start.loaded, job.examples, device)
         every, skipped = entries(
             job, specs, keeps, [p for one in others for p in spread(one, keeps)]
@@ -114,9 +113,8 @@ def _boards(
     return found
 
 
-def _tell(boards: list[tuple[Work, list[Entry]]], lacking: list[tuple[Work, Entry]]) -> None:
+def _listed(boards: list[tuple[Work, list[Entry]]], lacking: list[tuple[Work, Entry]]) -> list[str]:
     """Every run, and whether it is there."""
-    there = {one.name for _, one in lacking}
-    for _, every in boards:
-        for one in every:
-            output.say(f"{'     ' if one.name in there else 'done '} {one.name}")
+    missing = {one.name for _, one in lacking}
+    every = [one.name for _, some in boards for one in some]
+    return [f"{'     ' if name in missing else 'done '} {name}" for name in every]

@@ -163,8 +163,8 @@ def _right(marks: Sequence[float], result: Result) -> dict[str, tuple[float, flo
         # So weighted, the plain mean is the mean of the kinds.
         weight = [len(which) / count[kinds[i]] / len(own) for i in which]
         values = [w * marks[i] for w, i in zip(weight, which, strict=True)]
-        half = Z * clustered_error(values, [result["scenes"][i] for i in which])
-        found[group] = (fmean(values), half)
+        error = clustered_error(values, [result["scenes"][i] for i in which])
+        found[group] = (fmean(values), min(Z * error, 1.0))  # of one scene nothing is known
     return found
 
 

@@ -70,7 +70,7 @@ def make(
             "tokens": document["tokens"],
             "tokens_before": document["tokens_before"],
             "cost": {name: document["cost"][name] for name in COSTS if name in document["cost"]},
-            "time": timed(work, entry.plan),
+            "time": timed(work, entry.plan) if work.timing else None,
             "circumstances": record(work.seed, work.loaded.model.device),
         }
         write(file(folder, entry), dumps(sealed(found)))
@@ -87,7 +87,7 @@ def scenes(work: Work) -> list[int]:
     return [numbers[digest] for digest in digests]
 
 
-def timed(work: Work, plan: Plan) -> dict[str, Any] | None:
+def timed(work: Work, plan: Plan, pairs: int = PAIRS) -> dict[str, Any] | None:
     """A prompt's prefill beside the bare model, and beside a prompt of so many tokens; None of no method."""
     if plan.compressor is None or plan.own is not None:
         return None
@@ -96,8 +96,8 @@ def timed(work: Work, plan: Plan) -> dict[str, Any] | None:
     with told(plan.compressor, asked):
         layers = counts(own.model, inputs, method)["tokens_per_layer"]
         small = compress(twin(own.model), method, **plan.how)
-        found = prefills({"bare": own.model, "method": small}, inputs, layers, PAIRS)
+        found = prefills({"bare": own.model, "method": small}, inputs, layers, pairs)
     ratios = {name: found[name]["wall"]["median"] for name in ("to_bare", "to_limit")}
     return json.loads(
-        json.dumps({**ratios, "prefill_s": found["prefill_s"]["median"], "pairs": PAIRS})
+        json.dumps({**ratios, "prefill_s": found["prefill_s"]["median"], "pairs": pairs})
     )
