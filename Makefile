@@ -91,6 +91,7 @@ bench: $(VENV)/.ready
 	$(BIN)/foveate bench --model slice --methods llava_stf,stride --keeps 0.25 --rounds 1 --new-tokens 1 --pairs 9 --out results/bench-llava_stf.json
 	$(BIN)/python recipes/scan_speed.py
 	$(BIN)/python recipes/fusion_speed.py
+	$(BIN)/python recipes/selector_speed.py
 
 # Files, lines and functions by room; CONTRIBUTING says where they should go.
 bloat:

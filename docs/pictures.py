@@ -78,21 +78,29 @@ def kept() -> bytes:
 
 
 def asked() -> list[tuple[str, Any, str]]:
-    """With all tokens and with a quarter, by three methods: what it is called, what stayed, the answer."""
+    """With all tokens, with a quarter, and with a sixteenth: what it is called, what stayed, the answer."""
+    from foveate import DivPrune, Identity, embedded
+
+    plain, fovea = embedded.load(), embedded.load(name="embedded-fovea")
+    tree = fovea[0].model.visual_compressor
+    return [
+        _answered("all", *plain, Identity()),
+        _answered("DivPrune", *plain, DivPrune(keep=36)),
+        *(_answered("Fovea", *fovea, tree.but(keep=keep)) for keep in (36, 9)),
+    ]
+
+
+def _answered(name: str, model: Any, processor: Any, method: Any) -> tuple[str, Any, str]:
     from PIL import Image
 
-    from foveate import DivPrune, FastV, Identity, Random, compressed, embedded, trace
+    from foveate import compressed, restore, trace
     from foveate.draw import panels
     from foveate.evaluate import replies
 
-    model, processor = embedded.load()
     with Image.open(EXAMPLE) as file:
         image = file.convert("RGB")
-    shown = []
-    for method in (Identity(), FastV(keep=36), DivPrune(keep=36), Random(keep=36)):
-        with compressed(model, method), trace(model) as seen:
-            [reply] = replies(model, processor, [([image], QUESTION)], max_new_tokens=8)
-        drawn = panels(image, seen)[0].crop((0, 0, 336, 336))
-        name = type(method).__name__ if shown else "all"
-        shown.append((f"{name}: {round(reply.after)} tokens", drawn, reply.text))
-    return shown
+    restore(model)
+    with compressed(model, method), trace(model) as seen:
+        [reply] = replies(model, processor, [([image], QUESTION)], max_new_tokens=8)
+    drawn = panels(image, seen)[0].crop((0, 0, 336, 336))
+    return f"{name}: {round(reply.after)} tokens", drawn, reply.text

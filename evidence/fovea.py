@@ -112,7 +112,7 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
         "heard": lambda n: _instead(rows["fovea"], n, "another"),
         "told": lambda n: _instead(rows["fovea"], n, "oracle"),
         "first": lambda row: replace(row, results=dict(list(row.results.items())[:1])).accuracy,
-        "speed": json.loads((page.root / "results" / "fovea-speed.json").read_text())["sizes"],
+        "speed": json.loads((page.root / "results" / "selectors.json").read_text())["sizes"],
     }
 
 

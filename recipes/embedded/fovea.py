@@ -96,7 +96,7 @@ Command, versions and device: `results/embedded-fovea-patchqa-test.json`.
 
 
 def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Recipe, Recipe]:
-    """The long stage, and the short one behind it, on other scenes and without lessons from attention."""
+    """The long stage, and the short one behind it: other scenes, asked for more of what is lost first."""
     twin = RECIPES["fovea_patchqa"]()
     size = {} if batch is None else {"batch": batch, "micro_batch": batch}
     long, short = steps
@@ -111,6 +111,7 @@ def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Rec
         **size,
     )
     last = replace(first, name=NAME, steps=short, scheduler="linear", attend=0.0, seed=1)
+    last = replace(last, data="patchqa-practice")
     return first, last
 
 

@@ -14,6 +14,8 @@ TASKS: dict[str, dict[str, Any]] = {
     "patchqa-tiny": {"text": "tiny"},
     "patchqa-crowded": {"objects": (6, 9)},
     "patchqa-two": {"images": 2},
+    # To train on: more often what is lost first.
+    "patchqa-practice": {"weights": {"count": 3, "sign": 20, "digit": 4}},
     "patchqa-2x": {"size": 192},  # the same things on a canvas four times as large
 }
 
