@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, Site, Tower, language
-from foveate.core.ops import Keep, budget, check_keep, choice, cosine, number, pick
+from foveate.core.ops import Keep, budget, check_keep, choice, cosine, in_front, number, pick
 from foveate.core.tokens import VisualTokens
 from foveate.core.views import by_view
+
+NOTHING = 1e-9  # what is left of a sum of cosines when all is covered
 
 
 class SCOPE(Compressor):
@@ -53,11 +55,14 @@ class SCOPE(Compressor):
         alike = cosine(tokens.x, tokens.x).masked_fill(~(valid[:, None] & valid[..., None]), 0)
         weight = attention.float() ** self.saliency
         covered, taken = torch.zeros_like(weight), torch.zeros_like(valid)
+        gain = alike.relu().sum(-1, dtype=torch.float64)
         for step in range(int(n.max())):
-            gain = (alike - covered[:, None]).relu().sum(-1) * weight
-            best = gain.masked_fill(taken | ~valid, -torch.inf).argmax(1, keepdim=True)
+            best = (gain * weight).masked_fill(taken | ~valid, -torch.inf).argmax(1, keepdim=True)
             taken = taken | torch.zeros_like(taken).scatter(1, best, step < n)
-            covered = covered.maximum(pick(alike, best)[:, 0])
+            now = covered.maximum(pick(alike, best)[:, 0])
+            gain = gain - _less(alike, covered, now)
+            gain = gain.masked_fill(gain < NOTHING, 0)  # equal ones go to the earlier token
+            covered = now
         return taken
 
     def _pruned(self, tokens: VisualTokens, attention: Tensor) -> VisualTokens:
@@ -67,3 +72,15 @@ class SCOPE(Compressor):
         """As given."""
         names = ("keep", "saliency", "projected", "per_view")
         return {name: getattr(self, name) for name in names}
+
+
+def _less(alike: Tensor, covered: Tensor, now: Tensor) -> Tensor:
+    """(B, N) how much less each token gains, as others are covered better: few of them are, after some steps.
+
+    alike (B, N, N), covered and now (B, N).
+    """
+    better = now > covered
+    index = in_front(better, int(better.sum(1).max()))
+    some = pick(alike, index).double()
+    before, after = (level.gather(1, index)[..., None] for level in (covered, now))
+    return ((some - before).relu() - (some - after).relu()).sum(1)
