@@ -249,7 +249,7 @@ def test_gradients_reach_tokens_and_parameters(method):
 
 
 def test_arguments_rebuild_it(method):
-    again = saving.rebuild(saving.describe(method, "original"), KNOWN)
+    again = saving.rebuild(saving.describe(method, Switches()), KNOWN)
     assert repr(again) == repr(method)
     assert [(p.site, p.needs) for p in again.every()] == [(p.site, p.needs) for p in method.every()]
 
