@@ -9,7 +9,7 @@ from foveate.core.tokens import VisualTokens
 
 
 def joined(came: VisualTokens, left: VisualTokens) -> VisualTokens:
-    """Every token that was dropped in the kept one of its image that is most like it, which becomes their mean.
+    """Every dropped token in the kept one of its image that is most like it, which becomes their mean.
 
     came: (B, N, D) before a compressor; left: (B, M, D) behind it. Likeness is the cosine of the vectors; in
     the mean a token counts as often as it carries patches, as in VScan, Zhang et al. 2025, arXiv:2505.22654.

@@ -1,9 +1,9 @@
 """Proportional attention: a merged token is looked at as often as it carries patches.
 
 After ToMe, Bolya et al. 2022, arXiv:2210.09461: the logarithm of a token's size is added to the logits of its
-column, in every decoder layer that sees it. That is one additive mask for all layers of a stage and a kind. A
-prefill for which the model made no mask, or one of bits, gets (B, 1, rows, columns) numbers here: kernels take
-no other. A decoding step has one row.
+column, in every decoder layer that sees it. That is one additive mask for all layers of a stage and a kind.
+Where the model made none for a prefill, or one of bits, there are (B, 1, rows, columns) numbers now: kernels
+take no other. A decoding step has one row.
 
 Letters: B prompts, S columns of the sequence, R rows that look, C columns they look at.
 """
