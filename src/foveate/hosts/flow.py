@@ -205,11 +205,6 @@ class Prompt:
     cut: Cut | None = None
 
     @property
-    def closed(self) -> bool:
-        """Whether newlines stay where a compressor acts, with rows that are left."""
-        return self.switches.newlines == "rows"
-
-    @property
     def gapped(self) -> bool:
         """Whether position ids skip columns that left."""
         return self.cut is not None and not self.memory.renumbered

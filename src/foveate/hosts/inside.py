@@ -77,7 +77,8 @@ def _newlines_leaving(
     """(I, Q) which newlines leave here, all at the first layer if none may stay; None if none leave."""
     if (newlines := prompt.images.newlines) is None:
         return None
-    here = ~newlines.alive(left) if prompt.closed else layer == min(prompt.inside)
+    closed = prompt.switches.newlines == "rows"
+    here = ~newlines.alive(left) if closed else layer == min(prompt.inside)
     gone = newlines.alive(came) & here
     return gone if bool(gone.any()) else None
 
