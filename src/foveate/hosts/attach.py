@@ -41,7 +41,7 @@ def compress(
     versions.check()
     versions.check_family(base.config.model_type)
     tapped = checks.check(base, method)
-    if told.attention == "proportional":
+    if told.proportional:
         proportional.check(traits.decoder_of(base))
     attachment = Attachment(told, selected=traits.selection(base))
     if is_compressed(model):

@@ -45,8 +45,7 @@ def prefill(
     seen = replace(seen, known={**seen.known, **words})
     draws, traced = _draws(base, kwargs, attachment, seen, parts, pixels), bool(attachment.traces)
     switches = attachment.switches
-    merges = switches.dropped == "merged"
-    tokens, steps = compress_images(base, seen, early, draws, traced, merges)
+    tokens, steps = compress_images(base, seen, early, draws, traced, switches.merges)
     left = replace(seen, tokens=tokens).repeated(copies)
     counted, following = drop.counted(base, kwargs, columns.real)
     closed, renumbered = switches.newlines == "rows", switches.positions == "renumbered"

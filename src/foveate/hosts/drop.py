@@ -57,7 +57,7 @@ def out(
         kwargs = {**kwargs, "past_key_values": cache}
     if not bool(keep.all()):
         kwargs, prompt = _cut(base, kwargs, prompt, keep, counted)
-    if prompt.switches.attention == "proportional":
+    if prompt.switches.proportional:
         prompt = _weighed(prompt)
     if cache is not None:
         cache.visual_memory = prompt.memory

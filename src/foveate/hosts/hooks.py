@@ -107,7 +107,7 @@ class BaseBefore:
         cache = kwargs.get("past_key_values")
         first = cache is None or cache.get_seq_length() == 0
         calls.check(base, kwargs, flow.call, first)
-        if self.attachment.switches.attention == "proportional":
+        if self.attachment.switches.proportional:
             proportional.check(traits.decoder_of(base))
         if first:
             self.attachment.counts = []

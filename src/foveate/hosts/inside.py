@@ -46,7 +46,7 @@ def shorten(
         own = prompted.known(prompt, path, layer, part, hidden, came, tokens)
         known = {**prompt.images.known, **own}
         width = tokens.x.shape[-1]
-        merges = prompt.switches.dropped == "merged"
+        merges = prompt.switches.merges
         tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced, merges)
         steps.append(step)
     gone = _newlines_leaving(prompt, layer, came, tokens)
@@ -115,7 +115,7 @@ def _stage(
         where = at(prompt.images.row, stands, tokens.valid)
         position = of_left(entered, columns, tokens, prompt.images.patches, where)
     weight = None
-    if prompt.switches.attention == "proportional":
+    if prompt.switches.proportional:
         weight = weight_of(tokens, prompt.images.row, stands, left.shape)
     return Stage(columns, back, left, bool(left.all()), position, shift, weight)
 

@@ -46,6 +46,16 @@ class Switches:
         return cls(**{name: node[name] for name in ALLOWED if name in node})
 
     @property
+    def merges(self) -> bool:
+        """Whether dropped tokens join kept ones."""
+        return self.dropped == "merged"
+
+    @property
+    def proportional(self) -> bool:
+        """Whether attention counts what a token carries."""
+        return self.attention == "proportional"
+
+    @property
     def told(self) -> dict[str, str]:
         """The positions, and whatever is not as usual."""
         usual = {name: allowed[0] for name, allowed in ALLOWED.items() if name != "positions"}
