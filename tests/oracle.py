@@ -1,7 +1,8 @@
 """The slow reference: nothing is dropped, but what was dropped is hidden from every later layer.
 
 A token dropped before decoder layer K is a column that no layer from K on may attend to; merged tokens
-are one column that carries the mean, or the maximum. The bare model runs with masks, vectors and rotary
+are one column that carries the mean, or the maximum; under proportional attention, as many columns alike as
+they were. The bare model runs with masks, vectors and rotary
 positions put in by hand, over all columns at once. Whatever a host gets wrong about positions, masks,
 caches, padding or batches differs from this. It shares no code with the host.
 """
@@ -68,15 +69,23 @@ def plans(stands: list[Stand], mask: Tensor, steps: list[Step]) -> dict[int, Pla
 
 @contextmanager
 def masking(
-    model, stands: list[Stand], inputs: dict, steps: list[Step], renumbered=False, most=False
+    model,
+    stands: list[Stand],
+    inputs: dict,
+    steps: list[Step],
+    renumbered=False,
+    most=False,
+    proportional=False,
 ) -> Iterator[None]:
     """The bare model behaves, for these inputs, as if the steps' dropped tokens were gone.
 
     inputs: prompts with or without an answer behind them; steps at language sites; most: tokens merge into
-    their maximum. Rotary embeddings are relative, so positions are right up to a constant of each row.
+    their maximum; proportional: what a token carries stays, each patch a copy of it. Rotary embeddings are
+    relative, so positions are right up to a constant of each row.
     """
     decoder = getattr(model.model, "language_model", None) or model.model.text_model
-    run = _Run(decoder, plans(stands, inputs["attention_mask"], steps), inputs, renumbered, most)
+    run = _Run(decoder, plans(stands, inputs["attention_mask"], steps), inputs)
+    run.renumbered, run.most, run.proportional = renumbered, most, proportional
     handles = [decoder.register_forward_pre_hook(run.enter, with_kwargs=True)]
     for i, layer in enumerate(decoder.layers):
         handles.append(layer.register_forward_pre_hook(run.at(i), with_kwargs=True))
@@ -88,8 +97,10 @@ def masking(
 
 
 class _Run:
-    def __init__(self, decoder, plan: dict[int, Plan], inputs: dict, renumbered: bool, most: bool):
-        self.decoder, self.plan, self.renumbered, self.most = decoder, plan, renumbered, most
+    renumbered = most = proportional = False
+
+    def __init__(self, decoder, plan: dict[int, Plan], inputs: dict):
+        self.decoder, self.plan = decoder, plan
         self.mask = inputs["attention_mask"].bool()
         self.position = None  # (A, B, S)
 
@@ -119,7 +130,7 @@ class _Run:
         every[visual] = embeds
         mean = every.clone()
         for b, target, columns in plan.carried:
-            mean[b, target] = every[b, columns].mean(0)
+            mean[b, columns if self.proportional else target] = every[b, columns].mean(0)
         return mean[visual]
 
     def positions(self, plan: Plan) -> Tensor:
@@ -128,10 +139,17 @@ class _Run:
             gone = (plan.visible != self.mask).any(1)
             counted = position[:, :, :1] * 0 + plan.visible.cumsum(1)
             # Renumbered or not, what a later column is told is relative; rows that lost nothing stay.
-            return torch.where(gone[None, :, None], counted, position)
-        for b, target, columns in plan.carried:
-            position[:, b, target] = self.position[:, b, columns].sum(1) // len(columns)
+            position = torch.where(gone[None, :, None], counted, position)
+        else:
+            for b, target, columns in plan.carried:
+                position[:, b, target] = self.position[:, b, columns].sum(1) // len(columns)
+        for b, target, columns in self.copies(plan):
+            position[:, b, columns] = position[:, b, target, None].clone()
         return position
+
+    def copies(self, plan: Plan) -> Iterator[tuple[int, int, list[int]]]:
+        """Prompt, column and the columns that are to be like it."""
+        return iter(plan.carried if self.proportional else ())
 
     def rotary(self, layer: int, hidden: Tensor, position: Tensor):
         rotary = self.decoder.rotary_emb
@@ -152,6 +170,8 @@ class _Run:
                     every = hidden[b, columns]
                     mean = (every * weight[:, None].to(hidden)).sum(0)
                     hidden[b, target] = every.amax(0) if self.most else mean
+                for b, target, columns in self.copies(plan):
+                    hidden[b, columns] = hidden[b, target].clone()
             S = plan.visible.shape[1]
             mask = kwargs.get("attention_mask")
             if mask is None:
@@ -159,6 +179,9 @@ class _Run:
             else:
                 allowed = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] == 0
             allowed = allowed & plan.visible[:, None] | torch.eye(S, dtype=torch.bool)
+            for b, target, columns in self.copies(plan):
+                allowed[b, columns] = allowed[b, target].clone()
+                allowed[b][:, columns] = allowed[b, :, target, None].clone()
             bias = torch.zeros(allowed.shape, dtype=hidden.dtype)
             bias = bias.masked_fill(~allowed, torch.finfo(hidden.dtype).min)
             rotary = self.rotary(layer, hidden, self.positions(plan))
@@ -168,9 +191,18 @@ class _Run:
         return hook
 
 
-def reference(model, stands, inputs: dict, steps: list[Step], renumbered=False, most=False, **more):
+def reference(
+    model,
+    stands,
+    inputs: dict,
+    steps: list[Step],
+    renumbered=False,
+    most=False,
+    proportional=False,
+    **more,
+):
     """The bare model's output under masking, for prompt rows with left or right padding."""
-    with masking(model, stands, inputs, steps, renumbered, most):
+    with masking(model, stands, inputs, steps, renumbered, most, proportional):
         return model(**inputs, **more)
 
 

@@ -20,6 +20,7 @@ from foveate.cli.ask import written
 from foveate.cli.methods import _support_table, _table, describe
 from foveate.cli.opening import beside, trained
 from foveate.cli.pictures import KINDS, read, save, writable
+from foveate.cli.tables import table
 from foveate.cli.work import plan, work
 from foveate.cli.wrong import Failed, Wrong
 from foveate.embedded import MODELS, PATH, carried
@@ -397,6 +398,56 @@ def test_a_model_saved_compressed_stays_so(capsys, files, tiny, tmp_path):
     assert run(["eval", "--model", str(tmp_path), "--limit", "4", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert (document["method"], document["keep"], document["tokens"]) == ("stride", 0.5, P // 2)
+
+
+SWITCHES = ["--dropped", "merged", "--attention", "proportional"]
+TOLD = {"dropped": "merged", "attention": "proportional"}
+
+
+def test_compare_tells_every_method_what_becomes_of_dropped_tokens(capsys, tiny, tmp_path):
+    command = ["compare", "--model", tiny, "--out", str(tmp_path), "--limit", "3", "--no-timing"]
+    command += ["--methods", "stride,pool", "--keeps", "0.25", "--baselines", "blind"]
+    command += ["--scenes", "0", "--max-new-tokens", "1", "--json"]
+    plain, told = (answer(capsys, [*command, *more]) for more in ([], SWITCHES))
+    assert {name: plain[name] for name in TOLD} == {"dropped": "gone", "attention": "plain"}
+    assert {name: told[name] for name in TOLD} == TOLD
+    assert "dropped merged, attention proportional, 3 questions" in table(told).title
+    assert "dropped" not in table(plain).title
+    page = (tmp_path / "report.html").read_text()
+    assert "joins the kept one most like it" in page
+    assert "attends to a token in proportion to the patches" in page
+    jobs = [json.loads(file.read_text())["job"] for file in (tmp_path / "runs").glob("*.json")]
+    said = [tuple(job[name] for name in ("method", *TOLD)) for job in jobs]
+    usual = [(name, "gone", "plain") for name in ("identity", "blind", "stride", "pool")]
+    assert sorted(said) == sorted([*usual, *((n, *TOLD.values()) for n in ("stride", "pool"))])
+
+
+def test_ask_and_eval_take_the_same_words(capsys, files, tiny, tmp_path):
+    """As it was saved, unless told; a document and a line say so."""
+    model = AutoModelForImageTextToText.from_pretrained(tiny)
+    compress(model, Stride(0.5), dropped="merged").save_pretrained(tmp_path)
+    AutoProcessor.from_pretrained(tiny).save_pretrained(tmp_path)
+    ask = ["ask", str(files / "good.png"), "what ?", "--model", str(tmp_path)]
+    ask += ["--max-new-tokens", "1"]
+    for more, words in (
+        ([], ("merged", "plain")),
+        (["--dropped", "gone"], ("gone", "plain")),
+        ([*SWITCHES, "--keep", "9"], ("merged", "proportional")),
+        ([*SWITCHES, "--method", "stride", "--keep", "9"], ("merged", "proportional")),
+    ):
+        found = answer(capsys, [*ask, *more, "--json"])
+        assert (found["dropped"], found["attention"]) == words
+    assert run([*ask, *SWITCHES]) == 0
+    assert "Stride(keep=0.5, layer=0), dropped merged, attention prop" in capsys.readouterr().out
+    job = answer(capsys, ["eval", *ask[3:], "--limit", "2", *SWITCHES[2:], "--json"])["job"]
+    assert (job["dropped"], job["attention"]) == ("merged", "proportional")
+    assert "nearest: merged" in refused(capsys, *ask, "--dropped", "merge")
+
+
+def answer(capsys, command):
+    """What a command says as JSON."""
+    assert run(command) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.slow

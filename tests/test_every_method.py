@@ -14,6 +14,7 @@ from foveate import METHODS, Compressor, Context, VisualTokens
 from foveate.core.compressor import OF_BLOCKS, Tower
 from foveate.core.sizes import SIZES
 from foveate.hosts import saving
+from foveate.hosts.switches import Switches
 
 SHARE = dict.fromkeys(METHODS, 0.25) | {"identity": 1.0, "layerwise": 0.125}
 # What it takes to keep all, where that is not a matter of the budget alone.
@@ -249,7 +250,7 @@ def test_gradients_reach_tokens_and_parameters(method):
 
 
 def test_arguments_rebuild_it(method):
-    again = saving.rebuild(saving.describe(method, "original"), KNOWN)
+    again = saving.rebuild(saving.describe(method, Switches()), KNOWN)
     assert repr(again) == repr(method)
     assert [(p.site, p.needs) for p in again.every()] == [(p.site, p.needs) for p in method.every()]
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveate import VisualTokens
+from foveate.core.joined import joined
 from foveate.core.ops import budget, check_keep, spread, top
 
 settings.register_profile("foveate", deadline=None, derandomize=True)
@@ -160,3 +161,34 @@ def test_what_is_no_mask_is_told():
     for into in (torch.zeros(6, dtype=torch.long), torch.zeros(2, 6)):
         with pytest.raises(ValueError, match=r"merge\(\) got .*: want integers \(2, 6\)"):
             tokens.merge(into, 2)
+
+
+@given(plans())
+def test_what_is_dropped_joins_what_is_most_like_it(plan):
+    """By hand: the kept token of the largest cosine becomes the mean of all that it carries then."""
+    lengths, steps = plan
+    came = start(lengths)
+    for step in steps:
+        came = move(came, step)
+    draw = torch.Generator().manual_seed(5)
+    keep = (torch.rand(came.valid.shape, generator=draw) < 0.5) & came.valid
+    keep[0] = False  # an image of which nothing is left, beside one of which something is
+    keep[-1, 0] = True
+    got = joined(came, came.where(keep))
+    check(got)
+    assert joined(came, came) is came
+    kept = keep.nonzero().tolist()
+    for b, n in kept:
+        rivals = came.x[b, keep[b]]
+        home = [torch.cosine_similarity(x[None], rivals).argmax() for x in came.x[b]]
+        mine = (keep[b].cumsum(0) - 1)[n]
+        guests = [
+            i for i, h in enumerate(home) if h == mine and came.valid[b, i] and not keep[b, i]
+        ]
+        weight = came.size[b, [n, *guests]].float()
+        want = (came.x[b, [n, *guests]] * weight[:, None]).sum(0) / weight.sum()
+        patches = torch.isin(came.owner[b], torch.tensor([n, *guests]))
+        (token,) = got.owner[b, patches].unique()
+        assert torch.equal(got.owner[b] == token, patches)
+        torch.testing.assert_close(got.x[b, token], want)
+    assert len(lengths) == 1 or not got.valid[0].any()

@@ -32,6 +32,7 @@ class EveryLayer(Llava):
         return config
 
 
+PROPORTIONAL = {"attention": "proportional"}
 METHODS = {
     "fastv": lambda: FastV(0.25),
     "pyramiddrop": lambda: PyramidDrop(0.25, layer=2),
@@ -39,6 +40,7 @@ METHODS = {
     "pool inside": lambda: Pool(4, layer=2),
     "two cuts": lambda: Chain(FastV(0.5, layer=1), Pool(2, layer=3)),
 }
+STATIC = {"cache_implementation": "static", "disable_compile": True}
 PROMPTS = (ONE, SHORT, TWO)
 
 
@@ -60,7 +62,37 @@ def test_a_window_counts_what_was_dropped(name, narrow, attention):
     close(got, reference(model, stands, whole, steps).logits[:, -14:])
 
 
-STATIC = {"cache_implementation": "static", "disable_compile": True}
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("narrow", [Narrow(), EveryLayer()], ids=["gemma3", "mistral"])
+@pytest.mark.parametrize("name", ["pool inside", "two cuts"])
+@torch.no_grad()
+def test_a_window_sees_copies_of_what_was_merged(name, narrow, attention):
+    """In columns of the language model's input, a merged token stands once: there windows count it."""
+    model, inputs = narrow.model(attention), narrow.inputs(PROMPTS)
+    stands = narrow.stands(PROMPTS, inputs["input_ids"])
+    with foveate.compressed(model, METHODS[name](), **PROPORTIONAL):
+        out, steps = traced(model, inputs)
+        sequences, got = decoded(model, inputs, 14)
+    columns = seen_columns(stands, inputs, steps)
+    want = reference(model, stands, inputs, steps, proportional=True).logits
+    close(out.logits[columns], want[columns])
+    whole = narrow.longer(inputs, sequences[:, :-1])
+    whole |= narrow.positions(whole)
+    want = reference(model, stands, whole, steps, proportional=True).logits
+    close(got, want[:, -14:])
+
+
+@pytest.mark.parametrize(
+    ("narrow", "how"),
+    [(Narrow(), {}), (Narrow(), STATIC), (EveryLayer(), {})],
+    ids=["gemma3", "gemma3 static", "mistral"],
+)
+def test_windows_of_any_cache_weigh_the_same_columns(narrow, how):
+    """Merged before the language model: a window's cache holds the last columns alone, or begins anew."""
+    model, inputs = narrow.model(), narrow.inputs(PROMPTS)
+    foveate.compress(model, Pool(2), **PROPORTIONAL)
+    want = generated(model, inputs, 14, use_cache=False)
+    close(generated(model, inputs, 14, **how), want, 2e-5)
 
 
 def test_where_no_mask_can_say_so_it_is_refused():

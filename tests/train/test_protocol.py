@@ -37,7 +37,7 @@ from foveate import (
 )
 from foveate.cli import run
 from foveate.cli.tables import table
-from foveate.evaluate.results import Job
+from foveate.evaluate.results import USUAL, Job
 from foveate.hosts.protocol import CHAT, padded, squared
 from foveate.train import Collator
 from foveate.train.model import load
@@ -271,15 +271,23 @@ def test_runs_say_how_they_were_asked_and_never_mix(capsys, place, tmp_path):
 
 def test_a_job_of_before_is_the_checkpoints_own(tmp_path):
     job = Job("m", "f", "patchqa", "e", 10, 0, "stride", 0.25, "Stride()")
-    told = {k: v for k, v in asdict(job).items() if k not in ("protocol", "newlines")}
+    told = {k: v for k, v in asdict(job).items() if k not in USUAL}
     digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:8]
     assert job.name == f"patchqa-m-stride-0.25-{digest}"
-    names = {job.name, replace(job, protocol="llava").name, replace(job, newlines="none").name}
-    assert len(names) == 3
+    others = {
+        "protocol": "llava",
+        "newlines": "none",
+        "dropped": "merged",
+        "attention": "proportional",
+    }
+    assert USUAL.keys() == others.keys()
+    names = {job.name, *(replace(job, **{name: word}).name for name, word in others.items())}
+    assert len(names) == 5
 
 
 def test_compare_shows_the_protocol(capsys, place, tmp_path):
     budget = ["--methods", "stride,fastv", "--keeps", "0.25", "--limit", 3]
+    budget += ["--baselines", ""]
     command = ["compare", *budget, "--no-timing", "--scenes", "0", "--out", tmp_path]
     document = one(capsys, command, place, "--protocol", "llava")
     assert document["protocol"] == "llava"

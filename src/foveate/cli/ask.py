@@ -10,6 +10,7 @@ import typer
 
 from foveate.cli import arguments, models, output, pictures, said, values
 from foveate.cli.opening import Opened, opened
+from foveate.cli.tables import switched
 from foveate.cli.wrong import Wrong
 from foveate.draw import draw
 from foveate.embedded import carried
@@ -53,6 +54,22 @@ Protocol = Annotated[
 ]
 
 
+Dropped = Annotated[
+    str | None,
+    typer.Option(
+        help="What becomes of dropped tokens: 'gone', or 'merged' into the kept ones most like them.",
+        show_default="as saved, else gone",
+    ),
+]
+Attention = Annotated[
+    str | None,
+    typer.Option(
+        help="How a merged token is looked at: 'plain' as one, 'proportional' as the patches it carries.",
+        show_default="as saved, else plain",
+    ),
+]
+
+
 def ask(
     image: Annotated[Path, typer.Argument(help="An image file.")],
     question: Annotated[str, typer.Argument(help="What to ask about it.")],
@@ -66,6 +83,8 @@ def ask(
     max_new_tokens: New = 64,
     device: Device = "auto",
     protocol: Protocol = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
     json: AsJson = False,
 ) -> None:
     """Answer a question about an image, and say from how many visual tokens."""
@@ -73,9 +92,10 @@ def ask(
     if picture is not None:
         pictures.beside(picture, image)
     models.check_protocol(protocol)
+    switches = models.switches(dropped=dropped, attention=attention)
     spec = chosen_method(method, keep, set_ or [])
     with output.answering() as emit:
-        start = opened(model, device, protocol, spec, keep, set_ or [])
+        start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
         loaded = start.loaded
         document, seen = answer(loaded, start.spec, shown, question, max_new_tokens)
         for remark in knows(loaded):
@@ -138,7 +158,7 @@ def answer(
 
     _check_fits(loaded, image, question, max_new_tokens)
     attach(loaded, spec)
-    started = time.perf_counter()
+    told, started = loaded.model.model.visual_attachment.switches, time.perf_counter()
     with foveate.trace(loaded.model) as seen, models.asked(loaded):
         reply = evaluate.replies(
             loaded.model, loaded.processor, [([image], question)], max_new_tokens
@@ -148,6 +168,7 @@ def answer(
         "question": question,
         "model": loaded.name,
         "protocol": loaded.protocol,
+        **{name: getattr(told, name) for name in ("dropped", "attention")},
         "method": written(loaded.model.model.visual_compressor),
         "untrained": Opened(loaded, spec, None).acting.untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
@@ -206,6 +227,7 @@ def _print(document: dict[str, Any]) -> None:
     line = f"visual tokens {tokens['before']} → {tokens['after']} ({share}), {document['seconds']:.2f} s"
     acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
     acts += f", protocol {document['protocol']}" if document["protocol"] else ""
+    acts += switched(document)
     output.say(f"{acts}: {line}", "dim")
     if "picture" in document:
         output.say(f"what was kept: {document['picture']}", "dim")

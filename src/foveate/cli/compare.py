@@ -9,7 +9,19 @@ import typer
 
 from foveate import tasks
 from foveate.cli import arguments, models, output, values
-from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Protocol, Set, chosen_method
+from foveate.cli.ask import (
+    AsJson,
+    Attention,
+    Device,
+    Dropped,
+    Keep,
+    Method,
+    Model,
+    New,
+    Protocol,
+    Set,
+    chosen_method,
+)
 from foveate.cli.opening import Opened, opened
 from foveate.cli.opening import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
@@ -71,16 +83,19 @@ def compare(
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
     device: Device = "auto",
     protocol: Protocol = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
     values.task(task)
     models.check_protocol(protocol)
+    switches = models.switches(dropped=dropped, attention=attention)
     asked, lower = plan(methods, keeps), _lower(baselines)
     with held(folder(out), "compare"), output.answering() as emit:
         sweep(out)
         trust = [one.spec.slug for one in asked[0] if one.spec is not None]
-        start = opened(model, device, protocol, trust=trust)
+        start = opened(model, device, protocol, trust=trust, switches=switches)
         job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
         plans, skipped, notes = _rows(start, job, *asked, lower, trained, device)
         document, page = _compared(job, plans, skipped, notes, scenes)
@@ -173,6 +188,8 @@ def evaluate_one(
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
     device: Device = "auto",
     protocol: Protocol = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
     json: AsJson = False,
 ) -> None:
     """Evaluate one model, with one method or as it was saved, on one task."""
@@ -180,11 +197,12 @@ def evaluate_one(
 
     values.task(task)
     models.check_protocol(protocol)
+    switches = models.switches(dropped=dropped, attention=attention)
     spec = chosen_method(method, keep, set_ or [])
     if out is not None:
         folder(out)
     with output.answering() as emit:
-        start = opened(model, device, protocol, spec, keep, set_ or [])
+        start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
         fit, unfit = evaluate.plans.fitting(start.loaded, [start.plan])
         if unfit:
             raise Wrong(unfit[0]["why"])

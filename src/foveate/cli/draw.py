@@ -75,7 +75,8 @@ def tokens(
 ) -> None:
     """What each step kept of an image, how many patches its tokens carry, and what it went by."""
     into = picture or folder(HOME) / "tokens.png"
-    ask(image, question, model, method, keep, set_, into, max_new_tokens, device, protocol, json)
+    how = max_new_tokens, device, protocol
+    ask(image, question, model, method, keep, set_, into, *how, json=json)
 
 
 @draw.command("layers", cls=Command)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import paths, said
@@ -32,10 +33,12 @@ def load(
     device: str = "auto",
     protocol: str | None = None,
     trust: Sequence[str] = (),
+    switches: Mapping[str, str] = MappingProxyType({}),
 ) -> Loaded:
     """The model and its processor; one that was saved compressed comes back compressed.
 
     protocol: whose it is asked with; None for its own. trust: compressors of one's own that it may name.
+    switches: what `compress` is told of every method, that of a model that was saved with one too.
     Raises Wrong for names that cannot be one and for protocols that do not fit, Failed if it cannot be
     read.
     """
@@ -45,11 +48,21 @@ def load(
     target, path = place_to_run(device), place(name)
     with _loading(name):
         model, processor = _read(path, trust)
+        _switch(model, switches)
         model = model.to(target).eval()
     folder = Path(name).expanduser()
     typed = name in MODELS or not folder.is_dir()
     called = name if typed else said.visible(folder.resolve().name)
-    return Loaded(model, _asking(processor, protocol), called, protocol)
+    return Loaded(model, _asking(processor, protocol), called, protocol, switches)
+
+
+def _switch(model: Any, switches: Mapping[str, str]) -> None:
+    import foveate
+    from foveate.hosts import saving
+
+    if switches and foveate.is_compressed(model):
+        how = saving.settings(model.config.visual_compression)
+        foveate.compress(model, model.model.visual_compressor, **{**how, **switches})
 
 
 def check_protocol(name: str | None) -> None:
@@ -60,6 +73,20 @@ def check_protocol(name: str | None) -> None:
 
     if name not in PROTOCOLS:
         raise unknown("protocol", name, PROTOCOLS)
+
+
+def switches(**typed: str | None) -> dict[str, str]:
+    """What is said of dropped and attention; None leaves it as it was saved, else as usual.
+
+    Raises Wrong with the nearest word for others.
+    """
+    from foveate.hosts.switches import ALLOWED
+
+    told = {name: word for name, word in typed.items() if word is not None}
+    for name, word in told.items():
+        if word not in ALLOWED[name]:
+            raise unknown(f"--{name}", word, ALLOWED[name])
+    return told
 
 
 def _asking(processor: Any, protocol: str | None) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from foveate.cli import arguments, models, output
@@ -65,19 +66,21 @@ def opened(
     keep: str | None = None,
     pairs: Sequence[str] = (),
     trust: Sequence[str] = (),
+    switches: Mapping[str, str] = MappingProxyType({}),
 ) -> Opened:
     """The model of a command. keep and pairs, without a method, change what it was saved with.
 
     A class of one's own that the model was saved with keeps its weights, with the arguments given here.
-    trust: such classes by name, beside that of spec. Raises Wrong and Failed as `models.load` does, and
-    Wrong for changes that what was saved does not take.
+    trust: such classes by name, beside that of spec; switches as in `models.load`. Raises Wrong and Failed
+    as that does, and Wrong for changes that what was saved does not take.
     """
     from foveate import evaluate
 
     output.hush()
     mine = spec is not None and ":" in spec.slug
     typed = [*trust, *([spec.slug] if mine else [])]
-    loaded = models.load(name, device, protocol, [one for one in typed if ":" in one])
+    own = [one for one in typed if ":" in one]
+    loaded = models.load(name, device, protocol, own, switches)
     if spec is None:
         _adjust(loaded, *_changes(loaded, keep, pairs))
     saved = evaluate.plans.own(loaded)
@@ -141,7 +144,7 @@ def trained(
 
     found: list[Plan] = []
     for name in beside(compared.name) if names is None else arguments.listed(names):
-        own = models.load(name, device, compared.protocol, trust)
+        own = models.load(name, device, compared.protocol, trust, compared.switches)
         if not foveate.is_compressed(own.model):
             raise Wrong(
                 f"--trained {name}: it was saved without a compressor; its own comparison is --model {name}"

@@ -24,6 +24,7 @@ def table(document: Mapping[str, Any]) -> Any:
     from foveate.evaluate.score import OVERALL
 
     asked = f", protocol {document['protocol']}" if document.get("protocol") else ""
+    asked += switched(document)
     where = f"{document['model']} on {document['task']}{asked}, {document['n']} questions, 95 % intervals"
     title = escape(visible(where))
     made = Table(
@@ -62,6 +63,16 @@ def table(document: Mapping[str, Any]) -> Any:
         )
         last = name
     return made
+
+
+def switched(document: Mapping[str, Any]) -> str:
+    """What `compress` was told of dropped tokens and of attention, where it is not as usual."""
+    from foveate.evaluate.results import USUAL
+
+    told = {name: document.get(name) for name in ("dropped", "attention")}
+    return "".join(
+        f", {name} {word}" for name, word in told.items() if word not in (None, USUAL[name])
+    )
 
 
 def shares(run: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from foveate.evaluate.results import USUAL
 from foveate.evaluate.score import OVERALL
 
 BARE = "identity"
@@ -39,6 +40,8 @@ def comparison(
         "model": job["model"],
         "task": job["task"],
         "protocol": job.get("protocol"),
+        "dropped": _told(runs, "dropped"),
+        "attention": _told(runs, "attention"),
         "n": runs[0]["n"],
         "seed": job["seed"],
         "groups": list(runs[0]["accuracy"]),
@@ -47,6 +50,13 @@ def comparison(
         "notes": list(notes),
         "circumstances": runs[0]["circumstances"],
     }
+
+
+def _told(runs: Sequence[Mapping[str, Any]], switch: str) -> str:
+    """What `compress` was told of every method; of several words, all."""
+    jobs = (run["job"] for run in runs if run["job"]["method"] not in (BARE, *LOWER))
+    words = {job.get(switch, USUAL[switch]) for job in jobs}
+    return " or ".join(sorted(words or {USUAL[switch]}))
 
 
 def called(job: Mapping[str, Any], compared: str) -> str:

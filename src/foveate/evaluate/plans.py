@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,17 +19,19 @@ from foveate.hosts.saving import settings
 class Loaded:
     """A model ready for inference, its processor, what to call it, and whose protocol it is asked with.
 
-    protocol: None is the checkpoint's own.
+    protocol: None is the checkpoint's own; switches: of dropped and attention, what `compress` is told.
     """
 
     model: Any
     processor: Any
     name: str
     protocol: str | None = None
+    switches: Mapping[str, str] = field(default_factory=dict)
 
     def how(self, compressor: Any) -> dict[str, str]:
         """What `compress` is told of a method that is asked for by name."""
-        return {} if self.protocol is None else as_published(compressor)
+        published = {} if self.protocol is None else as_published(compressor)
+        return {**published, **self.switches}
 
 
 class Plan(NamedTuple):
@@ -37,7 +39,7 @@ class Plan(NamedTuple):
 
     spec        the method, to be built for the model; None for a compressor that is there already
     compressor  None is the bare model
-    how         what else `compress` is told: positions, newlines
+    how         what else `compress` is told: positions, newlines, dropped, attention
     trained     the model the compressor was trained with, bare; None is the model that is compared
     own         of a baseline, the compared model as it is asked, with other pictures say
     of_batch    makes the compressor for a batch of examples, which it has to know; None takes `compressor`

@@ -16,7 +16,8 @@ import torch
 from foveate.keeping.provenance import content, dumps, made, named, sealed, unsealed, write
 
 FORMAT = 2
-USUAL = {"protocol": None, "newlines": "rows"}  # what the names of jobs leave out
+# What the names of jobs leave out.
+USUAL = {"protocol": None, "newlines": "rows", "dropped": "gone", "attention": "plain"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Job:
     fingerprint is the bare model's, with the weights of a compressor that was saved with it; examples is
     that of the questions; method is as people write it, keep None where its arguments say it; compressor
     is its repr; untrained says that it has weights and nobody trained them; protocol is whose it is asked
-    with, None the checkpoint's own; positions and newlines are as `compress` takes them.
+    with, None the checkpoint's own; positions, newlines, dropped and attention are as `compress` takes them.
     """
 
     model: str
@@ -44,6 +45,8 @@ class Job:
     untrained: bool = False
     protocol: str | None = None
     newlines: str = "rows"
+    dropped: str = "gone"
+    attention: str = "plain"
 
     @property
     def name(self) -> str:

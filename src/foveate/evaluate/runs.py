@@ -22,6 +22,7 @@ from foveate.evaluate.results import Job, Partial
 from foveate.evaluate.score import exact, scores
 from foveate.evaluate.shares import means
 from foveate.hosts import attach
+from foveate.hosts.switches import ALLOWED
 from foveate.keeping.held import held
 from foveate.keeping.provenance import record
 
@@ -86,8 +87,8 @@ def run(
 
         def acting(some: Sequence[Example]) -> AbstractContextManager[Any]:
             one = method if of_batch is None else of_batch(some)
-            how = job.positions, job.newlines
-            return nullcontext() if one is None else attach.compressed(model, one, *how)
+            how = {name: getattr(job, name) for name in ALLOWED}
+            return nullcontext() if one is None else attach.compressed(model, one, **how)
 
         once, each = (acting, _as_it_is) if of_batch is None else (_as_it_is, acting)
         with once(examples):

@@ -4,6 +4,7 @@ To attach and take off:
 
 attach     compress and restore
 attachment what hangs on the model in between
+switches   what compress is told beside the method
 checks     what compress refuses, and why
 support    whether a compressor can act on a model, and what is different there
 traits     what differs between model families, found by attribute
@@ -29,6 +30,7 @@ context    what a compressor may look at, and a note of what it did
 drop       dropped columns out of the prompt
 positions  which columns stay, and what that does to positions, masks and shapes
 inside     inside the language model: the sequence gets shorter before decoder layer K
+proportional  a merged token is looked at as often as it carries patches
 later      decoding and later turns on the cache of a compressed prompt
 trace      what became of each image, to look at
 

@@ -11,28 +11,39 @@ from typing import Any, TypeVar
 from torch import nn
 
 from foveate.core.compressor import Compressor, Tower
-from foveate.core.ops import choice, real
-from foveate.hosts import before, checks, encode, glance, hooks, saving, traits, versions
+from foveate.core.ops import real
+from foveate.hosts import (
+    before,
+    checks,
+    encode,
+    glance,
+    hooks,
+    proportional,
+    saving,
+    traits,
+    versions,
+)
 from foveate.hosts.attachment import Attachment
-from foveate.hosts.saving import NEWLINES, POSITIONS
+from foveate.hosts.switches import POSITIONS, Switches
 from foveate.hosts.trace import Trace
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def compress(
-    model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
+    model: Model, method: Compressor, positions: str = POSITIONS[0], **switches: str
 ) -> Model:
     """`foveate.compress`, of a compressor that is made: attach it, in place."""
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
-    choice("positions", positions, POSITIONS)
-    choice("newlines", newlines, NEWLINES)
+    told = Switches(positions, **switches)
     base, whole = traits.base_of(model), traits.unwrapped(model)
     versions.check()
     versions.check_family(base.config.model_type)
     tapped = checks.check(base, method)
-    attachment = Attachment(positions, newlines, selected=traits.selection(base))
+    if told.proportional:
+        proportional.check(traits.decoder_of(base))
+    attachment = Attachment(told, selected=traits.selection(base))
     if is_compressed(model):
         earlier = base.visual_attachment
         attachment.traces, attachment.step = earlier.traces, earlier.step
@@ -50,7 +61,7 @@ def compress(
     for parameter in attachment.frozen:
         parameter.requires_grad_(False)
     attachment.handles = hooks.register(whole, base, attachment)
-    whole.config.visual_compression = saving.describe(method, positions, newlines)
+    whole.config.visual_compression = saving.describe(method, told)
     return model
 
 
@@ -112,11 +123,11 @@ def restore(model: Model) -> Model:
 
 @contextmanager
 def compressed(
-    model: Model, method: Compressor, positions: str = "original", newlines: str = "rows"
+    model: Model, method: Compressor, positions: str = POSITIONS[0], **switches: str
 ) -> Iterator[Model]:
     """`foveate.compressed`, of a compressor that is made."""
     with lent(model):
-        compress(model, method, positions, newlines)
+        compress(model, method, positions, **switches)
         yield model
 
 
@@ -125,15 +136,15 @@ def lent(model: nn.Module) -> Iterator[None]:
     """Whatever is attached inside, afterwards the model is what it was before."""
     base, before = traits.base_of(model), None
     if is_compressed(model):
-        now = base.visual_attachment
-        before = base.visual_compressor, now.positions, now.newlines
+        before = base.visual_compressor, base.visual_attachment.switches.told
     try:
         yield
     finally:
         if before is None:
             restore(model)
         else:
-            compress(model, *before)
+            method, told = before
+            compress(model, method, **told)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from foveate.core.compressor import Compressor
+from foveate.hosts.switches import Switches
 from foveate.hosts.trace import Trace
 
 
@@ -15,8 +16,7 @@ from foveate.hosts.trace import Trace
 class Attachment:
     """What `compress` was told, what `restore` takes off again, and what the last call left to be read."""
 
-    positions: str
-    newlines: str
+    switches: Switches
     selected: dict[str, Any]  # what of the tower the features are, as the config said
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)

@@ -44,17 +44,18 @@ def prefill(
     columns, words = asked.read(base, kwargs, call, seen, encoded, parts, copies)
     seen = replace(seen, known={**seen.known, **words})
     draws, traced = _draws(base, kwargs, attachment, seen, parts, pixels), bool(attachment.traces)
-    tokens, steps = compress_images(base, seen, early, draws, traced)
+    switches = attachment.switches
+    tokens, steps = compress_images(base, seen, early, draws, traced, switches.merges)
     left = replace(seen, tokens=tokens).repeated(copies)
     counted, following = drop.counted(base, kwargs, columns.real)
-    closed, renumbered = attachment.newlines == "rows", attachment.positions == "renumbered"
+    closed, renumbered = switches.newlines == "rows", switches.positions == "renumbered"
     place, S = left.tokens.of_first(left.column), ids.shape[1]
     prompt = Prompt(
         decoder=traits.decoder_of(base),
         inside=_by_layer(parts),
         draws=draws,
         traced=traced,
-        closed=closed,
+        switches=switches,
         images=_images(left, len(seen.prompt), counted, closed or not early, columns),
         columns=columns,
         entry=Landing.of(left.tokens, place, steps),
@@ -116,7 +117,12 @@ def _copies(ids: Tensor, outputs: dict[str, Any]) -> int:
 
 
 def compress_images(
-    base: nn.Module, seen: rows.Rows, parts: list[Compressor], draws: samples.Draws, traced: bool
+    base: nn.Module,
+    seen: rows.Rows,
+    parts: list[Compressor],
+    draws: samples.Draws,
+    traced: bool,
+    merges: bool,
 ) -> tuple[VisualTokens, list[Step]]:
     """The tokens after every compressor up to language 0, and after the projector; a note of each."""
     tokens, projected, steps = seen.tokens, seen.projected, []
@@ -130,7 +136,7 @@ def compress_images(
             tokens, projected = project(), True
         connects = part.site.tower == Tower.projector
         width = traits.decoder_of(base).config.hidden_size if connects else tokens.x.shape[-1]
-        tokens, step = context.apply(part, tokens, known, draws, width, traced)
+        tokens, step = context.apply(part, tokens, known, draws, width, traced, merges)
         steps.append(step)
         projected = projected or connects
     return tokens if projected else project(), steps

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from foveate.core import authored
 from foveate.core.compressor import Compressor, Context
+from foveate.core.joined import joined
 from foveate.core.tokens import VisualTokens
 from foveate.hosts import encode
 from foveate.hosts.glance import ATTENTION
@@ -24,11 +25,12 @@ def apply(
     draws: Draws,
     width: int,
     traced: bool,
+    merges: bool,
 ) -> tuple[VisualTokens, Step]:
     """What one compressor leaves of the tokens, given no more than it needs, and a note of it.
 
     known: fields of the tokens as they are now, or of the patches (what the tower showed); width: of what it
-    must give. Only where `traced` is it asked what it chose by.
+    must give. Only where `traced` is it asked what it chose by. merges: what it drops joins what it keeps.
     """
     if missing := part.needs - known.keys() - {"generator"}:
         raise NotImplementedError(f"{type(part).__name__} at {part.site} needs {sorted(missing)}")
@@ -41,6 +43,7 @@ def apply(
     context = Context(**fields)
     out = _given(part, tokens, context)
     authored.check_result(part, tokens, out, width)
+    out = joined(tokens, out) if merges else out
     scores = part.scores(tokens, context) if traced else None
     return out, _note(part, tokens, out, scores, known.get("grid"))
 

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from foveate.hosts import traits
 from foveate.hosts.flow import Prompt
 from foveate.hosts.positions import Cut, at, last, of_left, renumbered
+from foveate.hosts.proportional import weight_of
 
 
 def counted(base: nn.Module, kwargs: dict[str, Any], real: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,9 +57,18 @@ def out(
         kwargs = {**kwargs, "past_key_values": cache}
     if not bool(keep.all()):
         kwargs, prompt = _cut(base, kwargs, prompt, keep, counted)
+    if prompt.switches.proportional:
+        prompt = _weighed(prompt)
     if cache is not None:
         cache.visual_memory = prompt.memory
     return kwargs, prompt
+
+
+def _weighed(prompt: Prompt) -> Prompt:
+    """The prompt, whose memory says what its columns weigh."""
+    entry, shape = prompt.entry, prompt.columns.real.shape
+    weight = weight_of(entry.tokens, prompt.images.row, entry.place, shape)
+    return replace(prompt, memory=replace(prompt.memory, weight=weight))
 
 
 def _staying(base: nn.Module, ids: Tensor, prompt: Prompt) -> Tensor:

@@ -24,6 +24,7 @@ from foveate.core.compressor import Compressor
 from foveate.core.tokens import VisualTokens
 from foveate.hosts.newlines import Newlines
 from foveate.hosts.positions import Cut
+from foveate.hosts.switches import Switches
 from foveate.hosts.trace import Step
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Stage:
     full       whether no row is padded
     position   (A, B, M) position ids if they are not simply those of `columns`
     shift      (B,) what renumbering takes off later position ids; None for original positions
+    weight     (B, M) what every look at a column has added, as proportional.py has it; None for nothing
     views      what the model prepared for all columns, cut to these: id → (the original, the view)
     """
 
@@ -109,6 +111,7 @@ class Stage:
     full: bool
     position: Tensor | None
     shift: Tensor | None
+    weight: Tensor | None = None
     views: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
 
     @property
@@ -155,6 +158,7 @@ class Memory:
     renumbered whether positions were counted anew, also inside the language model
     real       (B, length) False where padded; None if nothing is
     shift      (B,) what renumbering takes off later position ids; None for original positions
+    weight     (B, length) as that of a stage, of the columns that entered
     stages     the stages inside the language model, by layer
     """
 
@@ -164,11 +168,16 @@ class Memory:
     renumbered: bool
     real: Tensor | None = None
     shift: Tensor | None = None
+    weight: Tensor | None = None
     stages: dict[int, Stage] = field(default_factory=dict)
 
     def stage(self, layer: int) -> Stage | None:
         """The stage that decoder layer `layer` lives in; None below the first."""
         return _latest(self.stages, layer)
+
+    def weight_in(self, stage: Stage | None) -> Tensor | None:
+        """(B, columns) what every look at a column has added in this stage; None for nothing."""
+        return self.weight if stage is None else stage.weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +188,7 @@ class Prompt:
     inside   the compressors that act in it, by layer
     draws    what their random draws follow
     traced   whether somebody wants to see what compressors go by
-    closed   whether newlines stay where a compressor acts, with rows that are left
+    switches how the host treats every compressor
     entry    what compressors before the language model left
     cut      the columns that entered it; None if all did
     """
@@ -188,7 +197,7 @@ class Prompt:
     inside: Mapping[int, Sequence[Compressor]]
     draws: Draws
     traced: bool
-    closed: bool
+    switches: Switches
     images: Images
     columns: Columns
     entry: Landing
@@ -211,6 +220,7 @@ class Path:
     previous  (B, S', D) what entered the layer before, by the layer whose compressors asked
     raters    (I, S) the instruction's rows that a compressor goes by, where it chooses
     deep      (I, P, D) to add after each of the first layers
+    masks     with what columns weigh, by the weights: as `Stage.views`
     """
 
     position: Tensor
@@ -219,6 +229,7 @@ class Path:
     previous: dict[int, Tensor] = field(default_factory=dict)
     raters: Mapping[Compressor, Tensor] = field(default_factory=dict)
     deep: Sequence[Tensor] = ()
+    masks: dict[int, dict[Any, tuple[Any, Any]]] = field(default_factory=dict)
 
     def landing(self, layer: int) -> Landing:
         """What reaches the compressors before decoder layer `layer`."""

@@ -120,7 +120,7 @@ def _without_class(value: Tensor, features: Tensor | None) -> Tensor:
 
 def is_open(mask: Tensor) -> Tensor:
     """Where a prepared attention mask, bool or additive, lets a row look."""
-    return mask if mask.dtype == torch.bool else mask == 0
+    return mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
 
 
 @dataclass(eq=False)
@@ -187,15 +187,22 @@ class _Tapped:
 
 
 def attention_rows(
-    query: Tensor, key: Tensor, scaling: float, closed: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    closed: Tensor | None = None,
+    added: Tensor | None = None,
 ) -> Tensor:
     """Attention probabilities of some query rows. query (B, H, R, d), key (B, G, S, d) → (B, H, R, S).
 
-    H is a multiple of G; closed (B, 1, R, S) True where a row may not look. In float32.
+    H is a multiple of G; closed (B, 1, R, S) True where a row may not look; added (B, 1, R, S) to the logits.
+    In float32.
     """
     B, H, R, d = query.shape
     grouped = query.float().reshape(B, key.shape[1], -1, d)
     logits = (grouped @ key.float().mT * scaling).reshape(B, H, R, -1)
+    if added is not None:
+        logits = logits + added
     if closed is not None:
         logits = logits.masked_fill(closed, torch.finfo(logits.dtype).min)
     return logits.softmax(-1)

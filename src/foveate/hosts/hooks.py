@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.hosts import before, calls, encode, inside, later, prompted, traits
+from foveate.hosts import before, calls, encode, inside, later, prompted, proportional, traits
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
@@ -107,6 +107,8 @@ class BaseBefore:
         cache = kwargs.get("past_key_values")
         first = cache is None or cache.get_seq_length() == 0
         calls.check(base, kwargs, flow.call, first)
+        if self.attachment.switches.proportional:
+            proportional.check(traits.decoder_of(base))
         if first:
             self.attachment.counts = []
             if cache is not None:  # one that was reset forgets its prompt
@@ -231,8 +233,7 @@ class LayerBefore:
             if landing.stage is not None:
                 prompt.memory.stages[layer] = landing.stage.unseen
         stage = path.stage(layer)
-        if stage is not None:
-            kwargs = inside.view(prompt, stage, layer, hidden, kwargs)
+        kwargs = inside.view(prompt, path, stage, layer, hidden, kwargs)
         if prompt.gapped or stage is not None:
             kwargs["position_ids"] = None  # gapped ids would be taken for packed sequences
         if (parts := prompt.inside.get(layer + 1)) is not None:
@@ -248,6 +249,5 @@ class LayerBefore:
         """Let compressors see what this layer itself would look at."""
         if any("own_attention" in part.needs for part in prompt.inside[self.layer]):
             stage = path.stage(self.layer - 1)
-            if stage is not None:
-                kwargs = inside.view(prompt, stage, self.layer, hidden, kwargs)
+            kwargs = inside.view(prompt, path, stage, self.layer, hidden, kwargs)
             prompted.look_ahead(path.glances[self.layer], module, hidden, kwargs)

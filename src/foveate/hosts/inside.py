@@ -31,6 +31,7 @@ from foveate.hosts.positions import (
     rotary_embeddings,
     short_attention,
 )
+from foveate.hosts.proportional import weigh, weight_of
 
 
 def shorten(
@@ -45,7 +46,8 @@ def shorten(
         own = prompted.known(prompt, path, layer, part, hidden, came, tokens)
         known = {**prompt.images.known, **own}
         width = tokens.x.shape[-1]
-        tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced)
+        merges = prompt.switches.merges
+        tokens, step = apply(part, tokens, known, prompt.draws, width, prompt.traced, merges)
         steps.append(step)
     gone = _newlines_leaving(prompt, layer, came, tokens)
     if bool((tokens.counts == came.counts).all()) and gone is None:
@@ -75,7 +77,8 @@ def _newlines_leaving(
     """(I, Q) which newlines leave here, all at the first layer if none may stay; None if none leave."""
     if (newlines := prompt.images.newlines) is None:
         return None
-    here = ~newlines.alive(left) if prompt.closed else layer == min(prompt.inside)
+    closed = prompt.switches.newlines == "rows"
+    here = ~newlines.alive(left) if closed else layer == min(prompt.inside)
     gone = newlines.alive(came) & here
     return gone if bool(gone.any()) else None
 
@@ -111,7 +114,10 @@ def _stage(
     elif bool((tokens.size > 1).any()):
         where = at(prompt.images.row, stands, tokens.valid)
         position = of_left(entered, columns, tokens, prompt.images.patches, where)
-    return Stage(columns, back, left, bool(left.all()), position, shift)
+    weight = None
+    if prompt.switches.proportional:
+        weight = weight_of(tokens, prompt.images.row, stands, left.shape)
+    return Stage(columns, back, left, bool(left.all()), position, shift, weight)
 
 
 def deep_features(prompt: Prompt, visual: Tensor, deep: Sequence[Tensor]) -> list[Tensor]:
@@ -138,6 +144,26 @@ def stretched(prompt: Prompt, path: Path, hidden: Tensor) -> Tensor:
 
 
 def view(
+    prompt: Prompt,
+    path: Path,
+    stage: Stage | None,
+    layer: int,
+    hidden: Tensor,
+    kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """A layer's arguments as its stage has them: short, and with what its columns weigh."""
+    if stage is not None:
+        kwargs = _short(prompt, stage, layer, hidden, kwargs)
+    if (weight := prompt.memory.weight_in(stage)) is None:
+        return kwargs
+    mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+    of = layer_type(prompt.decoder, layer) if mask is None else mask
+    views = path.masks.setdefault(id(weight), {})
+    made = _once(views, of, lambda: weigh(mask, weight, hidden, 0, cache))
+    return {**kwargs, "attention_mask": made}
+
+
+def _short(
     prompt: Prompt, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str, Any]
 ) -> dict[str, Any]:
     """A layer's arguments with the short view of what its model prepared for the whole sequence."""
@@ -146,10 +172,10 @@ def view(
     return {
         **kwargs,
         "position_embeddings": _once(
-            stage, rotary, lambda: _rotary(prompt, stage, layer, hidden, rotary)
+            stage.views, rotary, lambda: _rotary(prompt, stage, layer, hidden, rotary)
         ),
         "attention_mask": _once(
-            stage,
+            stage.views,
             kind if mask is None else mask,
             lambda: _mask(prompt, stage, layer, hidden, mask, cache),
         ),
@@ -175,9 +201,9 @@ def _mask(
     return short_attention(mask, stage.columns, stage.real, static)
 
 
-def _once(stage: Stage, of: Any, make: Callable[[], Any]) -> Any:
-    """What `make` makes of something the model prepared, once per stage; `of` is kept, so its id is too."""
+def _once(views: dict[Any, tuple[Any, Any]], of: Any, make: Callable[[], Any]) -> Any:
+    """What `make` makes of something the model prepared, once for all; `of` is kept, so its id is too."""
     key = of if isinstance(of, str) else id(of)
-    if key not in stage.views:
-        stage.views[key] = (of, make())
-    return stage.views[key][1]
+    if key not in views:
+        views[key] = (of, make())
+    return views[key][1]

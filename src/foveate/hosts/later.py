@@ -25,6 +25,7 @@ from foveate.hosts.positions import (
     rotary_embeddings,
     window_of,
 )
+from foveate.hosts.proportional import weigh
 
 
 def call(
@@ -99,11 +100,18 @@ def view(now: Later, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict
 
     Raises NotImplementedError once a conversation outgrows a sliding window that cannot be masked.
     """
-    if (stage := now.memory.stage(layer)) is None:
+    stage = now.memory.stage(layer)
+    weight = now.memory.weight_in(stage)
+    if stage is None and weight is None:
         return kwargs
     key = stage, layer_type(now.decoder, layer)
     if key not in now.views:
-        now.views[key] = _view(now, stage, layer, hidden, kwargs)
+        seen = {} if stage is None else _view(now, stage, layer, hidden, kwargs)
+        if weight is not None:
+            mask, cache = {**kwargs, **seen}.get("attention_mask"), kwargs["past_key_values"]
+            past = int(cache.get_seq_length(layer))
+            seen["attention_mask"] = weigh(mask, weight, hidden, past, cache)
+        now.views[key] = seen
     return {**kwargs, **now.views[key]}
 
 

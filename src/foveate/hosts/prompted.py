@@ -78,14 +78,16 @@ class PromptGlance:
         key = key[:, :, :S]
 
         def rows(index: Tensor) -> Tensor:
+            added = None
             if mask is not None and mask.dim() == 4:
-                given = is_open(mask[:, 0, :, :S]).expand(len(query), -1, -1)
-                seen = given.gather(1, index[..., None].expand(-1, -1, S))
+                given = mask[:, 0, :, :S].expand(len(query), -1, -1)
+                given = given.gather(1, index[..., None].expand(-1, -1, S))
+                seen, added = is_open(given), None if given.dtype == torch.bool else given[:, None]
             else:
                 seen = column <= index[..., None]
-            closed = ~(seen & self.real[:, None])
+            closed = ~(seen & self.real[:, None])[:, None]
             chosen = index[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3])
-            return attention_rows(query.gather(2, chosen), key, scaling, closed[:, None]).mean(1)
+            return attention_rows(query.gather(2, chosen), key, scaling, closed, added).mean(1)
 
         for name in self.wants & OF_LAST:
             last = (column * self.asking).amax(1, keepdim=True)

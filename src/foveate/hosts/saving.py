@@ -12,18 +12,16 @@ from foveate.core.composed import Chain, Stages
 from foveate.core.compressor import Compressor
 from foveate.hosts import reading, whole
 from foveate.hosts.files import Unreadable, few, headers, opened, short
+from foveate.hosts.switches import ALLOWED, Switches
 
 VERSION = 1
-POSITIONS = ("original", "renumbered")
-NEWLINES = ("rows", "none")
 DEEPEST = 8  # compressors in compressors
 KINDS = {dict: "an object", list: "a list", int: "a whole number", str: "a name"}
 
 
-def describe(method: Compressor, positions: str, newlines: str = "rows") -> dict[str, Any]:
+def describe(method: Compressor, switches: Switches) -> dict[str, Any]:
     """What config.visual_compression holds: enough to build the compressor again."""
-    dropped = {} if newlines == "rows" else {"newlines": newlines}
-    return {"version": VERSION, "positions": positions, **dropped, **_node(method)}
+    return {"version": VERSION, **switches.told, **_node(method)}
 
 
 def _node(method: Compressor) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def _node(method: Compressor) -> dict[str, Any]:
 
 def settings(node: dict[str, Any]) -> dict[str, str]:
     """How `compress` was told to treat a compressor that `describe` described."""
-    return {name: node[name] for name in ("positions", "newlines") if name in node}
+    return {name: node[name] for name in ALLOWED if name in node}
 
 
 def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression") -> Compressor:
@@ -57,7 +55,7 @@ def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression")
     version = want(node.get("version", VERSION), int, f"{where}.version")
     if not 1 <= version <= VERSION:
         raise Unreadable(f"{where}.version is {short(version)}: this foveate reads up to {VERSION}")
-    for key, allowed in (("positions", POSITIONS), ("newlines", NEWLINES)):
+    for key, allowed in ALLOWED.items():
         if (found := node.get(key, allowed[0])) not in allowed:
             raise Unreadable(f"{where}.{key} is {short(found)}: want {' or '.join(allowed)}")
     if where.count("[") > DEEPEST:
@@ -119,8 +117,8 @@ def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
 
 def from_pretrained(
     path: str, known: dict[str, Any], method: Compressor | None, **kwargs: Any
-) -> tuple[nn.Module, Compressor, str, str]:
-    """The bare model, its compressor with weights, and how positions and newlines go; see `compress`."""
+) -> tuple[nn.Module, Compressor, dict[str, str]]:
+    """The bare model, its compressor with weights, and how the model treats that; see `compress`."""
     where = f"{path}/config.json: visual_compression"
     node = said(reading.config(path, **reading.on_hub(kwargs)))
     if node is None and method is None:
@@ -133,13 +131,7 @@ def from_pretrained(
         method = rebuild(node, known, where)
     model = reading.model(path, **kwargs)
     _load(method, path, kwargs)
-    node = node or {}
-    return (
-        model,
-        method,
-        node.get("positions", POSITIONS[0]),
-        node.get("newlines", NEWLINES[0]),
-    )
+    return model, method, settings(node or {})
 
 
 def said(config: Any) -> Any:

@@ -29,6 +29,8 @@ def compress(
     method: Compressor | str,
     positions: str = "original",
     newlines: str = "rows",
+    dropped: str = "gone",
+    attention: str = "plain",
     **arguments: Any,
 ) -> Model:
     """Let a model see with fewer visual tokens, in place: the same object, the same class.
@@ -37,8 +39,11 @@ def compress(
     with the model's sizes: a name of METHODS, one that a package brings, or package.module:Class.
     positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. newlines, of
     models that close rows of tiles with them: "rows" keeps one for every row where a token is left, "none"
-    drops all as soon as a method acts, even one that keeps every token. A model that is compressed already
-    gets the new method instead. Returns the model it was given.
+    drops all as soon as a method acts, even one that keeps every token. dropped: "gone", or "merged": each
+    dropped token joins the kept one of its image that is most like it (cosine), which becomes their mean, as
+    in VScan, arXiv:2505.22654. attention, of models whose kernel takes a mask (sdpa, eager): "plain", or
+    "proportional" to the patches that a token carries, as in ToMe, arXiv:2210.09461. A model that is
+    compressed already gets the new method instead. Returns the model it was given.
 
     The method becomes part of the model: its weights move to the model's device and dtype and are saved
     with it, so give each model its own. A projector whose place it takes is frozen. While a compressor
@@ -48,11 +53,13 @@ def compress(
     Raises TypeError for models and methods that are none and for arguments a method does not have,
     ValueError for unknown names, layers the model does not have, methods made for other sizes (their
     arguments width, feature_width, tower_width, tower_layers and feature_layer; see `sized`) and unknown
-    positions or newlines,
-    NotImplementedError for sites this host cannot serve. The model is untouched then.
+    positions, newlines, dropped or attention,
+    NotImplementedError for sites this host cannot serve and for kernels without such masks. The model is
+    untouched then.
     """
     made = _made(model, method, positions, arguments)
-    return attach.compress(model, made, positions, newlines)
+    switches = {"newlines": newlines, "dropped": dropped, "attention": attention}
+    return attach.compress(model, made, positions, **switches)
 
 
 @contextmanager
@@ -61,11 +68,14 @@ def compressed(
     method: Compressor | str,
     positions: str = "original",
     newlines: str = "rows",
+    dropped: str = "gone",
+    attention: str = "plain",
     **arguments: Any,
 ) -> Iterator[Model]:
     """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
     made = _made(model, method, positions, arguments)
-    with attach.compressed(model, made, positions, newlines):
+    switches = {"newlines": newlines, "dropped": dropped, "attention": attention}
+    with attach.compressed(model, made, positions, **switches):
         yield model
 
 
@@ -117,7 +127,8 @@ def from_pretrained(
             f"method={method!r}: want a foveate.Compressor, made with its arguments, or leave it out for the "
             "one it was saved with; another goes on with foveate.compress(model, …)"
         )
-    return attach.compress(*saving.from_pretrained(path, known(*trust), method, **kwargs))
+    model, made, how = saving.from_pretrained(path, known(*trust), method, **kwargs)
+    return attach.compress(model, made, **how)
 
 
 def support(
