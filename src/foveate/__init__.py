@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from foveate.hosts.trace import Step, Trace
     from foveate.methods import (
         DART,
+        EVS,
         METHODS,
         SCOPE,
         CDPruner,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
         SpatialFusion,
         Stride,
         TextGuided,
+        ToMe,
         V2Drop,
         VCCAttention,
         VisionZip,
@@ -71,6 +73,7 @@ if TYPE_CHECKING:
         prumerge_plus,
         pyramiddrop,
         sparsevlm,
+        tome,
         v2drop,
         vscan,
     )
@@ -99,6 +102,7 @@ _HOMES = {
     "foveate.registry.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
         "DART",
+        "EVS",
         "METHODS",
         "CDPruner",
         "Crop",
@@ -127,6 +131,7 @@ _HOMES = {
         "SpatialFusion",
         "Stride",
         "TextGuided",
+        "ToMe",
         "V2Drop",
         "VCCAttention",
         "VisPruner",
@@ -142,6 +147,7 @@ _HOMES = {
         "vscan",
         "pyramiddrop",
         "sparsevlm",
+        "tome",
         "v2drop",
     ),
     "foveate.core.sizes": ("sized",),

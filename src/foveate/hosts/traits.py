@@ -204,6 +204,20 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
     )
 
 
+def refuse_joined(base: nn.Module) -> None:
+    """Raise NotImplementedError where a visual token is not made of one token of one block of the tower."""
+    connector = connector_of(base)
+    windows = connectors.apart(connector)[0] is not connector or hasattr(base, "pixel_shuffle")
+    layer = getattr(base.config, "vision_feature_layer", None)
+    joined = isinstance(layer, list | tuple) and len(layer) > 1
+    if windows or joined:
+        why = "joins hidden states" if joined else "makes a visual token of a window of the tower's"
+        raise NotImplementedError(
+            f"{type(base).__name__} {why}, so nothing can be dropped or merged inside of the tower; methods "
+            "that act behind the projector, at language 0, work"
+        )
+
+
 def refuse_unordered(base: nn.Module) -> None:
     """Raise NotImplementedError where nothing says which of the tower's tokens a visual token is made of."""
     connector = connector_of(base)
