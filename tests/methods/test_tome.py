@@ -3,7 +3,7 @@
 import pytest
 import torch
 from calling import close
-from families import FAMILIES, MIXED
+from families import FAMILIES, MIXED, Llava
 from methods_by_hand import ragged
 from probes import Looks
 
@@ -87,12 +87,21 @@ def test_a_budget_that_the_merges_cannot_reach():
         ToMe(layer=0)
 
 
+class Joined(Llava):
+    """Reads two hidden states, of which the first is from before the last merge."""
+
+    def config(self):
+        config = super().config()
+        config.vision_feature_layer = [-3, -2]
+        return config
+
+
 def in_the_tower(model, pixels, keep):
     """(N, D) features of one view, and the patches of each token, block by block in plain steps."""
     tower, blocks = traits.tower_of(model.model), traits.tower_blocks(model.model)
     C, last = int(traits.has_class_token(model.model)), traits.selected_layer(model.model)
     h = tower(pixels, output_hidden_states=True).hidden_states[0]
-    groups, keys = [[p] for p in range(h.shape[1] - C)], None
+    groups, keys, states = [[p] for p in range(h.shape[1] - C)], None, []
     for i, block in enumerate(blocks[:last]):
         if i:
             r = -(-(len(groups) - keep) // (last - i))
@@ -103,16 +112,25 @@ def in_the_tower(model, pixels, keep):
         keys = heads.mean(1)
         size = torch.tensor([*[1.0] * C, *(len(group) for group in groups)])
         h = block(h, size.log()[None, None, None].expand(1, 1, h.shape[1], -1))
-    behind = getattr(tower, "post_layernorm", None) if last == len(blocks) else None
-    return (behind or torch.nn.Identity())(h[0, C:]), groups
+        states.append((h[0, C:], groups))
+    if last == len(blocks):
+        states[-1] = tower.post_layernorm(h[0, C:]), groups
+    joined = isinstance(traits.selection(model.model)["vision_feature_layer"], list)
+    read = states[-2:] if joined else states[-1:]
+    return torch.cat([averaged(*state, groups) for state in read], dim=-1), groups
+
+
+def averaged(x, groups, into):
+    """(N, D) the mean over the patches of each later token, of what carried them before."""
+    carrier = {p: i for i, group in enumerate(groups) for p in group}
+    return torch.stack([x[[carrier[p] for p in group]].mean(0) for group in into])
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", ["llava", "paligemma"])
+@pytest.mark.parametrize("family", [FAMILIES["llava"], FAMILIES["paligemma"], Joined()])
 @torch.no_grad()
-def test_a_tower_with_merges_is_its_blocks_one_by_one(name, attention):
+def test_a_tower_with_merges_is_its_blocks_one_by_one(family, attention):
     """Keys, the class token's part, log-sizes on the logits, and what the projector reads."""
-    family = FAMILIES[name]
     model, bare = family.model(attention), family.model()
     inputs, looks = family.inputs(MIXED), Looks(Site(Tower.features), ())
     foveate.compress(model, Chain(sized(tome, model, keep=KEEP), looks))

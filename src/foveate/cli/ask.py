@@ -148,7 +148,7 @@ def answer(
         "question": question,
         "model": loaded.name,
         "protocol": loaded.protocol,
-        "method": written(loaded.model.model.visual_compressor),
+        "method": str(loaded.model.model.visual_compressor.at(1.0)),
         "untrained": Opened(loaded, spec, None).acting.untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
         "steps": [
@@ -157,11 +157,6 @@ def answer(
         ],
         "seconds": round(time.perf_counter() - started, 3),
     }, seen
-
-
-def written(method: Any) -> str:
-    """The compressors that act, in one line: with their arguments, without the layers that hold weights."""
-    return " + ".join(f"{type(part).__name__}({part.extra_repr()})" for part in method.parts())
 
 
 def _check_fits(loaded: Loaded, image: Any, question: str, max_new_tokens: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from foveate.core.compressor import Compressor
+from foveate.core.compressor import Compressor, spans
 from foveate.hosts import asked, checks, encode, traits, versions, within
 from foveate.hosts.positions import window_of
 
@@ -37,7 +37,7 @@ class Support:
 
 def support(model: nn.Module, method: Compressor) -> Support:
     """What `compress(model, method)` would do, without doing it. The model may be on the meta device."""
-    sites = tuple(str(part.site) for part in method.parts())
+    sites = tuple(spans(part.site for part in method.parts()))
     try:
         base = traits.base_of(model)
         checks.check(base, method)

@@ -204,17 +204,13 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
     )
 
 
-def refuse_joined(base: nn.Module) -> None:
-    """Raise NotImplementedError where a visual token is not made of one token of one block of the tower."""
+def refuse_windows(base: nn.Module) -> None:
+    """Raise NotImplementedError where a visual token is made of several tokens of the vision tower."""
     connector = connector_of(base)
-    windows = connectors.apart(connector)[0] is not connector or hasattr(base, "pixel_shuffle")
-    layer = getattr(base.config, "vision_feature_layer", None)
-    joined = isinstance(layer, list | tuple) and len(layer) > 1
-    if windows or joined:
-        why = "joins hidden states" if joined else "makes a visual token of a window of the tower's"
+    if connectors.apart(connector)[0] is not connector or hasattr(base, "pixel_shuffle"):
         raise NotImplementedError(
-            f"{type(base).__name__} {why}, so nothing can be dropped or merged inside of the tower; methods "
-            "that act behind the projector, at language 0, work"
+            f"{type(base).__name__} makes a visual token of a window of the tower's, so nothing can be "
+            "dropped or merged inside of the tower; methods that act behind the projector (language 0) work"
         )
 
 

@@ -4,7 +4,7 @@ A tower sees every view by itself: an image, a tile, a frame. Its compressors kn
 token goes round them. From the first of them on, attention counts a token for as many patches as it carries:
 the log of its size is added to the logits, as ToMe has it (Bolya et al. 2022, arXiv:2210.09461). What leaves
 the tower is stretched: every patch gets the vector of the token that carries it, so that the model may pack
-and cut as ever. Once the patches have found their rows, one vector of each token is taken.
+and cut as ever. Once the patches have found their rows, those of a token become one again.
 
 Letters: U views, C class tokens in front (none or one), P patches of a view, N tokens, K compressors in the
 tower; I images, and P patches of one.
@@ -51,7 +51,7 @@ def keys_before(part: Compressor) -> str | None:
 
 def check(base: nn.Module, part: Compressor) -> None:
     """Raise NotImplementedError or ValueError where a compressor cannot act in this model's tower."""
-    traits.refuse_joined(base)
+    traits.refuse_windows(base)
     if others := part.needs - SEEN:
         raise NotImplementedError(
             f"it needs {sorted(others)}: in the tower, keys of the block before are all there is"
@@ -215,8 +215,8 @@ def left(
     for part, carrier in _noted(parts, carriers, traced):
         before, now = now.counts, _follow(now, carrier)
         steps.append(Step(part.site, now.owner, before, now.counts, None, grid))
-    x = now.of_first(tokens.x).masked_fill(~now.valid[..., None], 0)
-    return now.carry(x), steps if traced else []
+    # A mean of equal vectors, but where hidden states are joined and a shallow one was not as short yet.
+    return now.carry(now.mean(tokens.x)), steps if traced else []
 
 
 def _noted(
