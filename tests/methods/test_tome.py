@@ -81,6 +81,8 @@ def test_a_budget_that_the_merges_cannot_reach():
     assert counts(0.25, 16, 2) == [8, 4] and counts(2, 17, 4)[-1] == 2
     with pytest.raises(ValueError, match=r"keep=3: 2 merges.* leave 4 or more of 16 tokens, not 3"):
         counts(3, 16, 2)
+    with pytest.raises(ValueError, match=r"keep=0.2: 2 merges.* keep 0.25 or more"):
+        tome(0.2, feature_layer=3)
     with pytest.raises(ValueError, match="feature_layer=1"):
         tome(feature_layer=1)
     with pytest.raises(ValueError, match="layer=0"):

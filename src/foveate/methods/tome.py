@@ -71,7 +71,8 @@ def tome(keep: Keep = 0.25, feature_layer: int = 23) -> Chain:
     One `ToMe` between any two blocks, up to the one that makes the features: 22 in LLaVA-1.5. From then on
     attention counts a token for as many patches as it carries, by the log of its size on the logits.
 
-    keep: tokens left of every view at the end: of an image, of each tile, of each frame of a video.
+    keep: tokens left of every view at the end: of an image, of each tile, of each frame of a video. A merge
+    at most halves, so a tower of few blocks cannot reach every budget: ValueError.
     feature_layer: the hidden state of the tower that the model takes (`foveate.sized` takes it from the
     model). Raises ValueError below 2, where no block is left to merge before.
 
@@ -80,4 +81,9 @@ def tome(keep: Keep = 0.25, feature_layer: int = 23) -> Chain:
     `keep`, where the paper's says r for each block.
     """
     last = whole("feature_layer", feature_layer, least=2)
+    if isinstance(check_keep(keep), float) and keep < 0.5 ** (last - 1):
+        raise ValueError(
+            f"keep={keep!r}: {last - 1} merges, each of which at most halves, keep {0.5 ** (last - 1):.3g} "
+            "or more"
+        )
     return Chain(*(ToMe(keep, layer, last - layer) for layer in range(1, last)))
