@@ -6,6 +6,8 @@ dropped columns away. What merges, tests/methods/test_tome.py follows step by st
 
 from __future__ import annotations
 
+import copy
+import pickle
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -261,3 +263,12 @@ def test_a_penalty_does_not_leave_the_tower():
     foveate.compress(model, Costs(1))
     with pytest.raises(NotImplementedError, match="Costs adds a penalty"):
         model(**family.inputs((ONE,)))
+
+
+def test_a_copy_and_a_pickle_act_alike():
+    family = FAMILIES["llava"]
+    model, inputs = family.model(), family.inputs(MIXED)
+    foveate.compress(model, sized(tome, model, keep=8))
+    others = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]  # transformers' hooks do not
+    want = logits(model, inputs)
+    assert all(torch.equal(logits(other, inputs), want) for other in others)

@@ -147,7 +147,8 @@ class Compressor(nn.Module):
     elastic        True if the same weights serve any `keep`: training drew the budgets
     looks          the module, called with (tokens, context), that says which share of an image's look each
                    token gets, (B, N): training may teach it where the model itself looks
-    renumbered     True if its authors count positions anew though it acts inside the language model
+    renumbered     whether its authors count positions anew; None if, as most, they do before the language
+                   model and do not inside
     call           how people made it, where a factory did: focusllava(keep=0.5)
     """
 
@@ -161,7 +162,7 @@ class Compressor(nn.Module):
     seed: int = 0
     elastic: bool = False
     looks: nn.Module | None = None
-    renumbered: bool = False
+    renumbered: bool | None = None
     call: str | None = None
 
     @classmethod

@@ -26,6 +26,7 @@ class EVS(Compressor):
 
     needs = frozenset({"grid", "overview"})
     selects = True
+    renumbered = False
 
     def __init__(self, keep: Keep = 0.25):
         super().__init__()
