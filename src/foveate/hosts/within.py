@@ -136,8 +136,7 @@ class BlockBefore:
                 keys = look.shown[name][-1][:, self.leading :]
                 if tokens is not came:
                     keys = tokens.mean(pick(keys, came.owner.clamp(min=0)))
-            out = part(tokens, Context(keys=keys))
-            authored.check_result(part, tokens, out, came.x.shape[-1])
+            out = authored.acted(part, tokens, Context(keys=keys), came.x.shape[-1])
             if isinstance(out.penalty, Tensor):
                 raise NotImplementedError(
                     f"{type(part).__name__} adds a penalty, which nothing carries out of the vision tower"
