@@ -186,7 +186,7 @@ class Replay(Compressor):
 # Keep-all settings of every method that selects: identity, bit for bit.
 SELECTING = (
     "identity random stride pool crop fastv sparsevlm pyramiddrop dart v2drop visionzip fastervlm vispruner "
-    "prumerge prumerge_plus hired vscan hiprune holov scope divprune cdpruner fovea kmeans vccattention"
+    "prumerge prumerge_plus hired vscan hiprune holov scope divprune cdpruner evs fovea kmeans vccattention"
 )
 DEEP = {"sparsevlm", "pyramiddrop", "v2drop", "vscan"}  # their layers are those of the small models
 SELECT = {

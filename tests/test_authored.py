@@ -11,7 +11,7 @@ from probes import Asked, Ragged
 
 import foveate
 from foveate import Chain, Compressor, FastV, Site, Stages, Stride, Tower, VisualTokens
-from foveate.core.compressor import language
+from foveate.core.compressor import language, spans
 
 
 class Mine(Compressor):
@@ -161,12 +161,14 @@ RETURNS = {
 }
 
 
-@pytest.mark.parametrize("site", [language(0), language(2), Site(Tower.features)], ids=str)
+@pytest.mark.parametrize(
+    "site", [language(0), language(2), Site(Tower.features), Site(Tower.vision, 1)], ids=str
+)
 @pytest.mark.parametrize("says", RETURNS)
 def test_what_comes_back_wrong_is_told_by_the_class(model, inputs, says, site):
     wrong = RETURNS[says]
     method = spoiled(forward=lambda self, tokens, context: wrong(tokens), site=site)
-    if site == Site(Tower.features):
+    if site.tower < Tower.language:
         says = says.replace("(2, 5, 32)", "(2, 5, 16)").replace("64)", "32)")
     with foveate.compressed(model, method), pytest.raises((TypeError, ValueError)) as seen:
         model(**inputs)
@@ -232,3 +234,11 @@ def test_what_is_whole_works_and_half_precision_under_autocast(model, inputs):
 
 def test_without_arguments_it_can_still_be_printed():
     assert str(Silent()) == "Silent()" and repr(Silent()) == "Silent()"
+
+
+def test_sites_in_a_row_are_said_as_one():
+    """Three and more; another tower's, and the same layer twice, begin anew."""
+    vision = [Site(Tower.vision, layer) for layer in (1, 2, 3, 4, 6)]
+    inside = [language(layer) for layer in (0, 2, 3, 3, 8)]
+    want = ["vision 1 to 4", "vision 6", "language 0", "language 2", "language 3", "language 3"]
+    assert spans([*vision, *inside]) == [*want, "language 8"] and spans([]) == []

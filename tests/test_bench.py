@@ -220,7 +220,7 @@ def test_a_cell_the_model_cannot_carry_out_is_left_out_and_says_why():
 def tiny_named():
     """LLaVA-1.5 as CONFIGS has it, but shallow and with few patches."""
     arguments = SMALL | {
-        "vision_config": SMALL["vision_config"] | {"image_size": 56},
+        "vision_config": SMALL["vision_config"] | {"image_size": 56, "num_hidden_layers": 4},
         "text_config": SMALL["text_config"] | {"num_hidden_layers": 4, "hidden_size": 192},
         "image_seq_length": 16,
     }

@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 import foveate
 from foveate import DivPrune, Stride, compress, evaluate, sized
 from foveate.cli import arguments, models, output, run
-from foveate.cli.ask import written
 from foveate.cli.methods import _support_table, _table, describe
 from foveate.cli.opening import beside, trained
 from foveate.cli.pictures import KINDS, read, save, writable
@@ -533,18 +532,12 @@ def saved(tiny, tmp_path_factory):
 
 
 def test_ask_says_in_one_line_what_acts(capsys, files, tiny, saved):
-    assert written(METHODS["layerwise"]()).count(" + Pool(stride=2, layer=") == 2
-    command = [
-        "ask",
-        str(files / "good.png"),
-        "what ?",
-        "--model",
-        str(saved),
-        "--max-new-tokens",
-        "1",
-    ]
-    assert run(command) == 0
+    """A compressor with its arguments; of a method with many parts, the call that makes them."""
+    ask = ["ask", str(files / "good.png"), "what ?", "--max-new-tokens", "1"]
+    assert run([*ask, "--model", str(saved)]) == 0
     assert "\nDepthwiseConv(width=128, kernel=2, layer=2): visual tokens" in capsys.readouterr().out
+    assert run([*ask, "--method", "layerwise", "--keep", "0.125"]) == 0
+    assert "\nlayerwise(keep=0.125): visual tokens" in capsys.readouterr().out
 
 
 def test_a_saved_model_takes_another_budget_and_other_arguments(capsys, files, tiny, tmp_path):

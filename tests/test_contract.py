@@ -18,6 +18,7 @@ from probes import SELECT, Asked, PromptRows, Ragged, Replay, drawn, made, opene
 import foveate
 from foveate import (
     DART,
+    EVS,
     SCOPE,
     CDPruner,
     Chain,
@@ -48,6 +49,7 @@ from foveate import (
     meteor,
     pyramiddrop,
     sparsevlm,
+    tome,
     v2drop,
     vscan,
 )
@@ -74,6 +76,7 @@ FOLLOWED = {
     "hiprune": partial(HiPrune, 0.5, anchors=0.7),
     "holov": partial(HoloV, 7, crops=4),
     "scope": partial(SCOPE, 0.3, per_view=True),
+    "evs": lambda: EVS(0.6),
     "pool": lambda: Pool(3),
     "pool 2-d": lambda: Pool(2, dims=2),
     "fastv": lambda: FastV(0.25),
@@ -103,6 +106,11 @@ FUSED = {
         VisionZip(8), SpatialFusion(width, feature_width), FastV(0.5, layer=2)
     ),
 }
+# In the vision tower, where each of its tokens is a patch; test_within.py follows them.
+WITHIN = {
+    "tome": partial(tome, 0.5),
+    "tome and a cut": lambda feature_layer: Chain(tome(10, feature_layer), FastV(0.5, layer=2)),
+}
 EVERY = FOLLOWED | {
     "visionzip": partial(VisionZip, 6),
     "prumerge": PruMerge,
@@ -120,6 +128,7 @@ EVERY = FOLLOWED | {
         VisionZip(8, projected=projected), Pool(2, layer=3)
     ),
     **FUSED,
+    **WITHIN,
 }
 
 
@@ -128,6 +137,8 @@ def every(name, family):
     width = family.projected
     if width is None and name in FUSED:
         pytest.skip(f"{family.name}: nothing stands in the projector's place")
+    if name in WITHIN and not family.thins:
+        pytest.skip(f"{family.name}: nothing acts in the tower")
     if name == "asked":
         return Asked(width)
     method = made(EVERY[name], family)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from foveate.hosts.trace import Step, Trace
     from foveate.methods import (
         DART,
+        EVS,
         METHODS,
         SCOPE,
         CDPruner,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         SpatialFusion,
         Stride,
         TextGuided,
+        ToMe,
         V2Drop,
         VCCAttention,
         VisionZip,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
         prumerge_plus,
         pyramiddrop,
         sparsevlm,
+        tome,
         v2drop,
         vscan,
     )
@@ -100,6 +103,7 @@ _HOMES = {
     "foveate.registry.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
         "DART",
+        "EVS",
         "METHODS",
         "CDPruner",
         "Crop",
@@ -129,6 +133,7 @@ _HOMES = {
         "SpatialFusion",
         "Stride",
         "TextGuided",
+        "ToMe",
         "V2Drop",
         "VCCAttention",
         "VisPruner",
@@ -144,6 +149,7 @@ _HOMES = {
         "vscan",
         "pyramiddrop",
         "sparsevlm",
+        "tome",
         "v2drop",
     ),
     "foveate.core.sizes": ("sized",),

@@ -79,6 +79,7 @@ class Family:
     offloads = True  # the bare model generates with all weights offloaded by accelerate
     layers = LAYERS
     selected_block = 3  # of the tower's blocks, that which makes the features
+    thins = False  # compressors may act in the tower
     merged = 1  # side of the windows of the tower's tokens that make a patch
     patches = 16
     overview: int | None = None  # of an image's several views, that which shows it whole

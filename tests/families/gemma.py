@@ -54,6 +54,7 @@ class PaliGemma(Family):
     model_class = PaliGemmaForConditionalGeneration
     answer_type = 1
     projected = 32
+    thins = True
 
     def config(self) -> PaliGemmaConfig:
         return PaliGemmaConfig(

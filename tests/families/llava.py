@@ -40,6 +40,7 @@ class Llava(Family):
     class_token = True
     selected_block = 2
     projected = 32
+    thins = True
 
     def config(self) -> LlavaConfig:
         return LlavaConfig(
@@ -60,6 +61,7 @@ class LlavaNext(Family):
     class_token = True
     selected_block = 2
     projected = 32
+    thins = True
     overview = 0
     side = 32  # of a tile, in pixels
     # Height and width, rows and columns of tiles, and of the joined tiles' patches without borders.
@@ -117,6 +119,7 @@ class LlavaOnevision(LlavaNext):
     model_class = LlavaOnevisionForConditionalGeneration
     class_token = False
     projected = None  # rows of large images are interpolated behind it
+    thins = False
     video_id = VIDEO_ID
     takes_video = True
     # As LlavaNext's, but the second is more than two tiles and shrinks from 8 x 8 to 5 x 5.
@@ -174,6 +177,7 @@ class VideoLlava(Family):
     class_token = True
     selected_block = 2
     projected = 32
+    thins = True
 
     def config(self) -> VideoLlavaConfig:
         return VideoLlavaConfig(

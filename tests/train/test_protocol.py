@@ -20,6 +20,7 @@ from transformers import AutoProcessor
 import foveate
 from foveate import (
     DART,
+    EVS,
     Chain,
     DivPrune,
     FastV,
@@ -33,6 +34,7 @@ from foveate import (
     meteor,
     pyramiddrop,
     sparsevlm,
+    tome,
     v2drop,
 )
 from foveate.cli import run
@@ -174,7 +176,7 @@ def test_other_words_are_refused():
 
 
 ANEW = {"positions": "renumbered", "newlines": "none"}
-BEFORE = [VisionZip, DivPrune, lambda: Pool(4), llava_stf, meteor]
+BEFORE = [VisionZip, DivPrune, lambda: Pool(4), llava_stf, meteor, tome]
 INSIDE = [
     *(
         FastV,
@@ -196,7 +198,7 @@ COUNTED = [pyramiddrop, lambda: sparsevlm(version=1)]
     ("make", "says"),
     [
         *((make, ANEW) for make in BEFORE),
-        *((make, {}) for make in INSIDE),
+        *((make, {}) for make in (*INSIDE, EVS)),
         *((make, {"positions": "renumbered"}) for make in COUNTED),
     ],
 )

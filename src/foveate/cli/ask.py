@@ -169,7 +169,7 @@ def answer(
         "model": loaded.name,
         "protocol": loaded.protocol,
         **{name: getattr(told, name) for name in ("dropped", "attention")},
-        "method": written(loaded.model.model.visual_compressor),
+        "method": str(loaded.model.model.visual_compressor.at(1.0)),
         "untrained": Opened(loaded, spec, None).acting.untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
         "steps": [
@@ -178,11 +178,6 @@ def answer(
         ],
         "seconds": round(time.perf_counter() - started, 3),
     }, seen
-
-
-def written(method: Any) -> str:
-    """The compressors that act, in one line: with their arguments, without the layers that hold weights."""
-    return " + ".join(f"{type(part).__name__}({part.extra_repr()})" for part in method.parts())
 
 
 def _check_fits(loaded: Loaded, image: Any, question: str, max_new_tokens: int) -> None:

@@ -76,6 +76,7 @@ def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
     """One method in words, from its docstring, its signature and one made with its defaults."""
     import torch
 
+    from foveate.core.compressor import spans
     from foveate.registry.methods import parameters
 
     own = parameters(make)
@@ -90,7 +91,7 @@ def describe(slug: str, make: Callable[..., Any]) -> dict[str, Any]:
         "line": match["line"] if match else first.partition(". ")[0].rstrip("."),
         "paper": match["paper"].removeprefix("After ") if match else None,
         "arxiv": match["arxiv"] if match else None,
-        "sites": [] if slug == IDENTITY else [str(part.site) for part in example.parts()],
+        "sites": [] if slug == IDENTITY else spans(part.site for part in example.parts()),
         "trained": any(True for _ in example.parameters()),
         "arguments": {name: parameter.default for name, parameter in own.items()},
     }

@@ -86,6 +86,24 @@ def _check_arguments(part: Compressor) -> None:
             ) from error
 
 
+def acted(part: Compressor, tokens: VisualTokens, context: Context, width: int) -> VisualTokens:
+    """What a compressor makes of tokens. width: that of the vectors it must give.
+
+    Raises TypeError where it reads what it does not declare, and as `check_result` does.
+    """
+    try:
+        out = part(tokens, context)
+    except (AttributeError, TypeError) as error:
+        if (field := undeclared(part, context, error)) is None:
+            raise
+        raise TypeError(
+            f"{type(part).__name__}.forward reads context.{field}, which is None as it does not declare it: "
+            f"want {field!r} in its needs"
+        ) from error
+    check_result(part, tokens, out, width)
+    return out
+
+
 def check_result(part: Compressor, came: VisualTokens, out: Any, width: int) -> None:
     """Raise TypeError or ValueError for what is no result of a compressor. width: that of its vectors.
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import groupby
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -28,7 +29,7 @@ class Tower(IntEnum):
 class Site(NamedTuple):
     """Where a compressor stands. Sites order by flow.
 
-    (vision, l)    before block l of the vision tower
+    (vision, l)    before block l of the vision tower: there a row is a view, such as a tile or a frame
     (features,)    on the selected output of the tower, before the projector
     (projector,)   in the projector's place
     (language, 0)  after the projector, before the language model
@@ -54,6 +55,16 @@ class Site(NamedTuple):
         return (
             "before the projector" if self.tower == Tower.features else "in the projector's place"
         )
+
+
+def spans(sites: Iterable[Site]) -> list[str]:
+    """Sites in words, those at three and more layers in a row as one: "vision 1 to 22"."""
+    said: list[str] = []
+    for _, run in groupby(enumerate(sites), lambda at: (at[1].tower, at[1].layer - at[0])):
+        first, *others = (site for _, site in run)
+        in_a_row = len(others) > 1
+        said += [f"{first} to {others[-1].layer}"] if in_a_row else map(str, (first, *others))
+    return said
 
 
 def language(layer: int) -> Site:
@@ -88,7 +99,8 @@ class Context:
     key_size            (B, N)  L1 norm of each token's key in layer K-1, heads joined, rotated
     words               the instruction's words behind the image, in order: {"normed": (B, T, D),
                         "key_size": (B, T), "mask": (B, T)}, as above; shorter ones padded at the end
-    keys                (B, N, d)  head-mean keys of the block that gives cls_attention
+    keys                (B, N, d)  head-mean keys of the block that gives cls_attention; at (vision, l), where
+                        nothing else is shown, of block l-1
     attentions          {i: (B, N)}  as cls_attention, in each block i of the tower that it reads
     received            {i: (B, N)}  the head-mean probability that each token gets there, mean over all rows
     features            {i: (B, N, D)}  the tower's hidden states i that it reads, class token removed
@@ -135,7 +147,8 @@ class Compressor(nn.Module):
     elastic        True if the same weights serve any `keep`: training drew the budgets
     looks          the module, called with (tokens, context), that says which share of an image's look each
                    token gets, (B, N): training may teach it where the model itself looks
-    renumbered     True if its authors count positions anew though it acts inside the language model
+    renumbered     whether its authors count positions anew; None if, as most, they do before the language
+                   model and do not inside
     call           how people made it, where a factory did: focusllava(keep=0.5)
     """
 
@@ -149,7 +162,7 @@ class Compressor(nn.Module):
     seed: int = 0
     elastic: bool = False
     looks: nn.Module | None = None
-    renumbered: bool = False
+    renumbered: bool | None = None
     call: str | None = None
 
     @classmethod

@@ -19,6 +19,7 @@ flow       what one forward pass, and one generation, know of their visual token
 calls      calls that compression would get wrong, refused by name
 encode     features out, and what compressors need to see of the vision tower
 watched    the base model as its own feature functions see it, with more channels to carry
+within     inside the vision tower: fewer tokens before block l, and back to the width it had
 glance     the few attention rows and keys that methods ask for
 grids      where patches stand, and how a tower's tokens merge into them
 rows       images and videos as compressors see them, one row each

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor, Site, Tower
 from foveate.core.tokens import VisualTokens
-from foveate.hosts import asked, context, drop, encode, rows, samples, traits
+from foveate.hosts import asked, context, drop, encode, rows, samples, traits, within
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.flow import Call, Columns, Images, Landing, Memory, Prompt
 from foveate.hosts.trace import Step
@@ -92,7 +92,7 @@ def _draws(
 def _check_encoded(encoded: dict[str, encode.Encoded], parts: list[Compressor]) -> None:
     needs, early = encode.of_tower(parts), encode.before_projector(parts)
     for modality, one in encoded.items():
-        if needs - one.needs or one.projected == early:
+        if needs - one.needs or one.projected == early or one.within != within.of(parts):
             raise ValueError(
                 f"these {modality}s were encoded while another method was attached: call "
                 f"get_{modality}_features again"
@@ -127,11 +127,14 @@ def compress_images(
     """The tokens after every compressor up to language 0, and after the projector; a note of each."""
     tokens, projected, steps = seen.tokens, seen.projected, []
     known = {**seen.fields, **seen.known}
+    if seen.carriers is not None:
+        acted = within.of(parts)
+        tokens, steps = within.left(tokens, seen.carriers, acted, known.get("grid"), traced)
 
     def project() -> VisualTokens:
         return tokens.carry(traits.projector_of(base)[0](tokens.x))
 
-    for part in parts:
+    for part in parts[len(within.of(parts)) :]:
         if not projected and part.site.tower == Tower.language:
             tokens, projected = project(), True
         connects = part.site.tower == Tower.projector

@@ -10,7 +10,7 @@ from torch import nn
 from foveate.core import authored
 from foveate.core.compressor import Compressor, Tower
 from foveate.core.sizes import size_of
-from foveate.hosts import encode, traits
+from foveate.hosts import encode, traits, within
 from foveate.hosts.glance import asked_of
 from foveate.hosts.positions import layer_type
 from foveate.hosts.prompted import INSIDE, SHOWN_BEFORE
@@ -36,7 +36,19 @@ def check(base: nn.Module, method: Compressor) -> dict[nn.Module, dict[str, bool
             name, early = part._get_name(), encode.before_projector([part])
             hint = f": {part.behind}" if early and part.behind else ""
             raise type(error)(f"{name} at {part.site}: {error}{hint}") from error
+    _refuse_thinned(method.every())
     return found
+
+
+def _refuse_thinned(parts: list[Compressor]) -> None:
+    """Raise NotImplementedError for compressors that look at a tower in which others act."""
+    reading = next((part for part in parts if encode.of_tower([part])), None)
+    if within.of(parts) and reading is not None:
+        raise NotImplementedError(
+            f"{reading._get_name()} reads {sorted(encode.of_tower([reading]))[0]} of the vision tower, where "
+            f"{within.of(parts)[0]._get_name()} acts: behind it, take methods that go by the tokens alone, "
+            "such as DivPrune, or by the language model, such as FastV"
+        )
 
 
 def refuse_shards(base: nn.Module) -> None:
@@ -63,10 +75,10 @@ def refuse_reselected(base: nn.Module, attached: dict[str, Any], parts: list[Com
 def _check_site(base: nn.Module, part: Compressor) -> None:
     decoder, (tower, layer) = traits.decoder_of(base), part.site
     layers = len(decoder.layers)
-    if tower == Tower.vision:
-        raise NotImplementedError("this host has no sites in the vision tower")
-    if tower in (Tower.features, Tower.projector):
+    if tower < Tower.language:
         traits.projector_of(base)
+    if tower == Tower.vision:
+        within.check(base, part)
     if tower != Tower.language:
         return
     if layer >= layers:
@@ -109,7 +121,12 @@ def _tapped(base: nn.Module, part: Compressor) -> Iterator[tuple[nn.Module, dict
                 if field != "features":
                     attention = traits.attention_of(traits.block_of(base, index, tower))
                     yield attention, {name: classless or field == "received"}
-    decoder, layer = traits.decoder_of(base), part.site.layer
+    decoder, (place, layer) = traits.decoder_of(base), part.site
+    if place == Tower.vision:
+        if (name := within.keys_before(part)) is not None:
+            for tower in traits.towers_of(base):
+                yield traits.attention_of(traits.block_of(base, layer - 1, tower)), {name: False}
+        return
     if part.needs & SHOWN_BEFORE:
         yield traits.attention_of(decoder.layers[layer - 1]), {}
     if "own_attention" in part.needs:

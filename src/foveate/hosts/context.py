@@ -41,24 +41,10 @@ def apply(
     if "generator" in part.needs:
         fields["generator"] = draws.generators(part.seed, len(tokens.valid))
     context = Context(**fields)
-    out = _given(part, tokens, context)
-    authored.check_result(part, tokens, out, width)
+    out = authored.acted(part, tokens, context, width)
     out = joined(tokens, out) if merges else out
     scores = part.scores(tokens, context) if traced else None
     return out, _note(part, tokens, out, scores, known.get("grid"))
-
-
-def _given(part: Compressor, tokens: VisualTokens, context: Context) -> Any:
-    """What the compressor makes of the tokens. Raises TypeError where it reads what it does not declare."""
-    try:
-        return part(tokens, context)
-    except (AttributeError, TypeError) as error:
-        if (field := authored.undeclared(part, context, error)) is None:
-            raise
-        raise TypeError(
-            f"{type(part).__name__}.forward reads context.{field}, which is None as it does not declare it: "
-            f"want {field!r} in its needs"
-        ) from error
 
 
 def _carried(tokens: VisualTokens, name: str, value: Any) -> Any:

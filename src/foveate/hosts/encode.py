@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import OF_BLOCKS, Compressor, Tower
-from foveate.hosts import glance, grids, traits, watched
+from foveate.hosts import glance, grids, traits, watched, within
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 
@@ -33,6 +33,7 @@ class Encoded:
     fields     name → (n, …) each: what compressors asked of the tower
     deep       layer by layer, (n, D) of each unit: what is added after the first decoder layers
     together   units of one row, where that is known; None where the prompt's placeholders say
+    within     the compressors that acted in the tower; `carriers` of the fields says on which patches
     """
 
     units: list[Tensor]
@@ -42,6 +43,7 @@ class Encoded:
     fields: dict[str, list[Tensor]]
     deep: list[list[Tensor]] = field(default_factory=list)
     together: int | None = 1
+    within: list[Compressor] = field(default_factory=list)
     needs: frozenset[str] = frozenset()  # what was asked of the tower
     asked: tuple[Tensor, Tensor] | None = None  # ids: of the prompt, of the last call
 
@@ -67,7 +69,9 @@ def encode(
     if any(glance.asked_of(name)[0] == "features" for name in needs):
         kwargs["output_hidden_states"] = True
     merger = traits.merger_of(base)
-    look = glance.TowerGlance(needs, ordered=merger is not None and bool(needs))
+    acting = within.of(parts)
+    names = frozenset(filter(None, map(within.keys_before, acting)))
+    look = glance.TowerGlance(needs, acting, names, ordered=merger is not None and bool(needs))
     seen = base if merger is not None else watched.Watched(base, look, early)
     with glance.looking(look):
         output = own(seen, *args, **kwargs)
@@ -78,7 +82,11 @@ def encode(
         look.taken = _of_merger(output, look)
     elif early:
         watched.refuse_mixing(seen, units, look)
-    output[KEY] = _encoded(base, modality, given, output, units, look.taken, not early, needs)
+        if acting and units:
+            index = look.taken["index"]
+            look.taken["carriers"] = within.followed(look.passages, index, len(seen.read))
+    encoded = _encoded(base, modality, given, output, units, look.taken, not early, needs)
+    output[KEY] = replace(encoded, within=acting)
     return output
 
 
@@ -136,7 +144,8 @@ def before_projector(parts: Iterable[Compressor]) -> bool:
 
 
 def of_tower(parts: list[Compressor]) -> frozenset[str]:
-    """What compressors ask of the tower; of fields by index each by a name of its own: "features 3"."""
+    """What compressors ask of the tower's output; of fields by index each by its own name: "features 3"."""
+    parts = [part for part in parts if part.site.tower > Tower.vision]
     asked = frozenset().union(*(part.needs for part in parts)) & {"cls_attention", "keys"}
     read = (chosen(part).items() for part in parts)
     return asked.union(f"{name} {i}" for items in read for name, indices in items for i in indices)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -24,7 +24,9 @@ from foveate.hosts import grids
 from foveate.hosts.flow import KEY
 
 if TYPE_CHECKING:
+    from foveate.core.compressor import Compressor
     from foveate.hosts.prompted import PromptGlance
+    from foveate.hosts.within import Passage
 
 NAME = "foveate_glance"
 # What a tower's tokens are given.
@@ -42,22 +44,32 @@ def looking(look: TowerGlance) -> Iterator[None]:
         _looking.reset(token)
 
 
+def current() -> TowerGlance | None:
+    """What is asked of a vision tower here and now."""
+    return _looking.get()
+
+
 @dataclass(eq=False)
 class TowerGlance:
     """What a vision tower was asked to show, and showed; letters as in grids.py.
 
     wants    the Context fields asked for; of those by index each by a name of its own: "features 3"
+    within   the compressors that act in the tower, and the names of what they ask for on the way
     ordered  whether a connector inside the tower must say where its outputs go
     shown    by field, what each call of the tapped attention showed: (U, S, …)
     widths   channels behind the connector, by name; taken: what they held, unit by unit
+    passages what became of the tokens within, one of each call of a tower
     """
 
     wants: frozenset[str]
+    within: Sequence[Compressor] = ()
+    on_the_way: frozenset[str] = frozenset()
     ordered: bool = False
     shown: dict[str, list[Tensor]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     taken: dict[str, list[Tensor]] = field(default_factory=dict)
+    passages: list[Passage] = field(default_factory=list)
 
     @torch.no_grad()
     def look(
@@ -72,9 +84,11 @@ class TowerGlance:
 
         query, key (U, H, S, d); mask (U, 1, S, S) or None.
         """
-        wanted = {name: every for name, every in shows.items() if name in self.wants}
-        if wanted.pop("keys", None) is not None:
-            self.shown.setdefault("keys", []).append(key.float().mean(1))
+        asked = self.wants | self.on_the_way
+        wanted = {name: every for name, every in shows.items() if name in asked}
+        for name in [name for name in wanted if asked_of(name)[0] == "keys"]:
+            del wanted[name]
+            self.shown.setdefault(name, []).append(key.float().mean(1))
         for rows in {query.shape[2] if every else 1 for every in wanted.values()}:
             given = mean_of_rows(query[:, :, :rows], key, scaling, mask)
             for name, every in wanted.items():

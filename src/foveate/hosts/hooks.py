@@ -12,7 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.hosts import before, calls, encode, inside, later, prompted, proportional, traits
+from foveate.hosts import (
+    before,
+    calls,
+    encode,
+    inside,
+    later,
+    prompted,
+    proportional,
+    traits,
+    within,
+)
 from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
@@ -34,6 +44,8 @@ def register(model: nn.Module, base: nn.Module, attachment: Attachment) -> list[
     ]
     decoder = traits.decoder_of(base)
     handles.append(decoder.register_forward_pre_hook(DecoderBefore(), with_kwargs=True))
+    if within.of(base.visual_compressor.every()):
+        handles += within.register(base)
     if (merger := traits.merger_of(base)) is not None:
         handles.append(merger.register_forward_hook(MergerAfter()))
     for i, layer in enumerate(decoder.layers):

@@ -65,8 +65,8 @@ def as_published(method: Compressor) -> dict[str, str]:
     """How `compress` has to treat a method for the numbers of its paper: its positions and newlines.
 
     What stands before the language model is counted anew there, and LLaVA-NeXT's newlines are left out. What
-    acts inside keeps both, as FastV and LLaVolta do; PyramidDrop counts anew. Raises TypeError for what is no
-    compressor.
+    acts inside keeps both, as FastV and LLaVolta do; PyramidDrop counts anew. EVS, though before the language
+    model, keeps both. Raises TypeError for what is no compressor.
     """
     if not isinstance(method, Compressor):
         raise TypeError(
@@ -74,10 +74,10 @@ def as_published(method: Compressor) -> dict[str, str]:
             "foveate.sized(foveate.METHODS[name], model, …) makes one"
         )
     inside = any(part.site.tower == Tower.language and part.site.layer for part in method.every())
-    if not inside:
+    told = [part.renumbered for part in method.every() if part.renumbered is not None]
+    if not inside and not told:
         return {"positions": "renumbered", "newlines": "none"}
-    anew = any(part.renumbered for part in method.every())
-    return {"positions": "renumbered"} if anew else {}
+    return {"positions": "renumbered"} if any(told) else {}
 
 
 def squared(images: Any) -> Any:

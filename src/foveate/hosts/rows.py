@@ -37,6 +37,7 @@ class Rows:
     known     grid (I, P, 3) and overview (I, P); empty where nothing tells
     newlines  or None
     deep      (I, P, D) by layer, what is added after the first decoder layers
+    carriers  (I, P, K) what compressors in the tower left, as within.py has it; None where there are none
     """
 
     tokens: VisualTokens
@@ -48,6 +49,7 @@ class Rows:
     newlines: Newlines | None
     deep: list[Tensor]
     projected: bool
+    carriers: Tensor | None = None
 
     def repeated(self, copies: int) -> Rows:
         """The same rows for prompts that each stand there `copies` times in a row, as beams do."""
@@ -106,6 +108,7 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
         newlines=newlines,
         deep=deep,
         projected=first.projected,
+        carriers=padded.get("carriers"),
     )
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from foveate.core.compressor import Compressor
-from foveate.hosts import asked, checks, encode, traits, versions
+from foveate.core.compressor import Compressor, spans
+from foveate.hosts import asked, checks, encode, traits, versions, within
 from foveate.hosts.positions import window_of
 
 
@@ -37,7 +37,7 @@ class Support:
 
 def support(model: nn.Module, method: Compressor) -> Support:
     """What `compress(model, method)` would do, without doing it. The model may be on the meta device."""
-    sites = tuple(str(part.site) for part in method.parts())
+    sites = tuple(spans(part.site for part in method.parts()))
     try:
         base = traits.base_of(model)
         checks.check(base, method)
@@ -63,6 +63,10 @@ def _notes(base: nn.Module, parts: list[Compressor]) -> Iterator[str]:
             "else the whole prompt at inference, and all but the answers (labels) in training; an image "
             f"without an instruction {without}"
         )
+    if within.of(parts) and (
+        traits.whole_view(base) is not None or "video" in traits.modalities(base)
+    ):
+        yield "in the vision tower every view, such as a tile or a frame, has the whole budget"
     yield from _of_views(base, needs, encode.before_projector(parts))
     yield from _of_windows(base, inside=any(part.site.layer > 0 for part in parts))
     if traits.rows_are_runs(base) and "video" not in traits.modalities(base):

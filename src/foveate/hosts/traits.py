@@ -204,6 +204,16 @@ def projector_of(base: nn.Module) -> tuple[nn.Module, Callable[..., Tensor]]:
     )
 
 
+def refuse_windows(base: nn.Module) -> None:
+    """Raise NotImplementedError where a visual token is made of several tokens of the vision tower."""
+    connector = connector_of(base)
+    if connectors.apart(connector)[0] is not connector or hasattr(base, "pixel_shuffle"):
+        raise NotImplementedError(
+            f"{type(base).__name__} makes a visual token of a window of the tower's, so nothing can be "
+            "dropped or merged inside of the tower; methods that act behind the projector (language 0) work"
+        )
+
+
 def refuse_unordered(base: nn.Module) -> None:
     """Raise NotImplementedError where nothing says which of the tower's tokens a visual token is made of."""
     connector = connector_of(base)

@@ -12,33 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.hosts import glance, traits
+from foveate.hosts import glance, traits, within
 
 
 class Watched:
     """The base model as its own functions see it: they find its connector, tower and newline changed.
 
     The connector's output gets further channels: what was asked of the tower, brought to the patches. A
-    newline gets a mark. Where a compressor stands before the projector, the projector does not run.
+    newline gets a mark. Where a compressor stands before the projector, the projector does not run. Where
+    one acts in the tower, its output is stretched.
     """
 
     def __init__(self, base: nn.Module, look: glance.TowerGlance, early: bool):
-        self._base, self._look, self._early = base, look, early
+        self.base, self.look, self._early = base, look, early
         self.showed: Any = None  # the tower's output
         self.read: Tensor | None = None  # what the projector reads, token by token
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._base, name)
+        found = getattr(self.base, name)
         if name in traits.CONNECTORS:
             return self._connect
         if name == "image_newline":
             return self._marked(found)
-        if isinstance(found, nn.Module) and any(found is t for t in traits.towers_of(self._base)):
+        if isinstance(found, nn.Module) and any(found is t for t in traits.towers_of(self.base)):
             return WatchedTower(found, self)
         return found
 
     def _connect(self, features: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        base, look = self._base, self._look
+        base, look = self.base, self.look
         if self._early:
             out = traits.projector_of(base)[1](features, *args, **kwargs)
             self.read = out.reshape(-1, out.shape[-1])
@@ -57,7 +58,7 @@ class Watched:
         return torch.cat([out, *channels.values()], dim=-1) if channels else out
 
     def _marked(self, newline: Tensor) -> Tensor:
-        widths = dict(self._look.widths)
+        widths = dict(self.look.widths)
         vector = newline.new_zeros(widths["x"]) if self._early else newline
         others = newline.new_zeros(sum(widths.values()) - widths["x"] - 1)
         return torch.cat([vector, others, newline.new_ones(1)])
@@ -71,8 +72,12 @@ class WatchedTower:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """The tower's own output."""
-        self._watched.showed = self._of(*args, **kwargs)
-        return self._watched.showed
+        watched = self._watched
+        watched.showed = self._of(*args, **kwargs)
+        if watched.look.within:
+            leading = int(traits.has_class_token(watched.base, self._of))
+            within.stretched(watched.showed, watched.look.passages[-1], leading)
+        return watched.showed
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._of, name)

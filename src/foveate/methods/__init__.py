@@ -13,6 +13,7 @@ from foveate.methods.crop import Crop
 from foveate.methods.dart import DART
 from foveate.methods.depthwise import DepthwiseConv
 from foveate.methods.divprune import DivPrune
+from foveate.methods.evs import EVS
 from foveate.methods.fastervlm import fastervlm
 from foveate.methods.fastv import FastV
 from foveate.methods.focusllava import RegionSampler, TextGuided, focusllava
@@ -34,6 +35,7 @@ from foveate.methods.random import Random
 from foveate.methods.scope import SCOPE
 from foveate.methods.sparsevlm import SparseVLM, sparsevlm
 from foveate.methods.stride import Stride
+from foveate.methods.tome import ToMe, tome
 from foveate.methods.v2drop import V2Drop, v2drop
 from foveate.methods.vccattention import VCCAttention
 from foveate.methods.visionzip import VisionZip
@@ -53,6 +55,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "pyramiddrop": pyramiddrop,
     "dart": DART,
     "v2drop": v2drop,
+    "tome": tome,
     "visionzip": VisionZip,
     "fastervlm": fastervlm,
     "vispruner": VisPruner,
@@ -65,6 +68,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
     "scope": SCOPE,
     "divprune": DivPrune,
     "cdpruner": CDPruner,
+    "evs": EVS,
     "fovea": Fovea,
     "kmeans": KMeans,
     "vccattention": VCCAttention,
@@ -78,6 +82,7 @@ METHODS: dict[str, Callable[..., Compressor]] = {
 
 __all__ = [
     "DART",
+    "EVS",
     "METHODS",
     "SCOPE",
     "CDPruner",
@@ -105,6 +110,7 @@ __all__ = [
     "SpatialFusion",
     "Stride",
     "TextGuided",
+    "ToMe",
     "V2Drop",
     "VCCAttention",
     "VisPruner",
@@ -119,6 +125,7 @@ __all__ = [
     "prumerge_plus",
     "pyramiddrop",
     "sparsevlm",
+    "tome",
     "v2drop",
     "vscan",
 ]
