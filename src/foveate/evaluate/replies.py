@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ class Reply:
     kept: Kept
     columns: tuple[int, ...] | None
     words: int
-    carried: tuple[tuple[Tensor, Tensor], ...] = ()
+    carried: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
 
 
 @torch.inference_mode()

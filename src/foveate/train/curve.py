@@ -62,7 +62,8 @@ def _dress(axes: Any, name: str) -> None:
     axes.set_ylabel(name)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e8e8e8", linewidth=0.7)
-    axes.legend(frameon=False)
+    if axes.get_legend_handles_labels()[0]:  # a run may end before its first step is logged
+        axes.legend(frameon=False)
 
 
 def smooth(values: Sequence[float]) -> list[float]:
