@@ -18,8 +18,8 @@ def chart() -> bytes:
     import matplotlib
     from matplotlib.figure import Figure
 
-    from foveate.evaluate.comparison import of_bare, of_trained, series, tokens
-    from foveate.evaluate.labels import MARKERS, STAR, TRAINED, colour, labels
+    from foveate.evaluate.comparison import lower, of_bare, of_trained, series, tokens
+    from foveate.evaluate.labels import FAINT, MARKERS, STAR, TRAINED, colour, labels
 
     document = json.loads(COMPARED.read_text())
     style = {"font.size": 11, "svg.hashsalt": "foveate", "svg.fonttype": "none"}
@@ -29,6 +29,9 @@ def chart() -> bytes:
         axes = figure.add_subplot()
         bare = next(run for run in document["runs"] if of_bare(document, run))
         axes.axhline(100 * bare["accuracy"]["overall"], color="#9a9a9a", linestyle=(0, (4, 3)))
+        for runs in lower(document).values():
+            x, y = [tokens(r) for r in runs], [100 * r["accuracy"]["overall"] for r in runs]
+            axes.plot(x, y, color=FAINT, marker=".", linewidth=1, linestyle=(0, (1, 2)))
         lines = [(colour(i), MARKERS[i], runs) for i, runs in enumerate(series(document).values())]
         trained = enumerate(of_trained(document).values())
         lines += [(TRAINED[i % len(TRAINED)], STAR, runs) for i, runs in trained]
@@ -42,7 +45,7 @@ def chart() -> bytes:
         axes.set_xticks(ticks := [18, 36, 72, 144], [f"{tick}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlim(11.5, 155)
-        axes.set_ylim(30, 106)
+        axes.set_ylim(20, 106)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#e8e8e8")
         axes.set_axisbelow(True)

@@ -32,9 +32,8 @@ def labels(axes: Any, document: Mapping[str, Any]) -> None:
         axes.legend(handles, list(methods), loc="lower right", fontsize=9)
     else:
         _named_lines(axes, methods)
-    least = min(map(tokens, document["runs"]))
-    for i, (run, *_) in enumerate(of_trained(document).values()):
-        _named_star(axes, run, TRAINED[i % len(TRAINED)], beyond=tokens(run) > 1.3 * least)
+    for i, runs in enumerate(of_trained(document).values()):
+        _named_stars(axes, runs, TRAINED[i % len(TRAINED)])
     for name, (*_, run) in lower(document).items():
         axes.annotate(
             name,
@@ -85,21 +84,18 @@ def _named_lines(axes: Any, methods: Mapping[str, Sequence[Mapping[str, Any]]]) 
         )
 
 
-def _named_star(axes: Any, run: Mapping[str, Any], ink: str, beyond: bool) -> None:
-    """A trained model's name beside its first star, legible where lines pass behind it.
-
-    Lines rise to the right, so the name is on the left where there is room beyond the others' names.
-    """
+def _named_stars(axes: Any, runs: Sequence[Mapping[str, Any]], ink: str) -> None:
+    """A trained model's name above its first star, legible where lines pass behind it."""
     from matplotlib.patheffects import withStroke
 
     axes.annotate(
-        f"{run['model']}\ntrained",
-        (tokens(run), 100 * run["accuracy"][OVERALL]),
-        xytext=(-9 if beyond else 9, 0),
+        runs[0]["model"],
+        (tokens(runs[0]), 100 * runs[0]["accuracy"][OVERALL]),
+        xytext=(-6 if runs[1:] else 0, 7),
         textcoords="offset points",
         color=ink,
-        ha="right" if beyond else "left",
-        va="center",
+        ha="left" if runs[1:] else "center",
+        va="bottom",
         fontsize=9,
         fontweight="bold",
         path_effects=[withStroke(linewidth=3, foreground="white")],
