@@ -48,7 +48,7 @@ class Entry:
     def name(self) -> str:
         """Of its file: readable, and another for another run of the same board."""
         parts = (self.task, self.key["model"], self.key["method"], self.key["keep"])
-        words = [re.sub(r"[^\w.]+", "_", str(part)).strip("_") for part in parts]
+        words = [re.sub(r"[^\w.]+", "_", str(p)).strip("_") for p in parts if p is not None]
         seed = [] if self.key["seed"] is None else [f"seed{self.key['seed']}"]
         return "-".join([*words, *seed])
 
