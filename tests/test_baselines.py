@@ -136,3 +136,18 @@ def test_a_run_tells_how_much_of_what_is_asked_is_left(loaded, examples):
     (even,) = Work(loaded, "patchqa", examples).runs([stride(36)])
     (bare,) = Work(loaded, "patchqa", examples).runs([Plan("identity", 1.0)])
     assert 0.1 < even["recall"] < 0.5 < oracle["recall"] <= 1 and bare["recall"] is None
+
+
+def test_the_switches_of_the_host_are_settings_in_python_too(loaded, examples):
+    how = {"task": examples, "limit": 11, "max_new_tokens": 2}
+    plain, merged = (
+        evaluate.evaluate(loaded.model, loaded.processor, "stride", keep=16, **how, **more)
+        for more in ({}, {"dropped": "merged", "attention": "proportional"})
+    )
+    assert merged["job"]["dropped"] == "merged" and merged["job"]["attention"] == "proportional"
+    assert plain["tokens"] == merged["tokens"] == 16
+    assert merged["recall"] < 1 and plain["recall"] != merged["recall"]
+    rows = evaluate.compare(loaded.model, loaded.processor, "stride", [16], **how, dropped="merged")
+    assert rows["runs"][-1]["tokens"] == 16
+    with pytest.raises(ValueError, match="dropped='lost'"):
+        evaluate.evaluate(loaded.model, loaded.processor, "stride", keep=4, **how, dropped="lost")

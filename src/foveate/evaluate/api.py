@@ -25,10 +25,12 @@ from foveate.evaluate.plans import (
 from foveate.evaluate.runs import Example
 from foveate.evaluate.work import Work
 from foveate.hosts import attach
+from foveate.hosts.switches import Switches
 from foveate.registry.methods import factory
 
 Method = str | Callable[..., Compressor]
 SETTINGS = ("seed", "batch_size", "max_new_tokens", "timing", "out")
+SWITCHES = ("dropped", "attention")
 FIELDS = ("images", "question", "answer", "kind", "group", "key")
 
 
@@ -49,7 +51,7 @@ def evaluate(
     first `limit` questions are asked (220 unless told; the command line asks more), or your own examples:
     objects with images, question, answer, kind, group and key. settings: seed, batch_size, max_new_tokens,
     timing (prefill beside the bare model), and out, a folder where the result is kept and a killed run
-    goes on.
+    goes on; also dropped and attention, as `foveate.compress` takes them.
 
     The document has accuracy (overall and by group), its interval, tokens before and after, steps, cost
     and every answer. The model comes back as it was. Raises ValueError and TypeError for methods, budgets
@@ -95,8 +97,12 @@ def _work(
     model: Any, processor: Any, task: str | Sequence[Example], limit: int, settings: dict[str, Any]
 ) -> Work:
     """What is asked, of whom. A path in `out` is made a folder by the runs."""
-    if wrong := settings.keys() - SETTINGS:
-        raise TypeError(f"no setting {min(wrong)!r}: there are {', '.join(SETTINGS)}")
+    if wrong := settings.keys() - {*SETTINGS, *SWITCHES}:
+        known = ", ".join((*SETTINGS, *SWITCHES))
+        raise TypeError(f"no setting {min(wrong)!r}: there are {known}")
+    switches = {name: settings[name] for name in SWITCHES if name in settings}
+    Switches(**switches)  # raises for words that they do not have
+    settings = {name: value for name, value in settings.items() if name not in SWITCHES}
     limit = whole("limit", limit)
     name = task if isinstance(task, str) else "own"
     examples = tasks.examples(task, limit, settings.get("seed", 0)) if name == task else [*task]
@@ -110,14 +116,15 @@ def _work(
     called = Path(getattr(model, "name_or_path", "")).name or type(model).__name__
     if (out := settings.get("out")) is not None:
         settings = {**settings, "out": Path(out)}
-    return Work(Loaded(model, processor, called), name, examples[:limit], **settings)
+    loaded = Loaded(model, processor, called, switches=switches)
+    return Work(loaded, name, examples[:limit], **settings)
 
 
 def _plan(
     loaded: Loaded, method: Compressor | Method | None, keep: int | float | None, positions: str
 ) -> Plan:
     """The run of one method as it was given. Raises ValueError and TypeError where it fits nothing."""
-    how = {"positions": positions}
+    how = {"positions": positions, **loaded.switches}
     if isinstance(method, Compressor):
         if keep is not None:
             raise TypeError(f"keep={keep} beside a method that is made: give it to its constructor")
