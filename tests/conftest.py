@@ -17,6 +17,7 @@ torch.set_num_threads(1)
 EVERY_NTH = 17
 EAGER_NTH = 4  # of Llava's, whose cases all run with sdpa
 QUICK_NTH = 3
+QUICK_PART = 4  # of all quick tests, in turn: two minutes
 WHOLE = {"test_sight", "test_families"}  # cheap: every family, every case
 COMPILED = "test_compile"  # dear: a minute each
 # What stands around a model (trainers, adapters, threads) knows no family: each test takes a third of them.
@@ -29,7 +30,7 @@ def pytest_collection_modifyitems(items):
     Llava runs everything with sdpa, a fourth of it eagerly, and alone what is compiled. Of the other
     families every 17th case stays, at least one of each test and different ones in each family, but for tests
     of what stands around a model, which take other families in turn; the rest is for `make test-full`. Of
-    what stays, a third is quick.
+    what stays, a third is quick; and of everything that is quick every fourth case is asked first.
     """
     cases: dict[tuple, list] = {}
     for item in items:
@@ -49,6 +50,9 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.full)
             elif (n // EVERY_NTH + turn) % QUICK_NTH:
                 item.add_marker(pytest.mark.slow)
+    for n, item in enumerate(items):
+        if n % QUICK_PART:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=sorted(FAMILIES))
