@@ -85,7 +85,9 @@ def _cells(step: Step, i: int, asked: Tensor) -> float:
 
 def known(method: Compressor, questions: Sequence[Example], keep: int) -> list[Compressor]:
     """For each batch of questions, the method with the generator's weights; even where nothing is asked."""
-    asked = torch.stack([torch.from_numpy(patches(q)).flatten() for q in questions]).float()
+    asked = torch.stack(
+        [torch.from_numpy(patches_of(q.asked[0])).flatten() for q in questions]
+    ).float()
     asked = torch.where(asked.any(1, keepdim=True), asked, 1.0)
     told = []
     for share in (asked / asked.sum(1, keepdim=True)).split(BATCH):
@@ -94,11 +96,6 @@ def known(method: Compressor, questions: Sequence[Example], keep: int) -> list[C
         one.share = share
         told.append(one.eval())
     return told
-
-
-def patches(question: Example) -> Any:
-    """(rows, columns) bool: which patches hold what is asked about."""
-    return patches_of(question.asked[0])
 
 
 def _right(out: Path, questions: Sequence[Example], methods: Sequence[Compressor]) -> str:

@@ -1,5 +1,6 @@
 """What a method has to beat: smaller pictures, grey ones, what is asked about first, another's question."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from foveate import Context, Fovea, Stride, VisualTokens, compressed, embedded, evaluate
-from foveate.evaluate import baselines as baseline_room
+from foveate.evaluate import baselines as room
 from foveate.evaluate.baselines import Misled, Oracle, baselines
 from foveate.evaluate.comparison import LOWER
 from foveate.evaluate.plans import Loaded, Plan
@@ -89,22 +90,16 @@ def test_what_cannot_be_is_left_out_with_the_reason(loaded, examples):
     assert "does not know" in skipped[0]["why"]
 
 
-def test_where_any_size_is_taken_the_picture_is_smaller(loaded, examples, monkeypatch):
-    """As of a processor that makes as many tokens as a picture has patches."""
-
-    def no_table(*given):
-        raise NotImplementedError("no table")
-
-    monkeypatch.setattr(baseline_room, "shrunk", no_table)
-    sizes = []
-
-    def seen(own, example):
-        sizes.append(own.processor._change(example.images[0]).size if sizes else (96, 96))
-        return sizes[-1][0] * sizes[-1][1] // 64
-
-    monkeypatch.setattr(baseline_room, "_seen", seen)
-    found, skipped = baselines(loaded, ["downsample"], [0.25], examples)
-    assert sizes == [(96, 96), (48, 48)] and len(found) == 1 and not skipped
+def test_a_processor_that_takes_any_size_is_given_smaller_pictures(loaded, examples):
+    """Half the side, a quarter of the placeholders."""
+    any_size = copy.deepcopy(loaded.processor)
+    any_size.image_processor.do_resize = any_size.image_processor.do_center_crop = False
+    halved = room.Through(any_size, lambda image: room.scaled(image, 0.5))
+    batch, _ = evaluate.encode(halved, [(examples[0].images, examples[0].question)])
+    assert batch["pixel_values"].shape[-2:] == (48, 48)
+    assert int((batch["input_ids"] == loaded.model.config.image_token_id).sum()) == 36
+    assert room.scaled(examples[0].images[0], 0.001).size == (1, 1)
+    assert halved.tokenizer is any_size.tokenizer
 
 
 def test_another_question_is_told():

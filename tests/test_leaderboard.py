@@ -62,6 +62,11 @@ def test_all_methods_that_need_no_training_are_on_it(work):
     methods = {e.key["method"] for e in every}
     assert {"fastv", "visionzip", "cdpruner", "fovea", "pool"} <= methods
     assert not {"meteor", "llava_stf", "depthwise"} & methods
+    asking = {e.key["method"] for e in every if e.what["question"]}
+    assert {"fastv", "pyramiddrop", "dart", "sparsevlm", "cdpruner", "vscan"} <= asking
+    assert not {"divprune", "visionzip", "fovea", "tome", "v2drop"} & asking
+    inside = {e.key["method"] for e in every if e.what["inside"]}
+    assert {"fastv", "v2drop", "vscan"} <= inside and not {"tome", "divprune", "fovea"} & inside
 
 
 def test_a_finished_run_is_found_again_and_another_budget_is_not(work, made):

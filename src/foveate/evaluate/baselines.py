@@ -127,7 +127,7 @@ def _downsampled(loaded: Loaded, keep: Keep, examples: Sequence[Any]) -> Plan:
         own = replace(loaded, model=model, processor=processor)
     except NotImplementedError:
         side = math.sqrt(most / whole)
-        own = replace(loaded, processor=Through(loaded.processor, lambda i: _scaled(i, side)))
+        own = replace(loaded, processor=Through(loaded.processor, lambda i: scaled(i, side)))
     try:
         tokens = _seen(own, examples[0])
     except (ValueError, RuntimeError, IndexError) as error:
@@ -150,7 +150,8 @@ def _seen(loaded: Loaded, example: Any) -> int:
     return int(traits.is_visual(traits.base_of(model), inputs["input_ids"]).sum())
 
 
-def _scaled(image: Image.Image, side: float) -> Image.Image:
+def scaled(image: Image.Image, side: float) -> Image.Image:
+    """The picture with this share of its width and height."""
     return image.resize([max(1, int(n * side)) for n in image.size], Image.Resampling.BICUBIC)
 
 

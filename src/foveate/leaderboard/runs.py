@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foveate.core.compressor import Compressor
+from foveate.core.compressor import Compressor, language
 from foveate.core.ops import Keep
 from foveate.core.spec import Skipped, Spec
 from foveate.evaluate import baselines
@@ -23,6 +23,7 @@ from foveate.evaluate.plans import Plan, fitting, plan
 from foveate.evaluate.results import fingerprint
 from foveate.evaluate.runs import digest
 from foveate.evaluate.work import Work
+from foveate.hosts.prompted import PROMPT_ROWS
 from foveate.methods import METHODS
 
 SEEDS = (0, 1, 2)
@@ -114,8 +115,8 @@ def _entry(work: Work, one: Plan, questions: str) -> Entry:
     needs = frozenset().union(*(part.needs for part in parts))
     what = {
         "trained": one.trained is not None,
-        "question": bool(needs & {"text", "prompt_attention", "last_attention"}),
-        "inside": any(part.site.layer > 0 for part in parts),
+        "question": bool(needs & ({"text"} | PROMPT_ROWS)),
+        "inside": any(part.site > language(0) for part in parts),
         "baseline": one.method in (BARE, *LOWER),
     }
     return Entry(work.task, one, json.loads(json.dumps(key)), what)
