@@ -33,7 +33,7 @@ def labels(axes: Any, document: Mapping[str, Any]) -> None:
     else:
         _named_lines(axes, methods)
     for i, runs in enumerate(of_trained(document).values()):
-        _named_stars(axes, runs, TRAINED[i % len(TRAINED)])
+        _named_stars(axes, runs, TRAINED[i % len(TRAINED)], 7 + 10 * i)
     for name, (*_, run) in lower(document).items():
         axes.annotate(
             name,
@@ -84,14 +84,14 @@ def _named_lines(axes: Any, methods: Mapping[str, Sequence[Mapping[str, Any]]]) 
         )
 
 
-def _named_stars(axes: Any, runs: Sequence[Mapping[str, Any]], ink: str) -> None:
-    """A trained model's name above its first star, legible where lines pass behind it."""
+def _named_stars(axes: Any, runs: Sequence[Mapping[str, Any]], ink: str, up: int) -> None:
+    """A trained model's name so many points above its first star, legible where lines pass behind it."""
     from matplotlib.patheffects import withStroke
 
     axes.annotate(
         runs[0]["model"],
         (tokens(runs[0]), 100 * runs[0]["accuracy"][OVERALL]),
-        xytext=(-6 if runs[1:] else 0, 7),
+        xytext=(-6 if runs[1:] else 0, up),
         textcoords="offset points",
         color=ink,
         ha="left" if runs[1:] else "center",
