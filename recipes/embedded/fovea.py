@@ -1,7 +1,8 @@
 """Train the embedded model on with Fovea: python recipes/embedded/fovea.py
 
 From all it knows at 144 tokens to any number of them: each image draws its budget, and the same weights'
-answers with all tokens teach. A long stage at one rate, then a short one that takes it to nothing. Killed at
+answers with all tokens teach. A long stage at one rate, then a shorter one, that takes it to nothing and
+splits by sharper weights. Killed at
 any moment, it goes on from out/embedded-fovea when it is run again. Writes src/foveate/embedded/fovea/, of
 whose weights those that did not learn stay in the folder beside it, with its card, and
 results/embedded-fovea-patchqa-test.json.
@@ -26,7 +27,8 @@ from foveate.tasks import records
 from foveate.train import RECIPES, Recipe, run
 
 NAME = "embedded-fovea"
-STEPS = (2000, 600)
+STEPS = (2000, 1500)
+FOCUS = 2.0  # of the splits, from the short stage on
 BUDGETS = (72, 36, 18, 9, 4)
 QUESTIONS = 5000
 
@@ -96,7 +98,7 @@ Command, versions and device: `results/embedded-fovea-patchqa-test.json`.
 
 
 def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Recipe, Recipe]:
-    """The long stage, and the short one behind it: other scenes, asked for more of what is lost first."""
+    """The long stage, and the one behind it: other scenes, asked for more of what is lost first."""
     twin = RECIPES["fovea_patchqa"]()
     size = {} if batch is None else {"batch": batch, "micro_batch": batch}
     long, short = steps
@@ -110,8 +112,15 @@ def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Rec
         log_every=10,
         **size,
     )
-    last = replace(first, name=NAME, steps=short, scheduler="linear", attend=0.0, seed=1)
-    last = replace(last, data="patchqa-practice")
+    last = replace(
+        first,
+        name=NAME,
+        data="patchqa-practice",
+        steps=short,
+        scheduler="linear",
+        arguments={**first.arguments, "focus": FOCUS},
+        seed=1,
+    )
     return first, last
 
 

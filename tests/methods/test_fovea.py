@@ -68,6 +68,20 @@ def test_where_the_weight_is_leaves_are_small():
     assert size[[0, 1, 8, 9]].max() < 4 < size[[7, 56, 63]].min()
 
 
+def test_focus_splits_further_what_weighs_and_blends_as_before():
+    tokens, where = flat(8, 8), torch.ones(1, 64)
+    where[0, [0, 1, 8, 9]] = 5.0
+    made = context(grid=grid(8, 8), cls_attention=where)
+    small = []
+    for focus in (0.0, 1.0, 3.0):
+        method = Fovea(keep=10, weights="attention", vector="mean", width=8, focus=focus)
+        left = method(tokens, made)
+        assert left.counts.tolist() == [10]
+        small.append(left.size.gather(1, left.owner)[0, [0, 1, 8, 9]].float().mean())
+        assert method.weight(tokens, made)[0, 0] == pytest.approx(5 * 64 / 80 + FLOOR)
+    assert small[0] > small[1] > small[2] == 1
+
+
 @pytest.mark.parametrize(("vector", "index"), [("outlier", 3), ("medoid", 1)])
 def test_a_leaf_is_one_of_its_tokens(vector, index):
     """Of four in a row: the one least like the image, or most like the leaf's own mean."""
@@ -154,6 +168,7 @@ def test_one_checkpoint_serves_every_budget():
         ({"sampled": [0.9, 0.1]}, "shares in"),
         ({"vector": "mean", "width": None}, "width=None"),
         ({"splits": "depth"}, "want one of detail, size"),
+        ({"focus": -1.0}, "focus=-1"),
         ({"keep": 0}, "keep=0"),
     ],
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, budget, check_keep, choice, whole
+from foveate.core.ops import Keep, budget, check_keep, choice, number, whole
 from foveate.core.sampled import budgets, shares
 from foveate.core.tokens import VisualTokens
 from foveate.core.tree import tree
@@ -35,7 +35,9 @@ class Fovea(Compressor):
     training a leaf becomes one of its tokens, the "outlier" least like the image's mean or the "medoid" most
     like the leaf's own; with training the "mean" itself, with an embedding of its size. The weights that
     blend are those that split, so the language model's loss teaches them. splits: "detail"; or "size", the
-    largest rectangle first: a fixed grid of any number of cells, whatever is seen or asked.
+    largest rectangle first: a fixed grid of any number of cells, whatever is seen or asked. focus: the power
+    of the weights that splits are made by: above 1, what is asked about is split further before the rest. A
+    loss teaches how a leaf blends, and not which leaves there are, so a scorer alone stays too soft.
     sampled: (least, most) shares; in training each image draws its budget between them, evenly in the
     logarithm, which makes one checkpoint serve any budget. width: of the language model, where something is
     trained; hidden: of the scorer. Raises ValueError for others.
@@ -51,6 +53,7 @@ class Fovea(Compressor):
         width: int | None = 4096,
         hidden: int = 64,
         splits: str = "detail",
+        focus: float = 1.0,
         sampled: Sequence[float] | None = None,
         seed: int = 0,
     ):
@@ -62,7 +65,7 @@ class Fovea(Compressor):
         trained = self.weights == "question" or self.vector == "mean"
         width = whole("width", width) if trained or width is not None else None
         self.width = width if trained else None  # nothing else depends on it
-        self.hidden = whole("hidden", hidden)
+        self.hidden, self.focus = whole("hidden", hidden), number("focus", focus)
         self.sampled = shares(sampled)
         self.seed, self.elastic = whole("seed", seed, least=0), self.sampled is not None
         reads = {"attention": {"cls_attention"}, "question": {"text", "text_mask"}}
@@ -82,7 +85,7 @@ class Fovea(Compressor):
             return tokens
         weight = self.weight(tokens, context)
         with torch.no_grad():
-            leaf = self._leaves(tokens, context.grid, weight, n)
+            leaf = self._leaves(tokens, context.grid, self._focused(weight, tokens), n)
         M = 2 * tokens.x.shape[1]
         return tokens.merge(leaf, M, self._vectors(tokens, leaf, weight, M))
 
@@ -111,6 +114,13 @@ class Fovea(Compressor):
         if self.training and self.elastic:
             return budgets(self.sampled, context.generator, count)
         return budget(self.keep, count)
+
+    def _focused(self, weight: Tensor, tokens: VisualTokens) -> Tensor:
+        """(B, N) the weights that splits are made by, one in the mean as before."""
+        if self.focus == 1:
+            return weight
+        sharp = weight.pow(self.focus).masked_fill(~tokens.valid, 0)
+        return sharp / sharp.sum(1, keepdim=True) * tokens.counts[:, None] + FLOOR
 
     def _leaves(self, tokens: VisualTokens, grid: Tensor, weight: Tensor, n: Tensor) -> Tensor:
         """(B, N) the leaf of each token, images of one layout together."""
@@ -163,7 +173,7 @@ class Fovea(Compressor):
     def arguments(self) -> dict[str, Any]:
         """As given."""
         sampled = None if self.sampled is None else list(self.sampled)
-        names = ("keep", "weights", "vector", "width", "hidden", "splits")
+        names = ("keep", "weights", "vector", "width", "hidden", "splits", "focus")
         return {name: getattr(self, name) for name in names} | {
             "sampled": sampled,
             "seed": self.seed,

@@ -15,7 +15,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "patchqa-crowded": {"objects": (6, 9)},
     "patchqa-two": {"images": 2},
     # To train on: more often what is lost first.
-    "patchqa-practice": {"weights": {"count": 3, "sign": 20, "digit": 4}},
+    "patchqa-practice": {"weights": {"count": 8, "sign": 12, "digit": 4, "background": 2}},
     "patchqa-2x": {"size": 192},  # the same things on a canvas four times as large
 }
 
