@@ -5,7 +5,17 @@ Training and evaluation share it, so that what a compressor reads of a question 
 
 from foveate.chat.columns import columns, verify
 from foveate.chat.said import MARK, Record, Said, Span, Turn
-from foveate.chat.template import Chat, asked, end_token, image_mark, prompt, spoken
+from foveate.chat.template import (
+    Chat,
+    asked,
+    asking,
+    end_token,
+    heard,
+    image_mark,
+    prompt,
+    render,
+    spoken,
+)
 
 __all__ = [
     "MARK",
@@ -15,10 +25,13 @@ __all__ = [
     "Span",
     "Turn",
     "asked",
+    "asking",
     "columns",
     "end_token",
+    "heard",
     "image_mark",
     "prompt",
+    "render",
     "spoken",
     "verify",
 ]

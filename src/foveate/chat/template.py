@@ -74,10 +74,17 @@ def prompt(processor: Any, question: str, images: int = 1) -> str:
 
 def asked(processor: Any, question: str, images: int = 1) -> Said:
     """The same prompt, and where the question stands. Raises ValueError where the template rewrites it."""
-    turns = [asking(question, images)]
+    return heard(processor, [asking(question, images)])
+
+
+def heard(processor: Any, turns: Sequence[dict[str, Any]]) -> Said:
+    """Turns up to where the next answer begins, and where the user's words stand in them.
+
+    Raises ValueError where the template rewrites what is said.
+    """
     text = render(processor, turns, answered=False)
     spans = found(processor, turns, text, "the question", answered=False)
-    return Said(text, tuple(trimmed(text, span) for _, span in spans), ())
+    return Said(text, tuple(trimmed(text, span) for role, span in spans if role == "user"), ())
 
 
 def trimmed(text: str, span: Span) -> Span:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -44,10 +43,11 @@ def load(
     """
     from foveate.embedded import MODELS
     from foveate.evaluate.plans import Loaded
+    from foveate.registry.loading import read
 
     target, path = place_to_run(device), place(name)
     with _loading(name):
-        model, processor = _read(path, trust)
+        model, processor = read(path, trust)
         _switch(model, switches)
         model = model.to(target).eval()
     folder = Path(name).expanduser()
@@ -167,18 +167,6 @@ def _check_model(folder: Path) -> None:
         files.refuse_no_model(folder)
     except files.Unreadable as error:
         raise Wrong(f"model {error}") from error
-
-
-def _read(path: str, trust: Sequence[str]) -> tuple[Any, Any]:
-    import foveate
-    from foveate.hosts import reading, saving, whole
-
-    compressed = saving.said(reading.config(path)) is not None
-    processor = reading.processor(path)  # before the weights: it takes no time
-    read = partial(foveate.from_pretrained, trust=trust) if compressed else reading.model
-    model = read(path, dtype="auto")
-    whole.check_asked(path, model, processor)
-    return model, processor
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Accuracy against tokens: batched, deterministic, resumable runs, and a report of them."""
 
+from foveate.chat import prompt
 from foveate.evaluate.api import compare, evaluate
 from foveate.evaluate.comparison import comparison
-from foveate.evaluate.prompts import encode, prompt, told
+from foveate.evaluate.prompts import encode, told
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run

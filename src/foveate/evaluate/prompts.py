@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.chat import Said, asked, columns, prompt, verify
+from foveate.chat import Said, Span, asking, columns, heard, render, verify
 from foveate.chat.pictures import read
 from foveate.core.compressor import Compressor
 from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
 
 Ask = tuple[Sequence[Image.Image | Path], str]  # the images of one prompt, and the question
+# Turns as chat templates take them, up to where an answer begins, and their images in order.
+Talk = tuple[Sequence[dict[str, Any]], Sequence[Image.Image | Path]]
 # Needs that the user's words answer.
 READS = frozenset({"text", "text_mask", "prompt_attention", "words"})
 
@@ -29,12 +32,32 @@ def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
     Padding is on the left, so that every answer begins at the same column. Without a fast tokenizer, or
     with a template that rewrites what is asked, None: the words cannot be found.
     """
-    texts = [prompt(processor, question, len(images)) for images, question in asks]
+    batch, asked, _ = tokens(processor, talks(asks))
+    return batch, asked
+
+
+def talks(asks: Sequence[Ask]) -> list[Talk]:
+    """Questions as conversations: each the one turn of its user."""
+    return [([asking(question, len(images))], images) for images, question in asks]
+
+
+def tokens(
+    processor: Any, talks: Sequence[Talk], answers: Sequence[str] | None = None
+) -> tuple[Any, Tensor | None, Tensor | None]:
+    """As `encode`, of conversations; with an answer behind each, the columns of those come third.
+
+    Raises ValueError where these cannot be found: without a fast tokenizer, or one that names what it did.
+    """
+    prompts = [render(processor, turns, answered=False) for turns, _ in talks]
+    texts = prompts if answers is None else list(map(str.__add__, prompts, answers))
+    images = [[read(image) for image in own] for _, own in talks]
     start = getattr(processor.tokenizer, "bos_token", None)
     fast = getattr(processor.tokenizer, "is_fast", False)
+    if answers is not None and not fast:
+        raise ValueError("answers behind a prompt: want a fast tokenizer, to find their columns")
     places = ("return_offsets_mapping", "return_text_replacement_offsets") if fast else ()
     batch = processor(
-        images=[[read(image) for image in images] for images, _ in asks],
+        images=images if any(images) else None,
         text=texts,
         padding=True,
         padding_side="left",
@@ -44,27 +67,33 @@ def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
     )
     offsets = batch.pop("offset_mapping", None)
     moves = batch.pop("text_replacement_offsets", None)
+    marks = partial(marked, texts, [*map(len, images)], offsets, moves)
     try:
-        said = [asked(processor, question, len(images)) for images, question in asks]
-        return batch, words(said, [len(images) for images, _ in asks], offsets, moves)
+        asked = marks([heard(processor, turns).questions for turns, _ in talks])
     except ValueError:
-        return batch, None
+        asked = None
+    behind = [[(len(a), len(b))] for a, b in zip(prompts, texts, strict=True)]
+    return batch, asked, None if answers is None else marks(behind)
 
 
-def words(
-    said: Sequence[Said], images: Sequence[int], offsets: Tensor | None, moves: Any
+def marked(
+    texts: Sequence[str],
+    images: Sequence[int],
+    offsets: Tensor | None,
+    moves: Any,
+    spans: Sequence[Sequence[Span]],
 ) -> Tensor | None:
-    """The columns of the questions; None without offsets. offsets (B, S, 2), images (B,); (B, S) bool.
+    """The columns of some spans of each text; None without offsets. offsets (B, S, 2); (B, S) bool.
 
-    Raises ValueError where the processor changed more of a text than it names.
+    images: how many each has. Raises ValueError where the processor changed more of a text than it names.
     """
     if offsets is None:
         return None
-    rows = zip(said, images, moves or [[] for _ in said], offsets, strict=True)
+    rows = zip(texts, images, moves or [[] for _ in texts], offsets, spans, strict=True)
     found = []
-    for one, count, moved, row in rows:
-        verify(one, count, moved, row, "a prompt")
-        found.append(columns(row, one.questions, moved))
+    for text, count, moved, row, own in rows:
+        verify(Said(text, (), ()), count, moved, row, "a prompt")
+        found.append(columns(row, own, moved))
     return torch.stack(found)
 
 

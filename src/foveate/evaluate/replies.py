@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.evaluate.prompts import Ask, acting, encode, told
+from foveate.evaluate.prompts import Ask, Talk, acting, talks, tokens, told
 from foveate.evaluate.shares import Kept, columns, kept
 from foveate.hosts import attach, traits
 from foveate.hosts.trace import Step
@@ -27,6 +28,8 @@ class Reply:
     words    columns of the prompt that are no image's
     carried  of each image, the token that carries each patch at the end, and where the patches stand: (P,)
              and (P, 3); empty of a bare model, and where rows are no images
+    made     tokens of the answer, with the one that ends it
+    seconds  until its first token was chosen, a prompt's share of its batch
     """
 
     text: str
@@ -36,35 +39,61 @@ class Reply:
     columns: tuple[int, ...] | None
     words: int
     carried: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
+    made: int = 0
+    seconds: float = field(default=0.0, compare=False)
 
 
-@torch.inference_mode()
 def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int) -> list[Reply]:
     """Greedy answers to one batch of questions, in order.
 
     Raises FloatingPointError where the model's logits are no numbers: what it would say means nothing.
     """
-    inputs, asked = encode(processor, asks)
-    inputs = inputs.to(model.device)
-    floating = {k: v.to(model.dtype) for k, v in inputs.items() if v.is_floating_point()}
     greedy = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
+    return answers(model, processor, talks(asks), greedy)
+
+
+@torch.inference_mode()
+def answers(
+    model: Any, processor: Any, talks: Sequence[Talk], how: Mapping[str, Any]
+) -> list[Reply]:
+    """As `replies`, to conversations; how: what `generate` is told. With beams, no columns are noted."""
+    inputs, asked, _ = tokens(processor, talks)
+    inputs, first = as_read(model, inputs), _First()
     with told(acting(model), asked), _watched(model) as steps:
-        greedy["logits_processor"] = [_finite]
-        out = model.generate(**{**inputs, **floating}, **greedy, return_dict_in_generate=True)
+        seen = {"logits_processor": [first], "return_dict_in_generate": True}
+        out = model.generate(**inputs, **how, **seen)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    texts = processor.batch_decode(out.sequences[:, ids.shape[1] :], skip_special_tokens=True)
-    base, images = traits.base_of(model), [len(some) for some, _ in asks]
+    said = out.sequences[:, ids.shape[1] :]
+    texts = processor.batch_decode(said, skip_special_tokens=True)
+    base, images = traits.base_of(model), [len(some) for _, some in talks]
     layers = len(traits.decoder_of(base).layers)
     left = kept(steps[: _acts(model)], images, layers)  # without a cache, every word is a prefill
-    had = columns(out.past_key_values, mask, layers, attach.is_compressed(model))
+    one = how.get("num_beams", 1) == 1
+    had = columns(out.past_key_values, mask, layers, attach.is_compressed(model)) if one else None
     words = (~traits.is_visual(base, ids) & mask.bool()).sum(1).tolist()
+    made, seconds = _lengths(model, said), first.seconds / len(talks)
     found = []
     for row, (text, before) in enumerate(zip(texts, _placed(base, ids, images), strict=True)):
         after = left[row].steps[-1] if left[row].steps else before
         own = None if had is None else tuple(had[row])
         carried = _carried(steps[: _acts(model)], images, row)
-        found.append(Reply(text.strip(), before, after, left[row], own, words[row], carried))
+        read = (before, after, left[row], own, words[row], carried)
+        found.append(Reply(text.strip(), *read, made[row], seconds))
     return found
+
+
+def as_read(model: Any, inputs: Any) -> dict[str, Tensor]:
+    """A batch where the model is, pictures in its precision."""
+    inputs = inputs.to(model.device)
+    return {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in inputs.items()}
+
+
+def _lengths(model: Any, said: Tensor) -> list[int]:
+    """Tokens of each answer (B, T) up to the one that ends it."""
+    ends = model.generation_config.eos_token_id
+    ends = torch.as_tensor([] if ends is None else ends, device=said.device).flatten()
+    over = torch.isin(said, ends).cumsum(1) - torch.isin(said, ends).long()
+    return (over == 0).sum(1).tolist()
 
 
 def _carried(steps: list[Step], images: list[int], row: int) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -76,14 +105,26 @@ def _carried(steps: list[Step], images: list[int], row: int) -> tuple[tuple[Tens
     return tuple((steps[-1].owner[i].cpu(), steps[0].grid[i].cpu()) for i in which)
 
 
-def _finite(ids: Tensor, scores: Tensor) -> Tensor:
-    """The scores (B, V) of the next token, as they are; refused where none of a row is the largest."""
+class _First:
+    """Sees the scores of every next token, and notes how long the first one took."""
+
+    def __init__(self) -> None:
+        self.start, self.seconds = time.perf_counter(), 0.0
+
+    def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
+        """The scores (B, V) as they are; refused where none of a row is the largest."""
+        want_numbers(scores)
+        self.seconds = self.seconds or time.perf_counter() - self.start
+        return scores
+
+
+def want_numbers(scores: Tensor) -> None:
+    """Raise FloatingPointError where the largest of a row of scores (B, V) is no number."""
     if lost := int((~scores.amax(-1).isfinite()).sum()):
         raise FloatingPointError(
             f"the model's logits are no numbers for {lost} of {len(scores)} questions: its weights, or an "
             f"argument of the method, lead out of the range of {scores.dtype}"
         )
-    return scores
 
 
 @contextmanager

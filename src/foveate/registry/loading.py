@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 
 from foveate.core.compressor import Compressor
 from foveate.core.sizes import sized
-from foveate.hosts import attach, saving, traits
+from foveate.hosts import attach, reading, saving, traits, whole
 from foveate.hosts import support as hosts_support
 from foveate.hosts.support import Support
 from foveate.registry.methods import factory, is_compressor, known, names
@@ -129,6 +130,16 @@ def from_pretrained(
         )
     model, made, how = saving.from_pretrained(path, known(*trust), method, **kwargs)
     return attach.compress(model, made, **how)
+
+
+def read(path: str, trust: Sequence[str] = (), dtype: Any = "auto") -> tuple[Any, Any]:
+    """A model as it was saved, with a compressor or bare, and its processor. Raises as `from_pretrained`."""
+    compressed = saving.said(reading.config(path)) is not None
+    processor = reading.processor(path)  # before the weights: it takes no time
+    one = partial(from_pretrained, trust=trust) if compressed else reading.model
+    model = one(path, dtype=dtype)
+    whole.check_asked(path, model, processor)
+    return model, processor
 
 
 def support(

@@ -1,0 +1,99 @@
+"""What other programs ask: free answers told how, and how likely a given one is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from foveate.chat import MARK, Chat, render, spoken
+from foveate.chat.template import found
+from foveate.evaluate.prompts import Talk, acting, tokens, told
+from foveate.evaluate.replies import as_read, want_numbers
+
+LONGEST = 1024  # tokens of an answer, where a task says nothing
+OURS = ("until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
+ONE = ("num_return_sequences", "return_dict_in_generate")  # an answer is one text
+IGNORED = -100
+
+
+def talk(messages: Sequence[Mapping[str, Any]]) -> Talk:
+    """Messages of lmms-eval as a conversation; pictures stand where they are, or where the text marks them.
+
+    Raises ValueError for videos and sounds.
+    """
+    turns, images = [], []
+    for message in messages:
+        parts = message["content"]
+        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
+        if other := {part["type"] for part in parts} - {"text", "image"}:
+            raise ValueError(
+                f"a message with {min(other)}: foveate answers about pictures and text here"
+            )
+        own = [part["url"] for part in parts if part["type"] == "image"]
+        text = "".join(part["text"] for part in parts if part["type"] == "text")
+        content = [{k: part[k] for k in ("type", "text") if k in part} for part in parts]
+        marked = own and text.count(MARK) == len(own)
+        turns.append(spoken(message["role"], text) if marked else {**message, "content": content})
+        images += own
+    return turns, images
+
+
+def check_system(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where the chat template writes a system turn as if the model had said it."""
+    text = render(processor, turns, answered=False)
+    (_, (start, _)), *_ = found(processor, turns, text, "the system prompt", answered=False)
+    Chat(processor).want_system(text[:start], "the system prompt")
+
+
+def settings(asked: Mapping[str, Any], known: Any) -> tuple[dict[str, Any], list[str]]:
+    """What `generate` is told, and which of a task's generation_kwargs mean nothing to it.
+
+    Sampled is where do_sample or else a temperature says so, and the temperature is above 0. known: the
+    model's generation config.
+    """
+    heat = asked.get("temperature") or 0.0
+    sampled = heat > 0 and asked.get("do_sample") is not False
+    how: dict[str, Any] = {"do_sample": sampled, "temperature": None, "top_p": None, "top_k": None}
+    if sampled:
+        given = {name: asked.get(name) or None for name in ("top_p", "top_k")}
+        how |= {"temperature": float(heat), **given}
+    how |= {"max_new_tokens": asked.get("max_new_tokens", LONGEST), "num_beams": 1}
+    rest = {name: value for name, value in asked.items() if name not in OURS}
+    how |= {name: value for name, value in rest.items() if hasattr(known, name) and name not in ONE}
+    return how, [name for name in rest if name not in how]
+
+
+def cut(text: str, until: str | Sequence[str] | None) -> str:
+    """An answer up to the first of these words."""
+    for stop in [until] if isinstance(until, str) else until or []:
+        text = text.partition(stop)[0] if stop else text
+    return text.strip()
+
+
+@torch.inference_mode()
+def losses(
+    model: Any, processor: Any, talks: Sequence[Talk], answers: Sequence[str]
+) -> list[tuple[float, bool]]:
+    """Of each answer behind its prompt the mean loss of its tokens, and whether the model would say it.
+
+    Compressors read the prompt alone. Raises FloatingPointError where the logits are no numbers, ValueError
+    for an answer without a token and for tokenizers that do not say where their tokens stand.
+    """
+    inputs, asked, answered = tokens(processor, talks, answers)
+    inputs, answered = as_read(model, inputs), answered.to(model.device)
+    if not bool(answered.any(1).all()):
+        raise ValueError(
+            f"{answers[int((~answered.any(1)).nonzero()[0])]!r} has no token to be said"
+        )
+    labels = inputs["input_ids"].masked_fill(~answered, IGNORED)
+    with told(acting(model), asked):
+        logits = model(**inputs, labels=labels).logits
+    behind = answered[:, 1:]
+    scores, right = logits[:, :-1][behind].float(), inputs["input_ids"][:, 1:][behind]
+    want_numbers(scores)
+    lost = torch.nn.functional.cross_entropy(scores, right, reduction="none")
+    rows = behind.sum(1).tolist()
+    said = (scores.argmax(-1) == right).split(rows)
+    return [(float(a.mean()), bool(b.all())) for a, b in zip(lost.split(rows), said, strict=True)]
