@@ -26,7 +26,7 @@ HOUSE = (
     ("tasks",),
     ("evaluate", "train"),
     ("leaderboard",),
-    ("cli",),
+    ("cli", "engines"),
     ("__main__",),
 )
 FLOORS = {name: floor for floor, rooms in enumerate(HOUSE) for name in rooms}

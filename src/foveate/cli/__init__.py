@@ -11,6 +11,7 @@ import typer
 from foveate.cli import said, streams
 from foveate.cli.ask import ask
 from foveate.cli.bench import bench
+from foveate.cli.benchmarks import benchmarks
 from foveate.cli.command import Command, UsageError
 from foveate.cli.compare import compare, evaluate_one
 from foveate.cli.convert import convert
@@ -36,6 +37,7 @@ app.command(cls=Command)(leaderboard)
 app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
 app.command(cls=Command)(bench)
+app.command(cls=Command)(benchmarks)
 app.command(cls=Command)(train)
 app.command(cls=Command)(convert)
 
