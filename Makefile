@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 VENV ?= .venv
 WHEEL_VENV ?= .venv-wheel
 DOCS_VENV ?= .venv-docs
+HARNESS_VENV ?= .venv-harness
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -23,13 +24,14 @@ CALM := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(CALM) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # Those that foveate knows: src/foveate/hosts/versions.py.
 VERSIONS ?= 5.18.0 5.22.0 5.23.0
+LMMS_EVAL := 0.7.3
 
 # LLaVolta's compressor at ten depths and strides, whose compression the paper's table gives.
 LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, stride=4),pool(layer=2, stride=2)$\
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions lint wheel docs docs-site bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions test-harness lint wheel docs docs-site bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -54,6 +56,10 @@ test-versions: $(VERSIONS:%=test-version-%)
 .PHONY: $(VERSIONS:%=test-version-%)
 $(VERSIONS:%=test-version-%): test-version-%: .venv-%/.ready-version
 	$(CALM) .venv-$*/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
+
+# foveate inside lmms-eval, in an environment of its own.
+test-harness: $(HARNESS_VENV)/.ready-harness
+	$(CALM) $(HARNESS_VENV)/bin/python -m pytest tests_harness
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -98,7 +104,7 @@ bloat:
 	@$(PYTHON) recipes/bloat.py
 
 clean:
-	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV)
+	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV)
 
 # Both environments at once: setting them up is mostly waiting for downloads.
 set-up:
@@ -131,6 +137,14 @@ $(DOCS_VENV)/.ready-docs: pyproject.toml constraints-docs.txt
 	$(PYTHON) -m venv $(@D)
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(@D)/needs.txt
 	$(@D)/bin/python $(INSTALL) -c constraints-docs.txt -r $(@D)/needs.txt
+	@touch $@
+
+# lmms-eval without most of what it asks for, and with its filelock: pyproject.toml says which, and why.
+$(HARNESS_VENV)/.ready-harness: $(HARNESS_VENV)/.torch pyproject.toml constraints.txt
+	sed '/^filelock==/d' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[harness]'
+	$(@D)/bin/python $(INSTALL) --no-deps lmms-eval==$(LMMS_EVAL)
 	@touch $@
 
 # constraints.txt but for its transformers.

@@ -8,8 +8,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from foveate.cli import output
-from foveate.cli.ask import AsJson, Keep, Method, Set, chosen_method
+from foveate.cli import models, output
+from foveate.cli.ask import AsJson, Keep, Method, Protocol, Set, chosen_method
 
 TASKS = Path(__file__).parents[1] / "engines" / "tasks"  # PatchQA, as lmms-eval reads tasks
 LLAVA = "llava-hf/llava-1.5-7b-hf"
@@ -50,6 +50,7 @@ def benchmarks(
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
+    protocol: Protocol = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions answered at once.")] = 16,
     path: Annotated[
         bool,
@@ -61,8 +62,9 @@ def benchmarks(
     if path:
         output.say(str(TASKS))
         return
+    models.check_protocol(protocol)
     chosen_method(method, keep, set_ or [])
-    parts = {"pretrained": model, "method": method, "keep": keep}
+    parts = {"pretrained": model, "protocol": protocol, "method": method, "keep": keep}
     told = [f"{name}={value}" for name, value in parts.items() if value is not None]
     told += [f"set.{pair}" for pair in set_ or []]
     rows = [_row(one, ",".join(told), batch_size) for one in BENCHMARKS]
