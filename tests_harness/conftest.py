@@ -46,9 +46,9 @@ def ask(home):
     return asked
 
 
-def said(results: dict[str, Any], task: str = "patchqa") -> dict[str, str]:
-    """Every answer by the question's key."""
-    return {one["doc"]["key"]: one["filtered_resps"][0] for one in results["samples"][task]}
+def said(results: dict[str, Any], task: str = "patchqa") -> dict[int, str]:
+    """Every answer by the question's number."""
+    return {one["doc_id"]: one["filtered_resps"][0] for one in results["samples"][task]}
 
 
 def score(results: dict[str, Any], task: str = "patchqa") -> dict[str, float]:
@@ -67,9 +67,9 @@ def command(folder: Path, *words: str, processes: int = 1) -> tuple[dict[str, An
     run = subprocess.run([*start, *words, *how], capture_output=True, text=True, check=True)
     [found] = folder.rglob("*_results.json")
     results = json.loads(found.read_text())
-    samples = {
-        name: [json.loads(line) for line in path.read_text().splitlines()]
-        for name in results["results"]
-        for path in folder.rglob(f"*_samples_{name}.jsonl")
-    }
+    samples = {}
+    for name in results["results"]:
+        [path] = folder.rglob(f"*_samples_{name}.jsonl")
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        samples[name] = [{**row, "filtered_resps": [row["filtered_resps"]]} for row in rows]
     return {**results, "samples": samples}, run.stderr

@@ -11,14 +11,14 @@ from conftest import command, said
 from lmms_eval import utils
 from lmms_eval.tasks import TaskManager
 
-from foveate.cli import benchmarks
+from foveate.cli.benchmarks import BENCHMARKS, TASKS, _row
 from foveate.engines import answers, opening
 from foveate.evaluate.prompts import talks
 
 CHOICES = "[red, green, blue, yellow, purple, orange, white, black]"
 COLORS = CHOICES.strip("[]").split(", ")
 CHOICE = f"""
-include: {benchmarks.TASKS}/patchqa.yaml
+include: {TASKS}/patchqa.yaml
 task: colors
 class: !function colors.Colors
 output_type: multiple_choice
@@ -32,7 +32,7 @@ metric_list:
 # The questions that ask for a color, and one more about each of them.
 MODULE = f"""
 import sys
-sys.path.insert(0, {str(benchmarks.TASKS)!r})
+sys.path.insert(0, {str(TASKS)!r})
 from patchqa import PatchQA
 from lmms_eval.api.task import ConfigurableTask
 class Colors(PatchQA):
@@ -44,7 +44,7 @@ class Colors(PatchQA):
         self.dataset_no_image["test"] = self.dataset_no_image["test"].select(kept)
 """
 ROUNDS = f"""
-include: {benchmarks.TASKS}/patchqa.yaml
+include: {TASKS}/patchqa.yaml
 task: rounds
 output_type: generate_until_multi_round
 doc_to_text: !function rounds.text
@@ -113,7 +113,7 @@ def test_the_likeliest_choice_is_what_the_model_says(ask, place, told):
     for row in many["samples"]["colors"]:
         best = COLORS[min(range(len(COLORS)), key=lambda n: row["filtered_resps"][n][0])]
         right += best == row["target"]
-        images = [image for image in picture(row["doc"]["key"])]
+        images = picture(row["doc"]["key"])
         ask_ = talks([(images, row["doc"]["question"])])
         mine = answers.losses(model, processor, ask_ * len(COLORS), [f" {c}" for c in COLORS])
         assert mine == [(pytest.approx(a, abs=1e-4), b) for a, b in row["filtered_resps"]]
@@ -134,7 +134,7 @@ def test_several_rounds_end_when_their_task_says_so(ask, place):
         assert len(rounds) == (3 if kind in ("sign", "color") else 2)
         assert all(rounds)
     first = ask("patchqa", "method=fastv,keep=36", 4, 11)
-    assert {row["doc"]["key"]: row["filtered_resps"][0][0] for row in rows} == said(first)
+    assert {row["doc_id"]: row["filtered_resps"][0][0] for row in rows} == said(first)
 
 
 def test_settings_of_an_answer_are_heeded(ask):
@@ -168,7 +168,7 @@ def test_a_system_prompt_that_the_template_would_make_an_answer_is_refused(ask):
 
 
 def test_an_error_is_said_though_the_exit_code_is_0(home, tmp_path):
-    words = ("--model", "foveate", "--tasks", "patchqa", "--include_path", str(benchmarks.TASKS))
+    words = ("--model", "foveate", "--tasks", "patchqa", "--include_path", str(TASKS))
     with pytest.raises(ValueError, match="not enough values"):  # no results
         command(tmp_path, *words, "--model_args", "methode=fastv")
 
@@ -178,7 +178,7 @@ def known():
     return TaskManager("ERROR")
 
 
-@pytest.mark.parametrize("one", benchmarks.BENCHMARKS, ids=lambda one: one.task)
+@pytest.mark.parametrize("one", BENCHMARKS, ids=lambda one: one.task)
 def test_every_benchmark_is_there(known, one):
     """Under its name, and it loads with what the extra installs."""
     config = utils.load_yaml_config(known.task_index[one.task]["yaml_path"], mode="full")
@@ -188,7 +188,7 @@ def test_every_benchmark_is_there(known, one):
 def test_its_commands_are_ones_that_lmms_eval_reads(monkeypatch):
     from lmms_eval.__main__ import parse_eval_args
 
-    row = benchmarks._row(benchmarks.BENCHMARKS[0], "method=fastv,set.layer=3", 16)
+    row = _row(BENCHMARKS[0], "method=fastv,set.layer=3", 16)
     monkeypatch.setattr(sys, "argv", shlex.split(row["command"]))
     found = parse_eval_args()
     assert (found.model, found.tasks, found.batch_size) == ("foveate", "gqa", "16")
