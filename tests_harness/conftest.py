@@ -17,6 +17,11 @@ from foveate.cli.benchmarks import TASKS
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    """What lmms-eval warns of is no error of ours."""
+    config.addinivalue_line("filterwarnings", "default")
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """Where libraries keep what they make, in place of this person's home."""

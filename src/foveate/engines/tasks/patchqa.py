@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from datasets import Dataset, DatasetDict, Features, Image, Value
-from datasets import Sequence as Several
 from lmms_eval.api.task import ConfigurableMessagesTask
 
 from foveate import tasks
 from foveate.evaluate.score import OVERALL, exact, scores
 
 WORDS = ("key", "question", "answer", "kind", "group")
+
+
+class Documents(list):
+    """Questions as lmms-eval reads them: by number, with the names of their fields."""
+
+    features = dict.fromkeys(("images", *WORDS))
 
 
 class PatchQA(ConfigurableMessagesTask):
@@ -24,21 +28,17 @@ class PatchQA(ConfigurableMessagesTask):
 
     def download(self, dataset_kwargs: Mapping[str, Any] | None = None) -> None:
         """Make the questions: dataset_kwargs says how many, and of which seed."""
-        asked = dataset_kwargs or {}
+        asked, split = dataset_kwargs or {}, self.config.test_split
         found = tasks.examples(self.DATASET_NAME, asked["questions"], asked["seed"])
-        rows = [
-            {"images": [*one.images], **{name: getattr(one, name) for name in WORDS}}
-            for one in found
-        ]
-        kinds = Features({"images": Several(Image()), **dict.fromkeys(WORDS, Value("string"))})
-        split = self.config.test_split
-        self.dataset = DatasetDict({split: Dataset.from_list(rows, features=kinds)})
-        self.dataset_no_image = DatasetDict({split: self.dataset[split].remove_columns("images")})
+        bare = [{name: getattr(one, name) for name in WORDS} for one in found]
+        whole = [{**doc, "images": one.images} for doc, one in zip(bare, found, strict=True)]
+        self.dataset = {split: Documents(whole)}
+        self.dataset_no_image = {split: Documents(bare)}
 
 
 def visual(doc: Mapping[str, Any]) -> list[Any]:
     """The pictures of a question."""
-    return doc["images"]
+    return [*doc["images"]]
 
 
 def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
