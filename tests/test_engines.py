@@ -1,5 +1,7 @@
 """The doors for other programs, as far as it goes without them: what they load, are told, and get."""
 
+import json
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,6 +14,7 @@ from PIL import Image
 import foveate
 from foveate import embedded, tasks
 from foveate.chat import spoken
+from foveate.cli import run
 from foveate.engines import answers, opening
 from foveate.evaluate.prompts import Talk, talks, tokens
 from foveate.evaluate.replies import answers as replies
@@ -265,3 +268,31 @@ def test_a_prompt_without_a_picture_is_answered(asks):
     assert [one.before for one in mixed] == [144, 0]
     assert mixed[0].text == replies(model, processor, talks(asks[:1]), how)[0].text
     assert mixed[1].text == replies(model, processor, [bare], how)[0].text
+
+
+def printed(words: list[str], capsys) -> tuple[int, str]:
+    code = run(words)
+    return code, capsys.readouterr().out
+
+
+def test_benchmarks_have_a_command_each(capsys):
+    told = ["--model", "a/b", "--method", "pool", "--keep", "0.25", "--set", "layer=2"]
+    code, text = printed(["benchmarks", *told, "--json"], capsys)
+    rows = {row["task"]: row for row in json.loads(text)}
+    assert code == 0 and rows["gqa"]["wants"] is None and "judge" in rows["mmvet"]["wants"]
+    words = shlex.split(rows["gqa"]["command"])
+    assert words[:3] == ["lmms-eval", "--model", "foveate"]
+    assert words[4] == "pretrained=a/b,method=pool,keep=0.25,set.layer=2"
+    free = [row["command"] for row in rows.values() if row["wants"] is None]
+    code, text = printed(["benchmarks", *told], capsys)
+    assert code == 0 and text.splitlines()[-len(free) :] == free and len(free) == 10
+
+
+def test_what_benchmarks_are_asked_with_is_checked(capsys):
+    assert run(["benchmarks", "--method", "fastw"]) == 2
+    assert "nearest: fastv" in capsys.readouterr().err
+
+
+def test_the_folder_of_tasks_is_printed(capsys):
+    code, text = printed(["benchmarks", "--path"], capsys)
+    assert code == 0 and (Path(text.strip()) / "patchqa.yaml").is_file()
