@@ -139,9 +139,10 @@ $(DOCS_VENV)/.ready-docs: pyproject.toml constraints-docs.txt
 	$(@D)/bin/python $(INSTALL) -c constraints-docs.txt -r $(@D)/needs.txt
 	@touch $@
 
-# lmms-eval without most of what it asks for, and with its filelock: pyproject.toml says which, and why.
+# lmms-eval without most of what it asks for: pyproject.toml says which, and why. It takes an older filelock, and
+# its tables an older dateutil.
 $(HARNESS_VENV)/.ready-harness: $(HARNESS_VENV)/.torch pyproject.toml constraints.txt
-	sed '/^filelock==/d' constraints.txt > $(@D)/constraints.txt
+	sed '/^filelock==/d; /^python-dateutil==/d' constraints.txt > $(@D)/constraints.txt
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[harness]'
 	$(@D)/bin/python $(INSTALL) --no-deps lmms-eval==$(LMMS_EVAL)

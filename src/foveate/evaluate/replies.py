@@ -91,7 +91,7 @@ def as_read(model: Any, inputs: Any) -> dict[str, Tensor]:
 def _lengths(model: Any, said: Tensor) -> list[int]:
     """Tokens of each answer (B, T) up to the one that ends it."""
     ends = model.generation_config.eos_token_id
-    ends = torch.as_tensor([] if ends is None else ends, device=said.device).flatten()
+    ends = torch.as_tensor([] if ends is None else ends).to(said).flatten()
     over = torch.isin(said, ends).cumsum(1) - torch.isin(said, ends).long()
     return (over == 0).sum(1).tolist()
 
