@@ -34,8 +34,7 @@ def made(work, tmp_path_factory):
     """A small board of few questions, made once."""
     folder = tmp_path_factory.mktemp("board")
     every = asked(work, "random", "divprune")
-    for one in every:
-        leaderboard.make(work, one, folder)
+    leaderboard.make([(work, one) for one in every], folder)
     return folder, every
 
 

@@ -5,7 +5,7 @@ Training and evaluation share it, so that what a compressor reads of a question 
 
 from foveate.chat.columns import columns, verify
 from foveate.chat.said import MARK, Record, Said, Span, Turn
-from foveate.chat.template import Chat, asked, end_token, image_mark, prompt, spoken
+from foveate.chat.template import Chat, Told, asked, end_token, image_mark, prompt, spoken
 
 __all__ = [
     "MARK",
@@ -13,6 +13,7 @@ __all__ = [
     "Record",
     "Said",
     "Span",
+    "Told",
     "Turn",
     "asked",
     "columns",

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foveate import tasks
 from foveate.cli import arguments, models, output, values
 from foveate.cli.ask import (
     AsJson,
@@ -24,12 +23,25 @@ from foveate.cli.ask import (
 )
 from foveate.cli.opening import Opened, opened
 from foveate.cli.opening import trained as those_trained
+from foveate.cli.questions import (
+    Asked,
+    Columns,
+    Images,
+    Metric,
+    Outside,
+    Skip,
+    limited,
+    named,
+    own,
+    scored,
+    taken,
+)
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import shares, table
-from foveate.cli.work import described, done, folder, plan, work
+from foveate.cli.work import alone, described, done, folder, plan, shared_folder, work
 from foveate.cli.wrong import Wrong
-from foveate.keeping.held import held, sweep
+from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
     from foveate.evaluate.plans import Plan
@@ -38,8 +50,7 @@ if TYPE_CHECKING:
 BASELINES = "downsample,blind,oracle"
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
-Task = Annotated[str, typer.Option(help=f"One of {', '.join(tasks.TASKS)}.")]
-Limit = Annotated[int, typer.Option(min=1, max=values.MOST_PROMPTS, help="How many questions.")]
+LIMIT, LIMIT_OF_ONE = 440, 1100
 Seed = Annotated[
     int, typer.Option(min=0, max=values.SEEDS, help="Of the task: other seeds, other scenes.")
 ]
@@ -50,7 +61,7 @@ Batch = Annotated[
 
 def compare(
     model: Model = models.EMBEDDED,
-    task: Task = "patchqa",
+    task: Asked = "patchqa",
     methods: Annotated[str, typer.Option(help=arguments.METHODS_HELP)] = METHODS,
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
@@ -70,7 +81,7 @@ def compare(
             "what is asked about first (oracle); '' for none."
         ),
     ] = BASELINES,
-    limit: Limit = 440,
+    limit: limited(LIMIT) = None,
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
     ] = Path("out"),
@@ -85,19 +96,29 @@ def compare(
     protocol: Protocol = None,
     dropped: Dropped = None,
     attention: Attention = None,
+    metric: Metric = "exact",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
-    values.task(task)
+    named(task)
     models.check_protocol(protocol)
     switches = models.switches(dropped=dropped, attention=attention)
+    mine = own(metric, columns, images, outside, skip)
     asked, lower = plan(methods, keeps), _lower(baselines)
-    with held(folder(out), "compare"), output.answering() as emit:
-        sweep(out)
+    with alone(folder(out), "compare"), output.answering() as emit:
+        output.hush()
+        questions = scored(taken(task, limit, LIMIT, seed, mine))
         trust = [one.spec.slug for one in asked[0] if one.spec is not None]
         start = opened(model, device, protocol, trust=trust, switches=switches)
-        job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, timing, out)
         plans, skipped, notes = _rows(start, job, *asked, lower, trained, device)
+        if not Ranks.here().first:
+            done(job, plans)
+            return
         document, page = _compared(job, plans, skipped, notes, scenes)
         if json:
             emit({**document, "report": str(page)})
@@ -173,11 +194,11 @@ def _compared(
 
 def evaluate_one(
     model: Model = models.EMBEDDED,
-    task: Task = "patchqa",
+    task: Asked = "patchqa",
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    limit: Limit = 1100,
+    limit: limited(LIMIT_OF_ONE) = None,
     out: Annotated[
         Path | None,
         typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
@@ -190,25 +211,44 @@ def evaluate_one(
     protocol: Protocol = None,
     dropped: Dropped = None,
     attention: Attention = None,
+    metric: Metric = "exact",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
+    answers_only: Annotated[
+        bool,
+        typer.Option(
+            "--answers-only",
+            help="No scores: answers, tokens and times, in answers.jsonl too with --out.",
+        ),
+    ] = False,
     json: AsJson = False,
 ) -> None:
     """Evaluate one model, with one method or as it was saved, on one task."""
     from foveate import evaluate
 
-    values.task(task)
+    named(task)
     models.check_protocol(protocol)
     switches = models.switches(dropped=dropped, attention=attention)
+    mine = own("none" if answers_only else metric, columns, images, outside, skip)
     spec = chosen_method(method, keep, set_ or [])
+    shared_folder(out)
     if out is not None:
         folder(out)
     with output.answering() as emit:
+        output.hush()
+        questions = taken(task, limit, LIMIT_OF_ONE, seed, mine)
+        questions = questions if answers_only else scored(questions)
         start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
         fit, unfit = evaluate.plans.fitting(start.loaded, [start.plan])
         if unfit:
             raise Wrong(unfit[0]["why"])
         start.tell(fit)
-        job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, timing, out)
         runs = done(job, fit)
+        write = answers_only and out is not None and Ranks.here().first
+        written = _answers(runs[0], out) if write else None
         if json:
             emit(runs[0])
     if not json:
@@ -216,3 +256,19 @@ def evaluate_one(
         screen.print(table(evaluate.comparison(runs)))
         for line in shares(runs[0]):
             output.say(line)
+        if written is not None:
+            output.say(f"answers: {written}")
+
+
+def _answers(run: dict, out: Path) -> Path:
+    """Every answer of a run, a line each: the question's number and id, what it cost."""
+    import json
+
+    from foveate.keeping.provenance import write
+
+    told = ("id", "question", "prediction", "before", "after", "seconds")
+    lines = [
+        json.dumps({"key": key, **{name: one.get(name) for name in told}}, ensure_ascii=False)
+        for key, one in run["answers"].items()
+    ]
+    return write(out / "answers.jsonl", "\n".join(lines) + "\n")

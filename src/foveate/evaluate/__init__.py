@@ -2,17 +2,20 @@
 
 from foveate.evaluate.api import compare, evaluate
 from foveate.evaluate.comparison import comparison
-from foveate.evaluate.prompts import encode, prompt, told
+from foveate.evaluate.prompts import ask, encode, prompt, told
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run
-from foveate.evaluate.score import exact, mean_interval, scores, wilson
+from foveate.evaluate.score import bootstrap, mean_interval, scores, wilson
 from foveate.evaluate.steps import sizes, steps
+from foveate.tasks.metrics import exact
 
 __all__ = [
     "Example",
     "Job",
     "Reply",
+    "ask",
+    "bootstrap",
     "compare",
     "comparison",
     "digest",

@@ -12,15 +12,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.chat import Said, asked, columns, prompt, verify
+from foveate.chat import Said, Told, asked, columns, prompt, verify
 from foveate.chat.pictures import read
 from foveate.core.compressor import Compressor
 from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
+from foveate.tasks.metrics import EXACT, Metric, labels
 
-Ask = tuple[Sequence[Image.Image | Path], str]  # the images of one prompt, and the question
+Ask = tuple[Sequence[Image.Image | Path], Told]  # the images of one prompt, and what is asked
 # Needs that the user's words answer.
 READS = frozenset({"text", "text_mask", "prompt_attention", "words"})
+
+
+def ask(example: Any, metric: Metric = EXACT) -> Ask:
+    """What a model is shown and told of an example, whose answer this metric scores."""
+    words = getattr(example, "told", example.question)
+    words = metric.asks(words, labels(example)) if isinstance(words, str) else words
+    return example.images, words
 
 
 def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:

@@ -145,7 +145,7 @@ def _compared(groups: Mapping[tuple, Any], task: str) -> str:
 def _marks(some: Sequence[Result]) -> list[float]:
     """For every question the share of the seeds that answer it right."""
     return [
-        fmean(int(mark) for mark in marks)
+        fmean(float(mark) for mark in marks)
         for marks in zip(*(r["right"] for r in some), strict=True)
     ]
 

@@ -42,13 +42,13 @@ class Records(Rows[Record]):
         """With which question, from 0, the first image of each record comes. (records,)."""
         return self.index.shapes[:, 2]
 
-    def made(self, value: Any, number: int, where: str) -> Record:
+    def made(self, value: Any, i: int, where: str) -> Record:
         """The record as it is trained on."""
         if wrong := faults(value):
             raise MalformedError(where, wrong)
         paths = self.pictures(names(value), where, WAY)
         name = value.get("id")
-        return Record(str(number if name is None else name), paths, turns(value), where)
+        return Record(str(self.number(i) if name is None else name), paths, turns(value), where)
 
 
 def turns(value: dict[str, Any]) -> tuple[Turn, ...]:

@@ -47,9 +47,13 @@ class Rows(Sequence[T]):
         """Of each key that is not read, how many records of the file have it."""
         return self.index.unknown
 
-    def made(self, value: Any, number: int, where: str) -> T:
-        """What a record's JSON value becomes. Raises MalformedError."""
+    def made(self, value: Any, i: int, where: str) -> T:
+        """What the value of the i-th of these becomes. Raises MalformedError."""
         raise NotImplementedError
+
+    def number(self, i: int) -> int:
+        """Of the i-th of these, its number in the file, from 0."""
+        return i if self.left is None else int(self.left[i])
 
     def without(self, records: Sequence[int]) -> Self:
         """All but these, which keep their numbers. records: counted from 0, as these are."""
@@ -68,20 +72,22 @@ class Rows(Sequence[T]):
     def __len__(self) -> int:
         return len(self.index.starts)
 
-    def __getitem__(self, i: int) -> T:
+    def __getitem__(self, i: int | slice) -> T | list[T]:
+        if isinstance(i, slice):
+            return [self[n] for n in range(*i.indices(len(self)))]
         if not -len(self) <= i < len(self):
             raise IndexError(f"record {i} of {len(self)}")
-        number = i % len(self) if self.left is None else int(self.left[i])
-        value = self.read(i, number)
+        i %= len(self)
+        value = self.read(i)
         name = value.get("id") if isinstance(value, dict) else None
-        return self.made(value, number, self.where(i, number, name))
+        return self.made(value, i, self.where(i, name))
 
     def __iter__(self) -> Iterator[T]:
         return (self[i] for i in range(len(self)))
 
-    def where(self, i: int, number: int, name: Any = None) -> str:
+    def where(self, i: int, name: Any = None) -> str:
         """The place of a record, for errors."""
-        return place(self.path.name, number + 1, int(self.index.lines[i]), name)
+        return place(self.path.name, self.number(i) + 1, int(self.index.lines[i]), name)
 
     def text(self, i: int) -> bytes:
         """A record as it stands in the file."""
@@ -89,13 +95,13 @@ class Rows(Sequence[T]):
             file.seek(int(self.index.starts[i]))
             return file.read(int(self.index.sizes[i]))
 
-    def read(self, i: int, number: int) -> Any:
+    def read(self, i: int) -> Any:
         """The JSON value of a record."""
         try:
             return json.loads(self.text(i))
         except (ValueError, RecursionError) as error:
             wrong = [("broken JSON", f"broken JSON: {why(error)}")]
-            raise MalformedError(self.where(i, number), wrong) from None
+            raise MalformedError(self.where(i), wrong) from None
 
     def pictures(self, names: Sequence[str], where: str, way: str) -> tuple[Path, ...]:
         """The files of these names. Raises MalformedError for those that lead out of the images folder.
