@@ -13,13 +13,9 @@ from foveate.cli.ask import (
     Attention,
     Device,
     Dropped,
-    Keep,
-    Method,
     Model,
     New,
     Protocol,
-    Set,
-    chosen_method,
 )
 from foveate.cli.opening import Opened, opened
 from foveate.cli.opening import trained as those_trained
@@ -38,8 +34,8 @@ from foveate.cli.questions import (
 )
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
-from foveate.cli.tables import shares, table
-from foveate.cli.work import alone, described, done, folder, plan, shared_folder, work
+from foveate.cli.tables import table
+from foveate.cli.work import alone, described, done, folder, plan, work
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
 
@@ -50,7 +46,7 @@ if TYPE_CHECKING:
 BASELINES = "downsample,blind,oracle"
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
-LIMIT, LIMIT_OF_ONE = 440, 1100
+LIMIT = 440
 Seed = Annotated[
     int, typer.Option(min=0, max=values.SEEDS, help="Of the task: other seeds, other scenes.")
 ]
@@ -190,85 +186,3 @@ def _compared(
     page = job.out / "report.html"
     write(page, report(document, pictures, described(plans), words))
     return document, page
-
-
-def evaluate_one(
-    model: Model = models.EMBEDDED,
-    task: Asked = "patchqa",
-    method: Method = None,
-    keep: Keep = None,
-    set_: Set = None,
-    limit: limited(LIMIT_OF_ONE) = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
-    ] = None,
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
-    timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
-    metric: Metric = "exact",
-    columns: Columns = None,
-    images: Images = None,
-    outside: Outside = False,
-    skip: Skip = False,
-    answers_only: Annotated[
-        bool,
-        typer.Option(
-            "--answers-only",
-            help="No scores: answers, tokens and times, in answers.jsonl too with --out.",
-        ),
-    ] = False,
-    json: AsJson = False,
-) -> None:
-    """Evaluate one model, with one method or as it was saved, on one task."""
-    from foveate import evaluate
-
-    named(task)
-    models.check_protocol(protocol)
-    switches = models.switches(dropped=dropped, attention=attention)
-    mine = own("none" if answers_only else metric, columns, images, outside, skip)
-    spec = chosen_method(method, keep, set_ or [])
-    shared_folder(out)
-    if out is not None:
-        folder(out)
-    with output.answering() as emit:
-        output.hush()
-        questions = taken(task, limit, LIMIT_OF_ONE, seed, mine)
-        questions = questions if answers_only else scored(questions)
-        start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
-        fit, unfit = evaluate.plans.fitting(start.loaded, [start.plan])
-        if unfit:
-            raise Wrong(unfit[0]["why"])
-        start.tell(fit)
-        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, timing, out)
-        runs = done(job, fit)
-        write = answers_only and out is not None and Ranks.here().first
-        written = _answers(runs[0], out) if write else None
-        if json:
-            emit(runs[0])
-    if not json:
-        screen = output.screen()
-        screen.print(table(evaluate.comparison(runs)))
-        for line in shares(runs[0]):
-            output.say(line)
-        if written is not None:
-            output.say(f"answers: {written}")
-
-
-def _answers(run: dict, out: Path) -> Path:
-    """Every answer of a run, a line each: the question's number and id, what it cost."""
-    import json
-
-    from foveate.keeping.provenance import write
-
-    told = ("id", "question", "prediction", "before", "after", "seconds")
-    lines = [
-        json.dumps({"key": key, **{name: one.get(name) for name in told}}, ensure_ascii=False)
-        for key, one in run["answers"].items()
-    ]
-    return write(out / "answers.jsonl", "\n".join(lines) + "\n")

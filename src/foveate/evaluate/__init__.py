@@ -8,12 +8,17 @@ from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run
 from foveate.evaluate.score import bootstrap, mean_interval, scores, wilson
 from foveate.evaluate.steps import sizes, steps
-from foveate.tasks.metrics import exact
+from foveate.tasks.metrics import METRICS, Metric, exact
+from foveate.tasks.own import Own, Task, task
 
 __all__ = [
+    "METRICS",
     "Example",
     "Job",
+    "Metric",
+    "Own",
     "Reply",
+    "Task",
     "ask",
     "bootstrap",
     "compare",
@@ -30,6 +35,7 @@ __all__ = [
     "scores",
     "sizes",
     "steps",
+    "task",
     "told",
     "wilson",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +29,9 @@ from foveate.tasks.metrics import EXACT, Metric, labels
 WATCHED = 8  # prompts whose way through tower, connector and compressors is counted
 # What is attached to the model while these examples are asked.
 Acting = Callable[[Sequence["Example"]], AbstractContextManager[Any]]
+
+# Answers batches, by where they start, in any order.
+Elsewhere = Callable[[Sequence[int]], Iterable[tuple[int, list[dict[str, Any]]]]]
 
 
 class Example(Protocol):
@@ -75,6 +78,7 @@ def run(
     advance: Callable[[int], None] = lambda done: None,
     of_batch: Callable[[Sequence[Example]], Compressor] | None = None,
     metric: Metric = EXACT,
+    elsewhere: Elsewhere | None = None,
 ) -> dict[str, Any]:
     """The document of one run: scores, tokens, cost and every answer.
 
@@ -88,7 +92,8 @@ def run(
     scores the answers. Raises ValueError if the model is compressed already.
 
     Several processes on one folder share a run: each takes batches that no other holds, whoever is last
-    writes the document, and all return it.
+    writes the document, and all return it. elsewhere answers batches too, by where they start and in any
+    order: a cluster's workers.
     """
     if attach.is_compressed(model):
         raise ValueError("run() compresses the model itself: foveate.restore(model) first")
@@ -103,6 +108,8 @@ def run(
         return nullcontext() if one is None else attach.compressed(model, one, **how)
 
     once, each = (acting, _as_it_is) if of_batch is None else (_as_it_is, acting)
+    if elsewhere is not None:
+        _collect(partial, elsewhere, advance)
     with once(examples):
         _answer(model, processor, examples, job, partial, advance, each, metric)
 
@@ -136,21 +143,38 @@ def _answer(
     here, told = Ranks.here(), 0
     for start in shared(partial.starts, partial.has, partial.path, here):
         batch = examples[start : start + job.batch_size]
-        asks, began = [ask(e, metric) for e in batch], time.perf_counter()
         with acting(batch):
-            if metric.choosing:
-                found = likeliest(model, processor, asks, [labels(e).choices for e in batch])
-            else:
-                found = replies(model, processor, asks, job.max_new_tokens)
-        each = (time.perf_counter() - began) / len(batch)
-        partial.add(
-            start,
-            [record_of(e, reply, metric, each) for e, reply in zip(batch, found, strict=True)],
-            here.rank,
-        )
+            partial.add(
+                start, answers(model, processor, batch, job.max_new_tokens, metric), here.rank
+            )
         advance(len(partial.answers) - told)
         told = len(partial.answers)
     advance(len(examples) - told)
+
+
+def _collect(partial: Partial, elsewhere: Elsewhere, advance: Callable[[int], None]) -> None:
+    """Keep what others answer, batch by batch, as soon as it comes."""
+    lacking = [start for start in partial.starts if not partial.has(start)]
+    for start, batch in elsewhere(lacking):
+        partial.add(start, batch)
+        advance(0)
+
+
+def answers(
+    model: Any,
+    processor: Any,
+    batch: Sequence[Example],
+    max_new_tokens: int,
+    metric: Metric = EXACT,
+) -> list[dict[str, Any]]:
+    """What a model answers to a batch, as result files have it."""
+    asks, began = [ask(e, metric) for e in batch], time.perf_counter()
+    if metric.choosing:
+        found = likeliest(model, processor, asks, [labels(e).choices for e in batch])
+    else:
+        found = replies(model, processor, asks, max_new_tokens)
+    each = (time.perf_counter() - began) / len(batch)
+    return [record_of(e, reply, metric, each) for e, reply in zip(batch, found, strict=True)]
 
 
 def _spent(
@@ -167,9 +191,9 @@ def _spent(
     for e in examples[:WATCHED]:
         with acting([e]):
             watched += probes(model, processor, [ask(e, metric)])
-    answers = partial.answers
+    every = partial.answers
     with acting(examples[:1]):
-        return {**means(answers, method), "cost": costs(model, watched, answers)}
+        return {**means(every, method), "cost": costs(model, watched, every)}
 
 
 def _told_absent(partial: Partial) -> None:

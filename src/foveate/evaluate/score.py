@@ -100,7 +100,8 @@ def bootstrap(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[fl
     """95 % interval of a mean: clusters are drawn again, with all their values, the same every time.
 
     Where all clusters have the same share right, Wilson's for as many: drawing again would claim
-    certainty; of one cluster nothing is known. With more than MANY, the normal one of `clustered_error`, which is the same by then.
+    certainty; of one cluster nothing is known. With more than MANY, the normal one of `clustered_error`,
+    which is the same by then.
     """
     names = {name: n for n, name in enumerate(dict.fromkeys(clusters))}
     which, n = np.array([names[name] for name in clusters]), len(names)

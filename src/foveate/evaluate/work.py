@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from foveate.bench import prefill_ratio
 from foveate.evaluate.plans import Loaded, Plan
 from foveate.evaluate.prompts import ask, encode, told
 from foveate.evaluate.results import Job, fingerprint
-from foveate.evaluate.runs import Example, digest, run
+from foveate.evaluate.runs import Elsewhere, Example, answers, digest, run
+from foveate.hosts import attach
 from foveate.tasks.metrics import EXACT, Metric
 
 TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each
@@ -35,6 +37,7 @@ class Work:
     timing: bool = False
     out: Path | None = None
     metric: Metric = EXACT
+    elsewhere: Elsewhere | None = None
 
     def runs(self, plans: Sequence[Plan], advance: Advance = _nobody) -> list[dict[str, Any]]:
         """The documents of all runs, in order; finished ones in `out` are read instead of repeated.
@@ -56,9 +59,17 @@ class Work:
                     lambda by, one=one: advance(by, str(one)),
                     one.of_batch,
                     self.metric,
+                    self.elsewhere,
                 )
             )
         return found
+
+    def batch(self, one: Plan, start: int) -> list[dict[str, Any]]:
+        """The answers of one batch, by where it starts, as result files have them."""
+        own, some = self.of(one), self.examples[start : start + self.batch_size]
+        method = one.acting(some)
+        with nullcontext() if method is None else attach.compressed(own.model, method, **one.how):
+            return answers(own.model, own.processor, some, self.max_new_tokens, self.metric)
 
     def of(self, one: Plan) -> Loaded:
         """The model a run asks."""
