@@ -26,6 +26,7 @@ from foveate.embedded import MODELS, PATH, carried
 from foveate.evaluate import work as work_room
 from foveate.methods import METHODS
 from foveate.patchqa import PatchQA
+from foveate.tasks.own import task
 
 ENDINGS = "want a name that ends in .png, .svg, .jpg, .jpeg, .webp, .gif, .bmp, .tif, .tiff or .pdf"
 P = AutoConfig.from_pretrained(PATH).image_seq_length  # visual tokens of one image
@@ -708,7 +709,7 @@ def test_compare_says_what_is_fresh_and_shows_the_model_as_saved(capsys, connect
 def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
     loaded = models.load(str(saved), "cpu")
     plan_ = evaluate.plans.as_saved(loaded)
-    job = work(loaded, "patchqa", 1, 0, 1, 1, False, None)
+    job = work(loaded, task("patchqa", 1), 0, 1, 1, False, None)
     before = job._job(plan_, "")
     next(plan_.compressor.parameters()).data.add_(1)
     assert job._job(plan_, "").name != before.name
@@ -716,7 +717,7 @@ def test_a_compressor_with_other_weights_is_another_run(tiny, saved):
 
 def test_a_trained_model_is_timed_against_the_compared_one(tiny, saved):
     compared = models.load(tiny, "cpu")
-    job = work(compared, "patchqa", 1, 0, 1, 1, True, None)
+    job = work(compared, task("patchqa", 1), 0, 1, 1, True, None)
     (one,) = trained(str(saved), compared, job.examples, "cpu")
     ran = []
     for loaded in (compared, one.trained):

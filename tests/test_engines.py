@@ -13,10 +13,10 @@ from PIL import Image
 
 import foveate
 from foveate import embedded, tasks
-from foveate.chat import spoken
+from foveate.chat import Turn
 from foveate.cli import run
 from foveate.engines import answers, opening
-from foveate.evaluate.prompts import Talk, talks, tokens
+from foveate.evaluate.prompts import Ask, tokens
 from foveate.evaluate.replies import answers as replies
 from foveate.hosts.protocol import CHAT
 
@@ -150,7 +150,7 @@ def message(role: str, *parts: str | Image.Image) -> dict:
     return {"role": role, "content": content}
 
 
-def words(processor, talk: Talk, of: torch.Tensor, batch: dict) -> str:
+def words(processor, of: torch.Tensor, batch: dict) -> str:
     return processor.decode(batch["input_ids"][0][of[0]])
 
 
@@ -158,7 +158,7 @@ def test_words_of_the_user_are_found_wherever_they_stand():
     """Several texts and pictures in a turn, a system turn, and earlier answers."""
     processor = embedded.load()[1]
     processor.chat_template = CHAT
-    talk = answers.talk(
+    asked_ = answers.ask(
         [
             message("system", "the object is"),
             message("user", GREY, "what color ", GREY, "is it ?"),
@@ -166,10 +166,10 @@ def test_words_of_the_user_are_found_wherever_they_stand():
             message("user", GREY, "where ?"),
         ]
     )
-    answers.check_system(processor, talk[0])
-    batch, asked, answered = tokens(processor, [talk], ["left"])
-    assert talk[1] == [GREY] * 3 and batch["pixel_values"].shape[0] == 3
-    assert words(processor, talk, asked, batch).split() == [
+    answers.check_system(processor, asked_[1])
+    batch, asked, answered = tokens(processor, [asked_], ["left"])
+    assert asked_[0] == [GREY] * 3 and batch["pixel_values"].shape[0] == 3
+    assert words(processor, asked, batch).split() == [
         "what",
         "color",
         "is",
@@ -178,24 +178,38 @@ def test_words_of_the_user_are_found_wherever_they_stand():
         "where",
         "?",
     ]
-    assert words(processor, talk, answered, batch).split() == ["left"]
+    assert words(processor, answered, batch).split() == ["left"]
 
 
 def test_a_template_without_system_turns_is_refused():
-    turns, _ = answers.talk([message("system", "the object is"), message("user", "what ?")])
+    _, turns = answers.ask([message("system", "the object is"), message("user", "what ?")])
     with pytest.raises(ValueError, match="knows no system turn"):
         answers.check_system(embedded.load()[1], turns)
 
 
-def test_pictures_stand_where_a_text_marks_them():
-    marked = answers.talk([message("user", GREY, GREY, "a <image> b <image> c")])
-    assert marked == ([spoken("user", "a <image> b <image> c")], [GREY, GREY])
-    assert answers.talk([{"role": "user", "content": "a"}]) == ([spoken("user", "a")], [])
+@pytest.mark.parametrize(
+    ("messages", "asked"),
+    [
+        ([message("user", GREY, GREY, "a b")], ([GREY, GREY], "a b")),
+        ([{"role": "user", "content": "a"}], ([], "a")),
+        (
+            [message("user", GREY, GREY, "a <image> b <image> c")],
+            ([GREY, GREY], [Turn("user", "a <image> b <image> c")]),
+        ),
+        ([message("user", "a", GREY, "b")], ([GREY], [Turn("user", "a<image>b")])),
+        (
+            [message("user", GREY, "a"), message("assistant", "b"), message("user", "c")],
+            ([GREY], [Turn("user", "<image>a"), Turn("assistant", "b"), Turn("user", "c")]),
+        ),
+    ],
+)
+def test_messages_become_what_is_asked(messages, asked):
+    assert answers.ask(messages) == asked
 
 
 def test_other_media_are_refused():
     with pytest.raises(ValueError, match="a message with video"):
-        answers.talk([{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}])
+        answers.ask([{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}])
 
 
 CASES = [
@@ -209,10 +223,10 @@ CASES = [
 def test_what_a_model_says_is_what_it_finds_likeliest(name, given, asks):
     """The compressor sees of a prompt with an answer what it sees when it has to be found."""
     model, processor, _ = opening.opened(name, CPU, given)
-    said = replies(model, processor, talks(asks), {"max_new_tokens": 8, "do_sample": False})
-    found = answers.losses(model, processor, talks(asks), [f" {one.text}" for one in said])
+    said = replies(model, processor, asks, {"max_new_tokens": 8, "do_sample": False})
+    found = answers.losses(model, processor, asks, [f" {one.text}" for one in said])
     assert all(greedy for _, greedy in found)
-    others = answers.losses(model, processor, talks(asks), [" purple star heart"] * len(asks))
+    others = answers.losses(model, processor, asks, [" purple star heart"] * len(asks))
     assert not any(greedy for _, greedy in others)
     assert all(a[0] < b[0] for a, b in zip(found, others, strict=True))
 
@@ -221,16 +235,16 @@ def test_what_a_model_says_is_what_it_finds_likeliest(name, given, asks):
 def test_an_answer_is_as_likely_alone_as_in_a_batch(name, given, asks):
     model, processor, _ = opening.opened(name, CPU, given)
     given = [" red", " left", " a b c", " yes", " 3", " circle"]
-    together = answers.losses(model, processor, talks(asks), given)
+    together = answers.losses(model, processor, asks, given)
     for ask, answer, (loss, greedy) in zip(asks, given, together, strict=True):
-        [(alone, said)] = answers.losses(model, processor, talks([ask]), [answer])
+        [(alone, said)] = answers.losses(model, processor, [ask], [answer])
         assert (alone, said) == (pytest.approx(loss, abs=1e-4), greedy)
 
 
 def test_the_loss_of_an_answer_is_the_models_own(asks):
     model, processor, _ = opening.opened("embedded", CPU, {})
     [(images, question)] = asks[:1]
-    [(found, _)] = answers.losses(model, processor, talks(asks[:1]), [" red circle"])
+    [(found, _)] = answers.losses(model, processor, asks[:1], [" red circle"])
     prompt = f"USER: <image>\n{question} ASSISTANT:"
     both = [
         processor(images=images, text=t, return_tensors="pt")
@@ -245,7 +259,7 @@ def test_the_loss_of_an_answer_is_the_models_own(asks):
 def test_an_answer_without_a_token_is_refused(asks):
     model, processor, _ = opening.opened("embedded", CPU, {})
     with pytest.raises(ValueError, match="has no token"):
-        answers.losses(model, processor, talks(asks[:2]), [" red", ""])
+        answers.losses(model, processor, asks[:2], [" red", ""])
 
 
 @pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "temperature": 0.7}])
@@ -254,7 +268,7 @@ def test_beams_and_draws_answer_too(name, given, how, asks):
     model, processor, _ = opening.opened(name, CPU, given)
     told, _ = answers.settings({**how, "max_new_tokens": 8}, model.generation_config)
     torch.manual_seed(0)
-    found = replies(model, processor, talks(asks), told)
+    found = replies(model, processor, asks, told)
     assert all(one.text and 0 < one.made <= 8 and one.seconds > 0 for one in found)
     after = given.get("keep", 144)
     assert all((one.before, one.after) == (144, after) for one in found)
@@ -262,11 +276,11 @@ def test_beams_and_draws_answer_too(name, given, how, asks):
 
 def test_a_prompt_without_a_picture_is_answered(asks):
     model, processor, _ = opening.opened("embedded", CPU, {"method": "fastv", "keep": 36})
-    bare: Talk = ([spoken("user", "what color is it ?")], [])
+    bare: Ask = ([], "what color is it ?")
     how = {"max_new_tokens": 8, "do_sample": False}
-    mixed = replies(model, processor, [*talks(asks[:1]), bare], how)
+    mixed = replies(model, processor, [asks[0], bare], how)
     assert [one.before for one in mixed] == [144, 0]
-    assert mixed[0].text == replies(model, processor, talks(asks[:1]), how)[0].text
+    assert mixed[0].text == replies(model, processor, asks[:1], how)[0].text
     assert mixed[1].text == replies(model, processor, [bare], how)[0].text
 
 

@@ -21,7 +21,7 @@ HOUSE = (
     ("core", "keeping"),
     ("statespace", "chat"),
     ("methods", "hosts"),
-    ("registry",),
+    ("registry", "records"),
     ("draw", "bench", "convert", "patchqa", "embedded"),
     ("tasks",),
     ("evaluate", "train"),

@@ -34,8 +34,7 @@ def made(work, tmp_path_factory):
     """A small board of few questions, made once."""
     folder = tmp_path_factory.mktemp("board")
     every = asked(work, "random", "divprune")
-    for one in every:
-        leaderboard.make(work, one, folder)
+    leaderboard.make([(work, one) for one in every], folder)
     return folder, every
 
 
@@ -118,7 +117,7 @@ def test_pages_are_the_same_bytes_for_the_same_results(made, tmp_path):
     first = [path.read_bytes() for path in page.write(results, tmp_path / "a")]
     assert [path.read_bytes() for path in page.write(results[::-1], tmp_path / "b")] == first
     text, html, chart = (data.decode() for data in first)
-    assert "no training, use `divprune`" in text and "| all tokens |" in text
+    assert "Without training use `divprune`" in text and "| `divprune` |" in text
     data = json.loads(re.search(r"const rows = (.*);\n", html)[1])
     assert len(data) == len(figures.rows(results))
     assert chart.startswith("<?xml") and "divprune" in chart
@@ -137,10 +136,15 @@ def test_advice_tells_who_is_as_good_and_when_training_pays():
         score = {"right": {"overall": (right, half), **likeness}}
         return figures.Row(**{**plain, **kind, **numbers, **own, **score, **more})
 
-    board = [row("a", 0.9), row("b", 0.88), row("c", 0.7), row("d", 0.95, trained=True)]
+    bare = row("identity", 1.0, keep=1.0, layers=144.0, baseline=True)
+    late = row("e", 0.99, layers=60.0)  # as many at the end, and not in the mean
+    board = [bare, row("a", 0.9), row("b", 0.88), row("c", 0.7), late, row("d", 0.95, trained=True)]
     (at,) = page.advice(board)
-    assert at["free"].method == "a" and at["trained"].method == "d"
+    assert at["free"].method == "a" and at["trained"].method == "d" and at["tokens"] == 36
     assert [r.method for r in at["near"]] == ["b"]
+    told = page.parts(board, "t")
+    assert [name for name, _ in told["before the language model"]] == ["a", "b", "c", "e"]
+    assert told["trained"][0][1][0].method == "d"
     assert page.advice([]) == []
 
 

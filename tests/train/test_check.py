@@ -98,16 +98,16 @@ def test_a_picture_is_decoded_once_and_named_for_every_record(folder, monkeypatc
     seen = []
     opened = pictures.trouble
     monkeypatch.setattr(
-        "foveate.train.data.checking.trouble", lambda path: seen.append(path.name) or opened(path)
+        "foveate.records.checking.trouble", lambda path: seen.append(path.name) or opened(path)
     )
-    monkeypatch.setattr("foveate.train.data.checking.WINDOW", 2)
+    monkeypatch.setattr("foveate.records.checking.WINDOW", 2)
     found = check(records(folder, ["gone.jpg", "good.jpg", "gone.jpg", "good.jpg", "gone.jpg"]))
     assert [p.where for p in found] == [f"set.jsonl: record {n} (line {n})" for n in (1, 3, 5)]
     assert sorted(seen) == ["gone.jpg", "good.jpg"]
 
 
 def test_progress_adds_up(folder, monkeypatch):
-    monkeypatch.setattr("foveate.train.data.checking.WINDOW", 3)
+    monkeypatch.setattr("foveate.records.checking.WINDOW", 3)
     steps = []
     check(records(folder, ["good.png"] * 8), advance=steps.append)
     assert steps == [3, 3, 2]

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from processors import ENDS, MAKERS, llava, processor, record
 
-from foveate.chat import Chat, prompt, spoken
+from foveate.chat import Chat, spoken
+from foveate.evaluate import prompts
 from foveate.train.data import Collator, Record, Turn
 from foveate.train.data.plain import Plain
 
@@ -39,10 +40,10 @@ def test_an_answer_begins_where_the_prompt_for_it_ends(name):
     """What a trained model is asked with, in evaluation, is what stood before the answers it learnt."""
     made = processor(name)
     said = Chat(made)(record("<image>\nWhat is it?", "A cat."))
-    asked = prompt(made, "What is it?")
+    prompt = prompts.prompt(made, "What is it?")
     if name == "onevision":  # its prompt has no space that its turns have
-        asked = asked.replace("assistant\n", "assistant \n")
-    assert said.text[: said.answers[0][0]] == asked
+        prompt = prompt.replace("assistant\n", "assistant \n")
+    assert said.text[: said.answers[0][0]] == prompt
 
 
 def test_llavas_form_for_a_processor_without_a_template():

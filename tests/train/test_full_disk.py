@@ -74,19 +74,22 @@ def test_the_model_at_the_end(card, unbroken, tmp_path):
 
 
 def test_answers(model, tmp_path):
-    """What was answered before is not asked again, what was cut is."""
+    """What was answered before stays, and a batch that has no room is named."""
     words = ("--method", "stride", "--keep", "0.5", "--limit", "9", "--batch-size", "3")
     line = ["eval", "--model", str(model), "--device", "cpu", "--max-new-tokens", "2", *words]
     out = tmp_path / "out"
     whole = limited([*line, "--out", str(tmp_path / "whole")], 1 << 30, tmp_path / "log")
     assert whole == (0, [])
     (result,) = (tmp_path / "whole" / "runs").iterdir()
-    part = out / "runs" / result.name.replace(".json", ".part.jsonl")
-    refused(*limited([*line, "--out", str(out)], 3000, tmp_path / "log2"), part)
-    assert [p.name for p in part.parent.iterdir()] == [part.name] and size(part) == 3000
+    parts = out / "runs" / result.name.replace(".json", ".parts")
+    refused(*limited([*line, "--out", str(out)], 500, tmp_path / "log2"), parts / "000000000.json")
+    assert not list(parts.glob("*.json"))
+    refused(
+        *limited([*line, "--out", str(out)], 3000, tmp_path / "log4"), out / "runs" / result.name
+    )
+    assert [p.name for p in sorted(parts.glob("*.json"))] == [f"{n:09d}.json" for n in (0, 3, 6)]
     assert limited([*line, "--out", str(out)], 1 << 30, tmp_path / "log3") == (0, [])
-    assert "1 of 3 lines are not as this run wrote them" in (tmp_path / "log3").read_text()
-    assert not part.exists()
+    assert not parts.exists()
     found, want = (
         json.loads((out / "runs" / result.name).read_text()),
         json.loads(result.read_text()),

@@ -90,7 +90,7 @@ def asking(place, words):
     line = [*words, *SHORT, "--model", str(place), "--device", "cpu", "--out"]
 
     def left(out: Path) -> dict:
-        assert not list(out.rglob("*.tmp")) and not list(out.rglob("*.part.jsonl"))
+        assert not list(out.rglob("*.tmp")) and not list(out.rglob("*.parts"))
         return {p.name: untimed(json.loads(p.read_text())) for p in sorted(out.rglob("*.json"))}
 
     return lambda out: [*line, str(out)], left

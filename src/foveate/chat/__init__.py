@@ -5,17 +5,7 @@ Training and evaluation share it, so that what a compressor reads of a question 
 
 from foveate.chat.columns import columns, verify
 from foveate.chat.said import MARK, Record, Said, Span, Turn
-from foveate.chat.template import (
-    Chat,
-    asked,
-    asking,
-    end_token,
-    heard,
-    image_mark,
-    prompt,
-    render,
-    spoken,
-)
+from foveate.chat.template import Chat, Told, asked, end_token, image_mark, prompt, spoken
 
 __all__ = [
     "MARK",
@@ -23,15 +13,13 @@ __all__ = [
     "Record",
     "Said",
     "Span",
+    "Told",
     "Turn",
     "asked",
-    "asking",
     "columns",
     "end_token",
-    "heard",
     "image_mark",
     "prompt",
-    "render",
     "spoken",
     "verify",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 from foveate.chat.said import MARK, Conversation, Said, Span, Turn
 
+Told = str | Sequence[Turn]  # a question, or the turns of a conversation that ends with one
 HOLE = "\ue000"  # stands for a text where only the template's own words are wanted
 
 
@@ -67,24 +68,28 @@ class Chat:
         return first - len(self.lead), last + len(self.end)
 
 
-def prompt(processor: Any, question: str, images: int = 1) -> str:
-    """The text of a prompt that asks one question behind its images, up to where the answer begins."""
-    return render(processor, [asking(question, images)], answered=False)
+def prompt(processor: Any, question: Told, images: int = 1) -> str:
+    """The text of a prompt that asks one question behind its images, up to where the answer begins.
 
-
-def asked(processor: Any, question: str, images: int = 1) -> Said:
-    """The same prompt, and where the question stands. Raises ValueError where the template rewrites it."""
-    return heard(processor, [asking(question, images)])
-
-
-def heard(processor: Any, turns: Sequence[dict[str, Any]]) -> Said:
-    """Turns up to where the next answer begins, and where the user's words stand in them.
-
-    Raises ValueError where the template rewrites what is said.
+    A question with marks has its images there; one that is the last of several turns, in those.
     """
+    return render(processor, told(processor, question, images), answered=False)
+
+
+def asked(processor: Any, question: Told, images: int = 1) -> Said:
+    """The same prompt, and where the user speaks. Raises ValueError where the template rewrites it."""
+    turns = told(processor, question, images)
     text = render(processor, turns, answered=False)
     spans = found(processor, turns, text, "the question", answered=False)
     return Said(text, tuple(trimmed(text, span) for role, span in spans if role == "user"), ())
+
+
+def told(processor: Any, question: Told, images: int) -> list[dict[str, Any]]:
+    """The turns of a prompt as chat templates take them."""
+    if not isinstance(question, str):
+        chat = Chat(processor)
+        return [spoken(turn.role, chat.ended(turn)) for turn in question]
+    return [spoken("user", question) if MARK in question else asking(question, images)]
 
 
 def trimmed(text: str, span: Span) -> Span:

@@ -13,9 +13,10 @@ from foveate.cli.ask import ask
 from foveate.cli.bench import bench
 from foveate.cli.benchmarks import benchmarks
 from foveate.cli.command import Command, UsageError
-from foveate.cli.compare import compare, evaluate_one
+from foveate.cli.compare import compare
 from foveate.cli.convert import convert
 from foveate.cli.draw import draw
+from foveate.cli.evaluate import evaluate_one
 from foveate.cli.leaderboard import leaderboard
 from foveate.cli.methods import methods
 from foveate.cli.train import train

@@ -7,29 +7,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foveate import tasks
 from foveate.cli import arguments, models, output, values
 from foveate.cli.ask import (
     AsJson,
     Attention,
     Device,
     Dropped,
-    Keep,
-    Method,
     Model,
     New,
     Protocol,
-    Set,
-    chosen_method,
 )
 from foveate.cli.opening import Opened, opened
 from foveate.cli.opening import trained as those_trained
+from foveate.cli.questions import (
+    Asked,
+    Columns,
+    Images,
+    Metric,
+    Outside,
+    Skip,
+    limited,
+    named,
+    own,
+    scored,
+    taken,
+)
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
-from foveate.cli.tables import shares, table
-from foveate.cli.work import described, done, folder, plan, work
+from foveate.cli.tables import table
+from foveate.cli.work import alone, described, done, folder, plan, work
 from foveate.cli.wrong import Wrong
-from foveate.keeping.held import held, sweep
+from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
     from foveate.evaluate.plans import Plan
@@ -38,8 +46,7 @@ if TYPE_CHECKING:
 BASELINES = "downsample,blind,oracle"
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
-Task = Annotated[str, typer.Option(help=f"One of {', '.join(tasks.TASKS)}.")]
-Limit = Annotated[int, typer.Option(min=1, max=values.MOST_PROMPTS, help="How many questions.")]
+LIMIT = 440
 Seed = Annotated[
     int, typer.Option(min=0, max=values.SEEDS, help="Of the task: other seeds, other scenes.")
 ]
@@ -50,7 +57,7 @@ Batch = Annotated[
 
 def compare(
     model: Model = models.EMBEDDED,
-    task: Task = "patchqa",
+    task: Asked = "patchqa",
     methods: Annotated[str, typer.Option(help=arguments.METHODS_HELP)] = METHODS,
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
@@ -70,7 +77,7 @@ def compare(
             "what is asked about first (oracle); '' for none."
         ),
     ] = BASELINES,
-    limit: Limit = 440,
+    limit: limited(LIMIT) = None,
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
     ] = Path("out"),
@@ -85,19 +92,29 @@ def compare(
     protocol: Protocol = None,
     dropped: Dropped = None,
     attention: Attention = None,
+    metric: Metric = "exact",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
-    values.task(task)
+    named(task)
     models.check_protocol(protocol)
     switches = models.switches(dropped=dropped, attention=attention)
+    mine = own(metric, columns, images, outside, skip)
     asked, lower = plan(methods, keeps), _lower(baselines)
-    with held(folder(out), "compare"), output.answering() as emit:
-        sweep(out)
+    with alone(folder(out), "compare"), output.answering() as emit:
+        output.hush()
+        questions = scored(taken(task, limit, LIMIT, seed, mine))
         trust = [one.spec.slug for one in asked[0] if one.spec is not None]
         start = opened(model, device, protocol, trust=trust, switches=switches)
-        job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, timing, out)
         plans, skipped, notes = _rows(start, job, *asked, lower, trained, device)
+        if not Ranks.here().first:
+            done(job, plans)
+            return
         document, page = _compared(job, plans, skipped, notes, scenes)
         if json:
             emit({**document, "report": str(page)})
@@ -169,50 +186,3 @@ def _compared(
     page = job.out / "report.html"
     write(page, report(document, pictures, described(plans), words))
     return document, page
-
-
-def evaluate_one(
-    model: Model = models.EMBEDDED,
-    task: Task = "patchqa",
-    method: Method = None,
-    keep: Keep = None,
-    set_: Set = None,
-    limit: Limit = 1100,
-    out: Annotated[
-        Path | None,
-        typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
-    ] = None,
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
-    timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
-    json: AsJson = False,
-) -> None:
-    """Evaluate one model, with one method or as it was saved, on one task."""
-    from foveate import evaluate
-
-    values.task(task)
-    models.check_protocol(protocol)
-    switches = models.switches(dropped=dropped, attention=attention)
-    spec = chosen_method(method, keep, set_ or [])
-    if out is not None:
-        folder(out)
-    with output.answering() as emit:
-        start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
-        fit, unfit = evaluate.plans.fitting(start.loaded, [start.plan])
-        if unfit:
-            raise Wrong(unfit[0]["why"])
-        start.tell(fit)
-        job = work(start.loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
-        runs = done(job, fit)
-        if json:
-            emit(runs[0])
-    if not json:
-        screen = output.screen()
-        screen.print(table(evaluate.comparison(runs)))
-        for line in shares(runs[0]):
-            output.say(line)

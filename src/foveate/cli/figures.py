@@ -7,19 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate import tasks
 from foveate.cli import arguments, listings, models, output, pictures, sweeps, values
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
-from foveate.cli.compare import Batch, Limit, Seed, Task
+from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
-from foveate.cli.work import folder, work
+from foveate.cli.questions import (
+    Asked,
+    Columns,
+    Images,
+    Metric,
+    Outside,
+    Skip,
+    limited,
+    named,
+    own,
+    scored,
+    taken,
+)
+from foveate.cli.work import folder, shared_folder, work
 from foveate.cli.wrong import Wrong
+from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
     from foveate.evaluate.plans import Loaded
+    from foveate.tasks.own import Task
 
 HOME = Path("out")  # where pictures go that were given no name
 KINDS = (".svg", ".png", ".pdf")
+SIZED, GUIDED = 100, 220  # questions, unless told
 MOST = 8  # layers that a sweep runs, unless told
 
 Figure = Annotated[
@@ -38,26 +53,32 @@ Layers = Annotated[
 
 def scales(
     model: Model = models.EMBEDDED,
-    task: Task = "patchqa",
+    task: Asked = "patchqa",
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    limit: Limit = 100,
+    limit: limited(SIZED) = None,
     picture: Figure = None,
     seed: Seed = 0,
     batch_size: Batch = 32,
     device: Device = "auto",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
     json: AsJson = False,
 ) -> None:
     """How many patches tokens carry over a task: shares of the tokens, and of the images."""
-    values.task(task)
+    named(task)
+    mine = own("exact", columns, images, outside, skip)
     spec = chosen_method(method, keep, set_ or [])
     into = _target(picture, "scales")
     with output.answering() as emit:
         start = opened(model, device, None, spec, keep, set_ or [])
         attach(start.loaded, start.spec)
         start.tell()
-        document = _sizes(start.loaded, start.plan.method, task, limit, seed, batch_size)
+        questions = taken(task, limit, SIZED, seed, mine)
+        document = _sizes(start.loaded, start.plan.method, questions, seed, batch_size)
         _draw("sizes", document, into)
         if json:
             emit({**document, "picture": str(into)})
@@ -69,13 +90,13 @@ def scales(
 
 def guidance(
     model: Model = models.EMBEDDED,
-    task: Task = "patchqa",
+    task: Asked = "patchqa",
     methods: Annotated[
         str, typer.Option(help=f"Methods that have a layer. {arguments.METHODS_HELP}")
     ] = sweeps.GUIDED,
     keep: Annotated[str, typer.Option(help="Budget of methods that were given none.")] = "0.5",
     layers: Layers = None,
-    limit: Limit = 220,
+    limit: limited(GUIDED) = None,
     picture: Figure = None,
     out: Annotated[
         Path | None, typer.Option(**values.PATH, help="Folder for result files; it resumes there.")
@@ -85,15 +106,22 @@ def guidance(
     max_new_tokens: New = 8,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
     device: Device = "auto",
+    metric: Metric = "exact",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
     json: AsJson = False,
 ) -> None:
     """Accuracy, and a prefill against the bare model's, by the decoder layer before which tokens leave.
 
     What a model was saved with stays where it acts before the layers.
     """
-    values.task(task)
+    named(task)
+    mine = own(metric, columns, images, outside, skip)
     specs, numbers, budget = sweeps.layered(methods), sweeps.numbers(layers), arguments.budget(keep)
     into = _target(picture, "guidance")
+    shared_folder(out)
     if out is not None:
         folder(out)
     with output.answering() as emit:
@@ -101,7 +129,8 @@ def guidance(
         numbers = sweeps.layers(loaded, numbers, MOST)
         behind = sweeps.before(loaded.model)
         chosen = sweeps.plans(specs, budget, numbers, loaded.model, behind)
-        job = work(loaded, task, limit, seed, batch_size, max_new_tokens, timing, out)
+        questions = scored(taken(task, limit, GUIDED, seed, mine))
+        job = work(loaded, questions, seed, batch_size, max_new_tokens, timing, out)
         document = sweeps.guidance(job, chosen, behind)
         _draw("guidance", document, into)
         if json:
@@ -122,6 +151,8 @@ def _target(picture: Path | None, kind: str) -> Path:
 
 def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
     """The figure, and its numbers beside it."""
+    if not Ranks.here().first:
+        return
     from foveate.evaluate import charts
     from foveate.keeping.provenance import dumps, write
 
@@ -129,15 +160,13 @@ def _draw(kind: str, document: dict[str, Any], into: Path) -> None:
     write(into.with_suffix(".json"), dumps(document))
 
 
-def _sizes(
-    loaded: Loaded, name: str, task: str, limit: int, seed: int, batch_size: int
-) -> dict[str, Any]:
+def _sizes(loaded: Loaded, name: str, task: Task, seed: int, batch_size: int) -> dict[str, Any]:
     """What the attached compressor makes of a task's images."""
     from foveate import evaluate
     from foveate.keeping.provenance import record
 
-    asks = [(e.images, e.question) for e in tasks.examples(task, limit, seed)]
-    with output.progress(limit, "questions") as advance:
+    asks = [evaluate.ask(e, task.metric) for e in task.examples]
+    with output.progress(len(asks), "questions") as advance:
         steps = evaluate.sizes(
             loaded.model, loaded.processor, asks, batch_size, lambda by: advance(by, name)
         )
@@ -145,8 +174,8 @@ def _sizes(
         "model": loaded.name,
         "method": name,
         "compressor": repr(loaded.model.model.visual_compressor),
-        "task": task,
-        "n": limit,
+        "task": task.name,
+        "n": len(asks),
         "seed": seed,
         "steps": steps,
         "circumstances": record(seed, loaded.model.device),

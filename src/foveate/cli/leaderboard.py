@@ -7,20 +7,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate import tasks
 from foveate.cli import arguments, models, output, values
 from foveate.cli.ask import AsJson, Device, Model, New
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
 from foveate.cli.opening import trained as those_trained
-from foveate.cli.work import folder, work
-from foveate.keeping.held import held, sweep
+from foveate.cli.questions import (
+    NAMES,
+    Columns,
+    Images,
+    Metric,
+    Outside,
+    Skip,
+    limited,
+    named,
+    own,
+    scored,
+    taken,
+)
+from foveate.cli.work import alone, folder, work
+from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
     from foveate.evaluate.work import Work
     from foveate.leaderboard import Entry
+    from foveate.tasks.own import Task
 
+LIMIT = 440
 KEEPS = "0.5,0.25,0.125,0.0625"
 ASKED = "patchqa,patchqa-tiny,patchqa-crowded"
 
@@ -28,7 +42,8 @@ ASKED = "patchqa,patchqa-tiny,patchqa-crowded"
 def leaderboard(
     model: Model = models.EMBEDDED,
     asked: Annotated[
-        str, typer.Option("--tasks", help=f"With commas, of {', '.join(tasks.TASKS)}.")
+        str,
+        typer.Option("--tasks", help=f"With commas, of {NAMES}; or files of your own questions."),
     ] = ASKED,
     methods: Annotated[
         str | None,
@@ -39,7 +54,7 @@ def leaderboard(
         str | None,
         typer.Option(metavar="NAME_OR_PATH", help="Trained models, as `compare` takes them."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, max=values.MOST_PROMPTS)] = 440,
+    limit: limited(LIMIT) = None,
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for one result file a run.")
     ] = Path("results/leaderboard"),
@@ -55,25 +70,33 @@ def leaderboard(
     batch_size: Batch = 40,
     max_new_tokens: New = 8,
     device: Device = "auto",
+    metric: Metric = "exact",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
     json: AsJson = False,
 ) -> None:
     """Ask every method the same questions at the same budgets; only what changed is asked again."""
     from foveate.leaderboard import figures, make, missing, page
 
-    names = [values.task(name) for name in arguments.listed(asked)]
+    names = [named(name) for name in arguments.listed(asked)]
+    mine = own(metric, columns, images, outside, skip)
     specs = None if methods is None else arguments.specs(methods)
     budgets = arguments.budgets(keeps, [])
     boards: list[tuple[Work, list[Entry]]] = []
-    with held(folder(out), "leaderboard"), output.answering() as emit:
-        sweep(out)
+    with alone(folder(out), "leaderboard"), output.answering() as emit:
         if not only_page:
             how = (seed, batch_size, max_new_tokens, timing)
-            boards = _boards(model, device, names, specs, budgets, trained, limit, how)
+            output.hush()
+            some = [scored(taken(n, limit, LIMIT, seed, mine), whole=True) for n in names]
+            boards = _boards(model, device, some, specs, budgets, trained, how)
         lacking = [(job, one) for job, every in boards for one in missing(out, every)]
         if not listed:
             with output.progress(sum(len(job.examples) for job, _ in lacking), "questions") as bar:
-                for job, one in lacking:
-                    make(job, one, out, bar)
+                make(lacking, out, bar)
+            if not Ranks.here().first:
+                return
             found = figures.read(out)
             written = page.write(found, folder(pages))
             if json:
@@ -87,11 +110,10 @@ def leaderboard(
 def _boards(
     model: str,
     device: str,
-    names: list[str],
+    some: list[Task],
     specs: list[Spec] | None,
     keeps: list[Any],
     trained: str | None,
-    limit: int,
     how: tuple[int, int, int, bool],
 ) -> list[tuple[Work, list[Entry]]]:
     """For each task the work on it and its runs; what there cannot be is told."""
@@ -101,8 +123,8 @@ def _boards(
 
     start, (seed, batch, new, timing) = opened(model, device), how
     found = []
-    for name in names:
-        job = work(start.loaded, name, limit, seed, batch, new, timing, None)
+    for task in some:
+        name, job = task.name, work(start.loaded, task, seed, batch, new, timing, None)
         others = those_trained(trained, start.loaded, job.examples, device)
         every, skipped = entries(
             job, specs, keeps, [p for one in others for p in spread(one, keeps)]

@@ -175,7 +175,7 @@ def differing(ours: Any, theirs: Any, examples: Sequence[Any]) -> str:
 
     from foveate import evaluate
 
-    asks = [(e.images, e.question) for e in examples]
+    asks = [evaluate.ask(e) for e in examples]
     try:
         a, b = (evaluate.encode(processor, asks)[0] for processor in (ours, theirs))
     except ValueError as error:  # such as a template that leaves the image out

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from foveate.cli import said
+from foveate.keeping.shared import Ranks
 
 WIDTH = 140
 
@@ -29,9 +30,12 @@ class Screen(Console):
 
 
 def screen() -> Console:
-    """Where answers are printed; never so narrow that a table would cut its numbers short."""
+    """Where answers are printed; never so narrow that a table would cut its numbers short.
+
+    Of several processes the first speaks: here, in notes and in JSON.
+    """
     width = max(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
-    return Screen(width=width, highlight=False, soft_wrap=False)
+    return Screen(width=width, highlight=False, soft_wrap=False, quiet=not Ranks.here().first)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -42,7 +46,9 @@ def say(text: str, style: str | None = None) -> None:
 def note(text: str) -> None:
     """A remark for the person at the terminal: to stderr."""
     with contextlib.suppress(OSError):  # a remark that nobody can read ends no work
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(
+            stderr=True, highlight=False, soft_wrap=True, quiet=not Ranks.here().first
+        )
         console.print(said.visible(text), style="dim", markup=False)
 
 
@@ -52,7 +58,7 @@ def answering() -> Iterator[Callable[[Any], None]]:
     documents: list[Any] = []
     with contextlib.redirect_stdout(sys.stderr), _no_stdout():
         yield documents.append
-    for document in documents:
+    for document in documents if Ranks.here().first else []:
         sys.stdout.write(written(document, sys.stdout.encoding or "utf-8") + "\n")
 
 
@@ -108,13 +114,13 @@ def progress(total: int | None, what: str) -> Iterator[Callable[..., None]]:
 def hush() -> None:
     """Keep the libraries below from chatting: their warnings and bars are no answer to a command.
 
-    What training, evaluation and benchmarks themselves warn of is a remark for the person at the terminal.
+    What training, tasks, evaluation and benchmarks themselves warn of is a remark for the person who waits.
     """
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-        own = r"foveate\.(train|evaluate|bench)\."
+        own = r"foveate\.(train|evaluate|bench|tasks)\."
         warnings.filterwarnings("default", category=UserWarning, module=own)
         warnings.showwarning = lambda message, *_: note(str(message))
     from transformers.utils import logging

@@ -108,7 +108,7 @@ def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> list[Any]:
     import foveate
     from foveate import evaluate
 
-    model, asks = work.of(one).model, [(e.images, e.question) for e in examples]
+    model, asks = work.of(one).model, [evaluate.ask(e, work.metric) for e in examples]
     with foveate.compressed(model, one.acting(examples), **one.how):
         return evaluate.steps(model, work.loaded.processor, asks)
 

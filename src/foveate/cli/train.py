@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -55,16 +54,11 @@ def train(
     with output.answering() as emit:
         output.hush()
         document = _trained(card, out, resume, device)
-        if json and main_process():
+        if json:
             emit({k: v for k, v in document.items() if k != "history"} | {"out": str(out)})
-    if not json and main_process():
+    if not json:
         _print(document, out)
     return None
-
-
-def main_process() -> bool:
-    """Whether this is the first of the processes that train together."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
@@ -110,7 +104,7 @@ def _progress(card: Any) -> Iterator[Any]:
             nonlocal last, done
             move(step - done, f"{card.name} {now}", steps)
             done = step
-            if not output.on_terminal() and main_process() and time.monotonic() - last > QUIET:
+            if not output.on_terminal() and time.monotonic() - last > QUIET:
                 output.note(f"{card.name}: step {step} of {steps}, {now}")
                 last = time.monotonic()
 

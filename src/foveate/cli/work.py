@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foveate import tasks
 from foveate.cli import arguments, methods, models, output
 from foveate.cli.wrong import Wrong
+from foveate.keeping.held import held, sweep
+from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
     from foveate.core.spec import Skipped
     from foveate.evaluate.plans import Loaded, Plan
     from foveate.evaluate.work import Work
+    from foveate.tasks.own import Task
 
 
 def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
@@ -33,11 +36,11 @@ def plan(slugs: str, keeps: str) -> tuple[list[Plan], list[Skipped]]:
         raise Wrong(str(error)) from error
 
 
-def work(loaded: Loaded, task: str, limit: int, seed: int, *how: Any) -> Work:
-    """The work on the first questions of a task. how: batch size, new tokens, timing, out."""
+def work(loaded: Loaded, task: Task, seed: int, *how: Any) -> Work:
+    """The work on a task. how: batch size, new tokens, timing, out."""
     from foveate.evaluate.work import Work
 
-    return Work(loaded, task, tasks.examples(task, limit, seed), seed, *how)
+    return Work(loaded, task.name, task.examples, seed, *how, metric=task.metric)
 
 
 def done(work: Work, plans: Sequence[Plan]) -> list[dict[str, Any]]:
@@ -45,6 +48,26 @@ def done(work: Work, plans: Sequence[Plan]) -> list[dict[str, Any]]:
     count = len(work.examples) * len(plans)
     with output.progress(count, "questions") as advance, models.asked(work.loaded):
         return work.runs(plans, advance)
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Be the only command of this kind in a folder; of several processes that share it, the first is it.
+
+    What killed processes left half-written there is swept away.
+    """
+    if not Ranks.here().first:
+        yield
+        return
+    with held(path, what):
+        sweep(path)
+        yield
+
+
+def shared_folder(out: Path | None) -> None:
+    """Raise Wrong where several processes have no folder to share their answers through."""
+    if out is None and (n := Ranks.here().of) > 1:
+        raise Wrong(f"{n} processes share their answers through a folder: want --out FOLDER")
 
 
 def folder(path: Path) -> Path:

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from foveate.chat import MARK, Chat, render, spoken
-from foveate.chat.template import found
-from foveate.evaluate.prompts import Talk, acting, tokens, told
+from foveate.chat import MARK, Chat, Turn, prompt, template
+from foveate.evaluate.prompts import Ask, acting, tokens, told
 from foveate.evaluate.replies import as_read, want_numbers
 
 LONGEST = 1024  # tokens of an answer, where a task says nothing
@@ -18,33 +17,44 @@ ONE = ("num_return_sequences", "return_dict_in_generate")  # an answer is one te
 IGNORED = -100
 
 
-def talk(messages: Sequence[Mapping[str, Any]]) -> Talk:
-    """Messages of lmms-eval as a conversation; pictures stand where they are, or where the text marks them.
+def ask(messages: Sequence[Mapping[str, Any]]) -> Ask:
+    """Messages of lmms-eval as what a model is asked.
 
-    Raises ValueError for videos and sounds.
+    Pictures stand where they are among the texts, or where a text with as many marks has these. Raises
+    ValueError for videos and sounds.
     """
-    turns, images = [], []
+    turns: list[Turn] = []
+    images: list[Any] = []
     for message in messages:
         parts = message["content"]
         parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
         if other := {part["type"] for part in parts} - {"text", "image"}:
             raise ValueError(
-                f"a message with {min(other)}: foveate answers about pictures and text here"
+                f"a message with {min(other)}: foveate answers about pictures and text"
             )
         own = [part["url"] for part in parts if part["type"] == "image"]
-        text = "".join(part["text"] for part in parts if part["type"] == "text")
-        content = [{k: part[k] for k in ("type", "text") if k in part} for part in parts]
-        marked = own and text.count(MARK) == len(own)
-        turns.append(spoken(message["role"], text) if marked else {**message, "content": content})
+        text = "".join(part.get("text", "") for part in parts)
+        if text.count(MARK) != len(own):
+            text = "".join(part.get("text", MARK) for part in parts)
+        turns.append(Turn(message["role"], text))
         images += own
-    return turns, images
+    return images, _question(turns, len(images)) or turns
 
 
-def check_system(processor: Any, turns: Sequence[dict[str, Any]]) -> None:
+def _question(turns: Sequence[Turn], images: int) -> str | None:
+    """The words of one user behind all pictures, as `foveate eval` asks them; None of other turns."""
+    [first, *others] = turns
+    words = first.text.removeprefix(images * MARK)
+    plain = first.role == "user" and not others and MARK not in words
+    return words if plain else None
+
+
+def check_system(processor: Any, turns: Sequence[Turn]) -> None:
     """Raise ValueError where the chat template writes a system turn as if the model had said it."""
-    text = render(processor, turns, answered=False)
-    (_, (start, _)), *_ = found(processor, turns, text, "the system prompt", answered=False)
-    Chat(processor).want_system(text[:start], "the system prompt")
+    text, where = prompt(processor, turns), "the system prompt"
+    said = template.told(processor, turns, 0)
+    (_, (start, _)), *_ = template.found(processor, said, text, where, answered=False)
+    Chat(processor).want_system(text[:start], where)
 
 
 def settings(asked: Mapping[str, Any], known: Any) -> tuple[dict[str, Any], list[str]]:
@@ -74,14 +84,14 @@ def cut(text: str, until: str | Sequence[str] | None) -> str:
 
 @torch.inference_mode()
 def losses(
-    model: Any, processor: Any, talks: Sequence[Talk], answers: Sequence[str]
+    model: Any, processor: Any, asks: Sequence[Ask], answers: Sequence[str]
 ) -> list[tuple[float, bool]]:
     """Of each answer behind its prompt the mean loss of its tokens, and whether the model would say it.
 
     Compressors read the prompt alone. Raises FloatingPointError where the logits are no numbers, ValueError
     for an answer without a token and for tokenizers that do not say where their tokens stand.
     """
-    inputs, asked, answered = tokens(processor, talks, answers)
+    inputs, asked, answered = tokens(processor, asks, answers)
     inputs, answered = as_read(model, inputs), answered.to(model.device)
     if not bool(answered.any(1).all()):
         raise ValueError(

@@ -16,9 +16,9 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 from tqdm import tqdm
 
-from foveate.engines.answers import check_system, cut, losses, settings, talk
+from foveate.engines.answers import ask, check_system, cut, losses, settings
 from foveate.engines.opening import opened
-from foveate.evaluate.prompts import Talk
+from foveate.evaluate.prompts import Ask
 from foveate.evaluate.replies import Reply, answers
 
 MOST_ROUNDS = 100
@@ -109,13 +109,13 @@ class Foveate(lmms):
         found: list[GenerationResult] = []
         for start in range(0, len(requests), self.batch_size):
             some = requests[start : start + self.batch_size]
-            talks = [self._talk(_turn(self._visuals(one, 2), one.args[0])) for one in some]
+            asks = [self._ask(_turn(self._visuals(one, 2), one.args[0])) for one in some]
             given = [one.args[1] for one in some]
             given = [
                 text if isinstance(text, str) else text(self._document(one))
                 for text, one in zip(given, some, strict=True)
             ]
-            found += map(GenerationResult, losses(self.model, self.processor, talks, given))
+            found += map(GenerationResult, losses(self.model, self.processor, asks, given))
         return found
 
     def _asked(self, request: Instance, messages: Callable[[Instance], Messages]) -> Asked:
@@ -137,12 +137,12 @@ class Foveate(lmms):
         bare = len(request.args) <= place or request.args[place] is None
         return [] if bare else request.args[place](self._document(request)) or []
 
-    def _talk(self, messages: Messages) -> Talk:
-        turns, images = talk(self._apply_system_prompt(messages, self.system_prompt))
-        if turns[0]["role"] == "system" and not self._checked:
-            check_system(self.processor, turns)
+    def _ask(self, messages: Messages) -> Ask:
+        images, words = ask(self._apply_system_prompt(messages, self.system_prompt))
+        if not isinstance(words, str) and words[0].role == "system" and not self._checked:
+            check_system(self.processor, words)
             self._checked = True
-        return turns, images
+        return images, words
 
     def _answers(self, asked: Sequence[Asked]) -> list[GenerationResult]:
         """The answers, in order; those with other generation_kwargs in batches of their own."""
@@ -158,8 +158,8 @@ class Foveate(lmms):
         begun = time.perf_counter()
         for rows in tqdm(batches, disable=self.rank != 0, desc="Model Responding"):
             how = self._settings(asked[rows[0]].how)
-            talks = [self._talk(asked[n].messages()) for n in rows]
-            found = answers(self.model, self.processor, talks, how)
+            asks = [self._ask(asked[n].messages()) for n in rows]
+            found = answers(self.model, self.processor, asks, how)
             replies |= dict(zip(rows, found, strict=True))
         counted = [reply for n, reply in replies.items() if asked[n].counts]
         if counted:

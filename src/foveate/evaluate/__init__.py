@@ -1,19 +1,26 @@
 """Accuracy against tokens: batched, deterministic, resumable runs, and a report of them."""
 
-from foveate.chat import prompt
 from foveate.evaluate.api import compare, evaluate
 from foveate.evaluate.comparison import comparison
-from foveate.evaluate.prompts import encode, told
+from foveate.evaluate.prompts import ask, encode, prompt, told
 from foveate.evaluate.replies import Reply, replies
 from foveate.evaluate.results import Job, fingerprint
 from foveate.evaluate.runs import Example, digest, run
-from foveate.evaluate.score import exact, mean_interval, scores, wilson
+from foveate.evaluate.score import bootstrap, mean_interval, scores, wilson
 from foveate.evaluate.steps import sizes, steps
+from foveate.tasks.metrics import METRICS, Metric, exact
+from foveate.tasks.own import Own, Task, task
 
 __all__ = [
+    "METRICS",
     "Example",
     "Job",
+    "Metric",
+    "Own",
     "Reply",
+    "Task",
+    "ask",
+    "bootstrap",
     "compare",
     "comparison",
     "digest",
@@ -28,6 +35,7 @@ __all__ = [
     "scores",
     "sizes",
     "steps",
+    "task",
     "told",
     "wilson",
 ]

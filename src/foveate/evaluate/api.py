@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from foveate import tasks
 from foveate.core.compressor import Compressor
 from foveate.core.ops import whole
 from foveate.core.spec import Spec
@@ -27,9 +27,13 @@ from foveate.evaluate.work import Work
 from foveate.hosts import attach
 from foveate.hosts.switches import Switches
 from foveate.registry.methods import factory
+from foveate.tasks.metrics import METRICS
+from foveate.tasks.own import Own, Task
+from foveate.tasks.own import task as own_task
 
 Method = str | Callable[..., Compressor]
 SETTINGS = ("seed", "batch_size", "max_new_tokens", "timing", "out")
+READING = tuple(field.name for field in fields(Own))  # of questions of one's own
 SWITCHES = ("dropped", "attention")
 FIELDS = ("images", "question", "answer", "kind", "group", "key")
 
@@ -40,7 +44,7 @@ def evaluate(
     method: Compressor | Method | None = None,
     keep: int | float | None = None,
     task: str | Sequence[Example] = "patchqa",
-    limit: int = 220,
+    limit: int | None = None,
     positions: str = "original",
     **settings: Any,
 ) -> dict[str, Any]:
@@ -48,10 +52,12 @@ def evaluate(
 
     method: a compressor; or a name or factory, made for the model at this budget; None is the model as it
     is, with the compressor it was saved with or bare. task: a name of `foveate.tasks.TASKS`, of which the
-    first `limit` questions are asked (220 unless told; the command line asks more), or your own examples:
-    objects with images, question, answer, kind, group and key. settings: seed, batch_size, max_new_tokens,
-    timing (prefill beside the bare model), and out, a folder where the result is kept and a killed run
-    goes on; also dropped and attention, as `foveate.compress` takes them.
+    first `limit` questions are asked (220 unless told; the command line asks more); a file, a folder or
+    hf:NAME:SPLIT, as `foveate.tasks.own.task` reads them; or your own examples: objects with images,
+    question, answer, kind, group and key. Of your own all are asked unless told. settings: seed,
+    batch_size, max_new_tokens, timing (prefill beside the bare model), and out, a folder where the result is
+    kept and a killed run goes on; dropped and attention, as `foveate.compress` takes them; and of your own
+    questions metric, columns, images, outside and skip, as `foveate.tasks.own.Own` has them.
 
     The document has accuracy (overall and by group), its interval, tokens before and after, steps, cost
     and every answer. The model comes back as it was. Raises ValueError and TypeError for methods, budgets
@@ -71,7 +77,7 @@ def compare(
     methods: str | Sequence[Method],
     keeps: Sequence[int | float] = (0.5, 0.25, 0.125),
     task: str | Sequence[Example] = "patchqa",
-    limit: int = 220,
+    limit: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Methods × budgets on one task beside the bare model: the document of `foveate compare --json`.
@@ -94,20 +100,28 @@ def compare(
 
 
 def _work(
-    model: Any, processor: Any, task: str | Sequence[Example], limit: int, settings: dict[str, Any]
+    model: Any,
+    processor: Any,
+    task: str | Sequence[Example],
+    limit: int | None,
+    settings: dict[str, Any],
 ) -> Work:
     """What is asked, of whom. A path in `out` is made a folder by the runs."""
-    if wrong := settings.keys() - {*SETTINGS, *SWITCHES}:
-        known = ", ".join((*SETTINGS, *SWITCHES))
+    if wrong := settings.keys() - {*SETTINGS, *SWITCHES, *READING}:
+        known = ", ".join((*SETTINGS, *SWITCHES, *READING))
         raise TypeError(f"no setting {min(wrong)!r}: there are {known}")
     switches = {name: settings[name] for name in SWITCHES if name in settings}
     Switches(**switches)  # raises for words that they do not have
-    settings = {name: value for name, value in settings.items() if name not in SWITCHES}
-    limit = whole("limit", limit)
-    name = task if isinstance(task, str) else "own"
-    examples = tasks.examples(task, limit, settings.get("seed", 0)) if name == task else [*task]
+    limit = None if limit is None else whole("limit", limit)
+    reading = Own(**{name: settings[name] for name in READING if name in settings})
+    settings = {name: value for name, value in settings.items() if name in SETTINGS}
+    if isinstance(task, str):
+        asked = own_task(task, limit, settings.get("seed", 0), reading)
+    else:
+        asked = Task("own", [*task][:limit], METRICS[reading.metric])
+    examples = asked.examples
     if not examples:
-        raise ValueError(f"task {name}: no examples to ask")
+        raise ValueError(f"task {asked.name}: no examples to ask")
     if lost := [field for field in FIELDS if not hasattr(examples[0], field)]:
         raise TypeError(
             f"an example is a {type(examples[0]).__name__} without {', '.join(lost)}: want objects with "
@@ -117,7 +131,7 @@ def _work(
     if (out := settings.get("out")) is not None:
         settings = {**settings, "out": Path(out)}
     loaded = Loaded(model, processor, called, switches=switches)
-    return Work(loaded, name, examples[:limit], **settings)
+    return Work(loaded, asked.name, examples, **settings, metric=asked.metric)
 
 
 def _plan(

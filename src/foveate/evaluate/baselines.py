@@ -18,7 +18,7 @@ from foveate.core.spec import Skipped
 from foveate.core.tokens import VisualTokens
 from foveate.evaluate.comparison import LOWER
 from foveate.evaluate.plans import Loaded, Plan
-from foveate.evaluate.prompts import encode
+from foveate.evaluate.prompts import ask, encode
 from foveate.evaluate.recall import holding
 from foveate.hosts import traits
 from foveate.hosts.twins import shrunk
@@ -142,7 +142,7 @@ def _downsampled(loaded: Loaded, keep: Keep, examples: Sequence[Any]) -> Plan:
 def _seen(loaded: Loaded, example: Any) -> int:
     """Visual tokens of an example, which the model is shown."""
     model = loaded.model
-    inputs, _ = encode(loaded.processor, [(example.images, example.question)])
+    inputs, _ = encode(loaded.processor, [ask(example)])
     inputs = inputs.to(model.device)
     floating = {k: v.to(model.dtype) for k, v in inputs.items() if v.is_floating_point()}
     with torch.inference_mode():

@@ -13,17 +13,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from foveate.chat import Said, Span, asking, columns, heard, render, verify
+from foveate.chat import Said, Span, Told, asked, columns, prompt, verify
 from foveate.chat.pictures import read
 from foveate.core.compressor import Compressor
 from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
+from foveate.tasks.metrics import EXACT, Metric, labels
 
-Ask = tuple[Sequence[Image.Image | Path], str]  # the images of one prompt, and the question
-# Turns as chat templates take them, up to where an answer begins, and their images in order.
-Talk = tuple[Sequence[dict[str, Any]], Sequence[Image.Image | Path]]
+Ask = tuple[Sequence[Image.Image | Path], Told]  # the images of one prompt, and what is asked
 # Needs that the user's words answer.
 READS = frozenset({"text", "text_mask", "prompt_attention", "words"})
+
+
+def ask(example: Any, metric: Metric = EXACT) -> Ask:
+    """What a model is shown and told of an example, whose answer this metric scores."""
+    words = getattr(example, "told", example.question)
+    words = metric.asks(words, labels(example)) if isinstance(words, str) else words
+    return example.images, words
 
 
 def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
@@ -32,25 +38,20 @@ def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
     Padding is on the left, so that every answer begins at the same column. Without a fast tokenizer, or
     with a template that rewrites what is asked, None: the words cannot be found.
     """
-    batch, asked, _ = tokens(processor, talks(asks))
+    batch, asked, _ = tokens(processor, asks)
     return batch, asked
 
 
-def talks(asks: Sequence[Ask]) -> list[Talk]:
-    """Questions as conversations: each the one turn of its user."""
-    return [([asking(question, len(images))], images) for images, question in asks]
-
-
 def tokens(
-    processor: Any, talks: Sequence[Talk], answers: Sequence[str] | None = None
+    processor: Any, asks: Sequence[Ask], answers: Sequence[str] | None = None
 ) -> tuple[Any, Tensor | None, Tensor | None]:
-    """As `encode`, of conversations; with an answer behind each, the columns of those come third.
+    """As `encode`; with an answer behind each prompt, the columns of those come third.
 
     Raises ValueError where these cannot be found: without a fast tokenizer, or one that names what it did.
     """
-    prompts = [render(processor, turns, answered=False) for turns, _ in talks]
+    prompts = [prompt(processor, question, len(images)) for images, question in asks]
     texts = prompts if answers is None else list(map(str.__add__, prompts, answers))
-    images = [[read(image) for image in own] for _, own in talks]
+    images = [[read(image) for image in own] for own, _ in asks]
     start = getattr(processor.tokenizer, "bos_token", None)
     fast = getattr(processor.tokenizer, "is_fast", False)
     if answers is not None and not fast:
@@ -69,11 +70,11 @@ def tokens(
     moves = batch.pop("text_replacement_offsets", None)
     marks = partial(marked, texts, [*map(len, images)], offsets, moves)
     try:
-        asked = marks([heard(processor, turns).questions for turns, _ in talks])
+        found = marks([asked(processor, words, len(own)).questions for own, words in asks])
     except ValueError:
-        asked = None
+        found = None
     behind = [[(len(a), len(b))] for a, b in zip(prompts, texts, strict=True)]
-    return batch, asked, None if answers is None else marks(behind)
+    return batch, found, None if answers is None else marks(behind)
 
 
 def marked(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from foveate.evaluate.prompts import Ask, Talk, acting, talks, tokens, told
+from foveate.evaluate.prompts import Ask, acting, encode, told
 from foveate.evaluate.shares import Kept, columns, kept
 from foveate.hosts import attach, traits
 from foveate.hosts.trace import Step
@@ -49,15 +49,13 @@ def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
     Raises FloatingPointError where the model's logits are no numbers: what it would say means nothing.
     """
     greedy = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
-    return answers(model, processor, talks(asks), greedy)
+    return answers(model, processor, asks, greedy)
 
 
 @torch.inference_mode()
-def answers(
-    model: Any, processor: Any, talks: Sequence[Talk], how: Mapping[str, Any]
-) -> list[Reply]:
-    """As `replies`, to conversations; how: what `generate` is told. With beams, no columns are noted."""
-    inputs, asked, _ = tokens(processor, talks)
+def answers(model: Any, processor: Any, asks: Sequence[Ask], how: Mapping[str, Any]) -> list[Reply]:
+    """As `replies`, however `generate` is told to make them. With beams, no columns are noted."""
+    inputs, asked = encode(processor, asks)
     inputs, first = as_read(model, inputs), _First()
     with told(acting(model), asked), _watched(model) as steps:
         seen = {"logits_processor": [first], "return_dict_in_generate": True}
@@ -65,13 +63,13 @@ def answers(
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     said = out.sequences[:, ids.shape[1] :]
     texts = processor.batch_decode(said, skip_special_tokens=True)
-    base, images = traits.base_of(model), [len(some) for _, some in talks]
+    base, images = traits.base_of(model), [len(some) for some, _ in asks]
     layers = len(traits.decoder_of(base).layers)
     left = kept(steps[: _acts(model)], images, layers)  # without a cache, every word is a prefill
     one = how.get("num_beams", 1) == 1
     had = columns(out.past_key_values, mask, layers, attach.is_compressed(model)) if one else None
     words = (~traits.is_visual(base, ids) & mask.bool()).sum(1).tolist()
-    made, seconds = _lengths(model, said), first.seconds / len(talks)
+    made, seconds = _lengths(model, said), first.seconds / len(asks)
     found = []
     for row, (text, before) in enumerate(zip(texts, _placed(base, ids, images), strict=True)):
         after = left[row].steps[-1] if left[row].steps else before

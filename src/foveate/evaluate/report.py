@@ -74,14 +74,14 @@ def uri(image: Image.Image) -> str:
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def percent(share: float) -> str:
-    """83.2 for 0.832."""
-    return f"{100 * share:.1f}"
+def percent(share: float | None) -> str:
+    """83.2 for 0.832; a dash for what has no score."""
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
-def interval(ends: Sequence[float]) -> str:
+def interval(ends: Sequence[float] | None) -> str:
     """80–86 for (0.80, 0.86)."""
-    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}"
+    return "" if ends is None else f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}"
 
 
 def si(value: float | None) -> str:

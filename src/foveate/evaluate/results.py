@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import warnings
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +13,17 @@ from typing import Any
 
 import torch
 
-from foveate.keeping.provenance import content, dumps, made, named, sealed, unsealed, write
+from foveate.keeping.provenance import dumps, made, sealed, write
 
-FORMAT = 2
+FORMAT = 3
 # What the names of jobs leave out.
-USUAL = {"protocol": None, "newlines": "rows", "dropped": "gone", "attention": "plain"}
+USUAL = {
+    "protocol": None,
+    "newlines": "rows",
+    "dropped": "gone",
+    "attention": "plain",
+    "metric": "exact",
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,8 @@ class Job:
     fingerprint is the bare model's, with the weights of a compressor that was saved with it; examples is
     that of the questions; method is as people write it, keep None where its arguments say it; compressor
     is its repr; untrained says that it has weights and nobody trained them; protocol is whose it is asked
-    with, None the checkpoint's own; positions, newlines, dropped and attention are as `compress` takes them.
+    with, None the checkpoint's own; positions, newlines, dropped and attention are as `compress` takes them;
+    metric is a name of METRICS.
     """
 
     model: str
@@ -47,6 +54,7 @@ class Job:
     newlines: str = "rows"
     dropped: str = "gone"
     attention: str = "plain"
+    metric: str = "exact"
 
     @property
     def name(self) -> str:
@@ -61,77 +69,92 @@ class Job:
 def finished(folder: Path, job: Job) -> dict[str, Any] | None:
     """The document of a run that was finished before; None if there is none, or not as it was written."""
     found = made(_file(folder, job), format=FORMAT, job=asdict(job))
-    if found is not None:
-        _part(folder, job).unlink(missing_ok=True)  # the run was killed before it did
+    if found is None:
+        _file(folder, job).unlink(missing_ok=True)  # others would take it for one
+    else:
+        _clear(_parts(folder, job))  # the run was killed before it did
     return found
 
 
+def is_finished(folder: Path, job: Job) -> bool:
+    """Whether a run's document is there."""
+    return _file(folder, job).is_file()
+
+
 def finish(folder: Path, job: Job, document: dict[str, Any]) -> None:
-    """Write a run's document; its answers are no longer needed apart."""
+    """Write a run's document; its batches are no longer needed apart."""
     write(_file(folder, job), dumps(sealed(document)))
-    _part(folder, job).unlink(missing_ok=True)
+    _clear(_parts(folder, job))
 
 
 class Partial:
-    """The answers so far of a run that is not finished: a sealed line for each batch, by where it starts.
+    """The answers so far of a run that is not finished, by where their batch starts: a sealed file each.
 
-    keys are those of all examples, in order. A line counts if it is as it was written, for this job, with
-    the very keys of the batch it says it is; whatever else a file holds is asked again, with a warning.
+    keys are those of all examples, in order. A file counts if it is as it was written, for this job, with
+    the very keys of the batch it says it is; whatever else is there is asked again, with a warning. Without
+    a folder, answers are held in memory alone.
     """
 
     def __init__(self, folder: Path | None, job: Job, keys: Sequence[str]):
-        size = job.batch_size
-        self.keys = {n: list(keys[n : n + size]) for n in range(0, len(keys), size)}
-        self.path, self.job = None if folder is None else _part(folder, job), asdict(job)
+        self.folder, self.job = None if folder is None else _parts(folder, job), asdict(job)
+        self.file = None if folder is None else _file(folder, job)
+        self.size, self.keys = job.batch_size, keys
         self.batches: dict[int, list[dict[str, Any]]] = {}
-        if self.path is not None and (text := content(self.path)) is not None:
-            self._read(text)
+        self.by: set[int] = set()  # ranks that answered
+
+    @property
+    def starts(self) -> range:
+        """Where the batches start."""
+        return range(0, len(self.keys), self.size)
 
     @property
     def answers(self) -> list[dict[str, Any]]:
         """All answers so far, in the order of the examples."""
         return [answer for start in sorted(self.batches) for answer in self.batches[start]]
 
-    def add(self, start: int, batch: list[dict[str, Any]]) -> None:
+    def has(self, start: int) -> bool:
+        """Whether this batch is answered, here or by another process, which may have finished the run."""
+        if self.file is not None and self.file.is_file():
+            return True
+        if start not in self.batches and (path := self.path(start)) is not None:
+            found = made(path, job=self.job, start=start)
+            answers = [] if found is None else found["answers"]
+            if answers and [a["key"] for a in answers] == [*self._keys(start)]:
+                self.batches[start] = answers
+                self.by.add(found["rank"])
+        return start in self.batches
+
+    def add(self, start: int, batch: list[dict[str, Any]], rank: int = 0) -> None:
         """One batch more, with the system before the next begins: a killed process loses none.
 
         A power cut may cost the last ones, which are asked again: nothing waits for the disk. Raises
         OSError that names the file, where it cannot be written whole.
         """
         self.batches[start] = batch
-        if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with self.path.open("a", encoding="utf-8") as file:
-                    file.write(self._line(start))
-            except OSError as error:
-                raise named(error, self.path) from error
+        self.by.add(rank)
+        if (path := self.path(start)) is not None:
+            told = {"job": self.job, "start": start, "rank": rank, "answers": batch}
+            write(path, json.dumps(sealed(told)) + "\n")
 
-    def _line(self, start: int) -> str:
-        told = {"job": self.job, "start": start, "answers": self.batches[start]}
-        return json.dumps(sealed(told)) + "\n"
+    def path(self, start: int) -> Path | None:
+        """The file of a batch."""
+        return None if self.folder is None else self.folder / f"{start:09d}.json"
 
-    def _read(self, text: bytes) -> None:
-        lines = text.splitlines() or [b""]
-        for line in lines:
-            found = unsealed(line) or {}
-            keys = self.keys.get(found.get("start")) if found.get("job") == self.job else None
-            if keys is not None and [answer["key"] for answer in found["answers"]] == keys:
-                self.batches.setdefault(found["start"], found["answers"])
-        if strange := len(lines) - len(self.batches):
-            warnings.warn(
-                f"{self.path}: {strange} of {len(lines)} lines are not as this run wrote them, or there "
-                "twice; what is not answered is asked again"
-            )
-        write(self.path, "".join(map(self._line, sorted(self.batches))))
+    def _keys(self, start: int) -> Sequence[str]:
+        return self.keys[start : start + self.size]
 
 
 def _file(folder: Path, job: Job) -> Path:
     return folder / f"{job.name}.json"
 
 
-def _part(folder: Path, job: Job) -> Path:
-    return folder / f"{job.name}.part.jsonl"
+def _parts(folder: Path, job: Job) -> Path:
+    return folder / f"{job.name}.parts"
+
+
+def _clear(parts: Path) -> None:
+    """Remove a run's batches; somebody else may be doing so, or still looking."""
+    shutil.rmtree(parts, ignore_errors=True)
 
 
 def fingerprint(model: torch.nn.Module, compressor: torch.nn.Module | None = None) -> str:

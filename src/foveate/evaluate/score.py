@@ -8,18 +8,11 @@ from math import inf, sqrt
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 Z = 1.959964  # 95 %
+DRAWS, MANY = 2000, 2000  # of a bootstrap; and pictures from which on it is not needed
 OVERALL = "overall"
-
-
-def normalised(text: str) -> str:
-    """Lower case, single spaces, no ends."""
-    return " ".join(text.casefold().split())
-
-
-def exact(prediction: str, answer: str) -> bool:
-    """Exact match, whatever the case and the spacing."""
-    return normalised(prediction) == normalised(answer)
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -50,8 +43,11 @@ def scores(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy, intervals and counts of answers with `kind`, `group` and `right`.
 
     A group is the mean of its kinds, overall the mean of all kinds: no kind weighs more for being
-    asked more often.
+    asked more often. Answers of no kind weigh the same each: see `by_question`.
     """
+    answers = list(answers)
+    if any(answer["kind"] is None for answer in answers):
+        return by_question(answers)
     tallies: dict[str, list[int]] = {}
     group_of: dict[str, str] = {}
     for answer in answers:
@@ -74,6 +70,54 @@ def scores(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         },
         "kinds": kinds,
     }
+
+
+def by_question(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Accuracy and intervals of answers with `group`, `right` (0 to 1, or None) and `picture`.
+
+    Every question that has a score weighs the same; `scored` says how many have. Where none has, accuracy
+    and interval are None.
+    """
+    members: dict[str, list[Mapping[str, Any]]] = {OVERALL: []}
+    for answer in answers:
+        groups = (OVERALL,) if answer["group"] is None else (OVERALL, answer["group"])
+        for group in groups:
+            some = members.setdefault(group, [])
+            some += [answer] if answer["right"] is not None else []
+    marks = {g: [float(a["right"]) for a in some] for g, some in members.items()}
+    return {
+        "accuracy": {g: fmean(some) if some else None for g, some in marks.items()},
+        "interval": {
+            g: bootstrap(some, [a["picture"] for a in members[g]]) if some else None
+            for g, some in marks.items()
+        },
+        "kinds": {},
+        "scored": len(members[OVERALL]),
+    }
+
+
+def bootstrap(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[float, float]:
+    """95 % interval of a mean: clusters are drawn again, with all their values, the same every time.
+
+    Where all clusters have the same share right, Wilson's for as many: drawing again would claim
+    certainty; of one cluster nothing is known. With more than MANY, the normal one of `clustered_error`,
+    which is the same by then.
+    """
+    names = {name: n for n, name in enumerate(dict.fromkeys(clusters))}
+    which, n = np.array([names[name] for name in clusters]), len(names)
+    sums, counts = np.bincount(which, values, n), np.bincount(which, minlength=n)
+    mean = sums.sum() / counts.sum()
+    if n == 1 and len({*values}) > 1:
+        return 0.0, 1.0  # of one picture nothing is known
+    if len({*values}) == 1:
+        low, high = wilson(round(mean * n), n)
+    elif n > MANY:
+        half = Z * clustered_error(values, clusters)
+        low, high = mean - half, mean + half
+    else:
+        drawn = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+        low, high = np.quantile((drawn @ sums) / (drawn @ counts), [0.025, 0.975])
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def clustered_error(values: Sequence[float], scenes: Sequence[Hashable]) -> float:

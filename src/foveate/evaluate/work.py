@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from foveate.bench import prefill_ratio
 from foveate.evaluate.plans import Loaded, Plan
-from foveate.evaluate.prompts import encode, told
+from foveate.evaluate.prompts import ask, encode, told
 from foveate.evaluate.results import Job, fingerprint
-from foveate.evaluate.runs import Example, digest, run
+from foveate.evaluate.runs import Elsewhere, Example, answers, digest, run
+from foveate.hosts import attach
+from foveate.tasks.metrics import EXACT, Metric
 
 TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each
 Advance = Callable[[int, str], None]
@@ -33,6 +36,8 @@ class Work:
     max_new_tokens: int = 8
     timing: bool = False
     out: Path | None = None
+    metric: Metric = EXACT
+    elsewhere: Elsewhere | None = None
 
     def runs(self, plans: Sequence[Plan], advance: Advance = _nobody) -> list[dict[str, Any]]:
         """The documents of all runs, in order; finished ones in `out` are read instead of repeated.
@@ -53,9 +58,18 @@ class Work:
                     (lambda one=one: self._time(one)) if self.timing else None,
                     lambda by, one=one: advance(by, str(one)),
                     one.of_batch,
+                    self.metric,
+                    self.elsewhere,
                 )
             )
         return found
+
+    def batch(self, one: Plan, start: int) -> list[dict[str, Any]]:
+        """The answers of one batch, by where it starts, as result files have them."""
+        own, some = self.of(one), self.examples[start : start + self.batch_size]
+        method = one.acting(some)
+        with nullcontext() if method is None else attach.compressed(own.model, method, **one.how):
+            return answers(own.model, own.processor, some, self.max_new_tokens, self.metric)
 
     def of(self, one: Plan) -> Loaded:
         """The model a run asks."""
@@ -79,6 +93,7 @@ class Work:
             batch_size=self.batch_size,
             max_new_tokens=self.max_new_tokens,
             untrained=one.untrained,
+            metric=self.metric.name,
         )
 
     def _time(self, one: Plan) -> dict[str, Any]:
@@ -103,7 +118,7 @@ class Work:
         self, examples: Sequence[Any], loaded: Loaded | None = None
     ) -> tuple[dict[str, Any], Any]:
         """One batch as a model takes it, and where in it the user's words stand."""
-        asks, loaded = [(e.images, e.question) for e in examples], loaded or self.loaded
+        asks, loaded = [ask(e, self.metric) for e in examples], loaded or self.loaded
         model, (batch, asked) = loaded.model, encode(loaded.processor, asks)
         batch = batch.to(model.device)
         floating = {k: v.to(model.dtype) for k, v in batch.items() if v.is_floating_point()}

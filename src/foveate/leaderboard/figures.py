@@ -78,7 +78,7 @@ def rows(results: Iterable[Result]) -> list[Row]:
     for some in groups.values():
         some.sort(key=lambda result: result["key"]["seed"] or 0)
     found = [_row(some, groups) for some in groups.values()]
-    found = [_with(row, front=_ahead(row, found)) for row in found]
+    found = [_with(row, front=ahead(row, found)) for row in found]
     return sorted(found, key=_place)
 
 
@@ -98,7 +98,7 @@ def _with(row: Row, **changes: Any) -> Row:
     return Row(**{**{name: getattr(row, name) for name in row.__dataclass_fields__}, **changes})
 
 
-def _ahead(row: Row, every: Sequence[Row]) -> bool:
+def ahead(row: Row, every: Sequence[Row]) -> bool:
     """Whether no other method has as much right with as few tokens."""
     if row.baseline:
         return False
@@ -145,7 +145,7 @@ def _compared(groups: Mapping[tuple, Any], task: str) -> str:
 def _marks(some: Sequence[Result]) -> list[float]:
     """For every question the share of the seeds that answer it right."""
     return [
-        fmean(int(mark) for mark in marks)
+        fmean(float(mark) for mark in marks)
         for marks in zip(*(r["right"] for r in some), strict=True)
     ]
 

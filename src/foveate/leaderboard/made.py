@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from foveate.bench.count import counts
 from foveate.bench.measure import prefills
@@ -16,11 +18,12 @@ from foveate.evaluate.prompts import told
 from foveate.evaluate.work import Work
 from foveate.hosts.attach import compress
 from foveate.hosts.twins import twin
-from foveate.keeping.held import held
 from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
+from foveate.keeping.shared import Ranks, shared
 from foveate.leaderboard.runs import Entry
 
 FORMAT = 1
+ALL = "all"  # the kind of questions that have none: each weighs the same
 PAIRS = 9  # prefills of either model, in turn
 COSTS = ("total", "scorer", "connector", "equivalent_tokens", "kv_bytes")
 
@@ -44,27 +47,32 @@ def missing(folder: Path, entries: Sequence[Entry]) -> list[Entry]:
 
 
 def make(
-    work: Work,
-    entry: Entry,
+    runs: Sequence[tuple[Work, Entry]],
     folder: Path,
     advance: Callable[[int, str], None] = lambda by, what: None,
-) -> dict[str, Any]:
-    """Ask and time one run, and write what came of it. A killed one goes on where it stopped.
+) -> None:
+    """Ask and time what is missing of these runs, and write what came of each.
 
-    Where `work` has a folder of its own, all answers are kept there too.
+    Several processes share them through the folder. Where a work has a folder of its own, all answers are
+    kept there too.
     """
-    with held(file(folder, entry)):
-        if (found := result(folder, entry)) is not None:
-            return found
+
+    def there(one: tuple[Work, Entry]) -> bool:
+        return result(folder, one[1]) is not None
+
+    for work, entry in shared(runs, there, lambda one: file(folder, one[1]), Ranks.here()):
         (document,) = replace(work, timing=False).runs([entry.plan], advance)
         answers = [document["answers"][example.key] for example in work.examples]
         found = {
             "format": FORMAT,
             "key": entry.key,
             "what": entry.what,
-            "right": "".join(str(int(answer["right"])) for answer in answers),
-            "kinds": [example.kind for example in work.examples],
-            "groups": {example.kind: example.group for example in work.examples},
+            "right": marks(answers),
+            "kinds": [example.kind or ALL for example in work.examples],
+            "groups": {
+                example.kind or ALL: example.group if example.kind else ALL
+                for example in work.examples
+            },
             "scenes": scenes(work),
             "recall": document["recall"],
             "tokens": document["tokens"],
@@ -74,17 +82,25 @@ def make(
             "circumstances": record(work.seed, work.loaded.model.device),
         }
         write(file(folder, entry), dumps(sealed(found)))
-        return found
+
+
+def marks(answers: Sequence[Mapping[str, Any]]) -> str | list[float]:
+    """What each answer is worth: a letter each where all are right or wrong."""
+    found = [float(answer["right"]) for answer in answers]
+    return "".join(str(int(one)) for one in found) if {*found} <= {0.0, 1.0} else found
 
 
 def scenes(work: Work) -> list[int]:
     """For every question the number of its scene: those about the same pictures are about one."""
     digests = [
-        hashlib.sha1(b"".join(image.tobytes() for image in example.images)).hexdigest()
-        for example in work.examples
+        hashlib.sha1(b"".join(map(_seen, example.images))).hexdigest() for example in work.examples
     ]
     numbers = {digest: number for number, digest in enumerate(dict.fromkeys(digests))}
     return [numbers[digest] for digest in digests]
+
+
+def _seen(image: Image.Image | Path) -> bytes:
+    return str(image).encode() if isinstance(image, Path) else image.tobytes()
 
 
 def timed(work: Work, plan: Plan, pairs: int = PAIRS) -> dict[str, Any] | None:

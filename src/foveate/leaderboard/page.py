@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from jinja2 import Environment, PackageLoader
 from foveate.evaluate.comparison import BARE
 from foveate.evaluate.score import OVERALL
 from foveate.keeping.provenance import write as put
-from foveate.leaderboard.figures import Result, Row, rows
+from foveate.leaderboard.figures import Result, Row, ahead, rows
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
+MORE = 1.01  # a budget's worth of tokens: shares of a grid are rounded
 KINDS = {
     "before the language model": "#0072B2",
     "inside it": "#D55E00",
@@ -38,6 +39,9 @@ def write(results: Sequence[Result], folder: Path, address: str = "leaderboard.h
         "overall": OVERALL,
         "bare": BARE,
         "advice": advice(board),
+        "keeps": keeps_of(board),
+        "parts": {task: parts(board, task) for task in {row.task for row in board}},
+        "bare_of": {row.task: row for row in board if row.method == BARE},
         "address": address,
     }
     data = [{**row.as_dict(), "kind": kind(row)} for row in board]
@@ -71,22 +75,56 @@ def share(right: tuple[float, float]) -> str:
     return f"{100 * right[0]:.1f} ± {100 * right[1]:.1f}"
 
 
-def advice(board: Sequence[Row]) -> list[dict[str, Any]]:
-    """At each budget of the first task, the best row without training and the best trained one.
+def keeps_of(board: Sequence[Row]) -> list[float]:
+    """The shares that were asked for, most first."""
+    asked = {row.keep for row in board if isinstance(row.keep, float) and row.method != BARE}
+    return sorted(asked - {1.0}, reverse=True)
 
-    near: the others whose intervals reach into the best one's.
+
+def parts(board: Sequence[Row], task: str) -> dict[str, list[tuple[str, list[Row | None]]]]:
+    """The rows of a task by kind, a line a method: its row at each share, and at a budget of its own."""
+    found: dict[str, dict[str, list[Row]]] = {}
+    for row in board:
+        if row.task == task and row.method != BARE:
+            lines = found.setdefault(kind(row), {})
+            lines.setdefault(row.model if row.trained else row.method, []).append(row)
+    return {name: _lines(found[name], keeps_of(board)) for name in KINDS if name in found}
+
+
+def _lines(
+    methods: Mapping[str, Sequence[Row]], keeps: Sequence[float]
+) -> list[tuple[str, list[Row | None]]]:
+    """The row of each method in each column; a last one for those that have a budget of their own."""
+    at = {m: {r.keep if r.keep in keeps else None: r for r in some} for m, some in methods.items()}
+    columns = [*keeps, *([None] if any(None in own for own in at.values()) else [])]
+    return [(method, [own.get(column) for column in columns]) for method, own in at.items()]
+
+
+def advice(board: Sequence[Row]) -> list[dict[str, Any]]:
+    """On the first task, with at most so many tokens: the best row without training and the best trained one.
+
+    Tokens are the mean over the decoder layers, whatever a method calls its budget. near: the others whose
+    intervals reach into the best one's.
     """
-    if not board:
+    bare = next((row for row in board if row.method == BARE), None)
+    if bare is None:
         return []
-    own = [row for row in board if row.task == board[0].task and not row.baseline]
+    own = [row for row in board if row.task == bare.task and not row.baseline]
     found = []
-    for keep in sorted({row.keep for row in own if isinstance(row.keep, float)}, reverse=True):
-        at = [row for row in own if row.keep == keep]
-        parts = {"free": [r for r in at if not r.trained], "trained": [r for r in at if r.trained]}
-        best = {name: max(some, key=_right, default=None) for name, some in parts.items()}
-        first = best["free"]
-        near = [r for r in parts["free"] if r is not first and first and _reaches(r, first)]
-        found.append({"keep": keep, **best, "near": near})
+    for keep in keeps_of(own):
+        at = [row for row in own if row.layers <= keep * bare.layers * MORE]
+        free, trained = ([r for r in at if r.trained is learnt] for learnt in (False, True))
+        first = max(free, key=_right, default=None)
+        near = [r for r in free if r is not first and _reaches(r, first)]
+        found.append(
+            {
+                "tokens": keep * bare.layers,
+                "all": bare.layers,
+                "free": first,
+                "trained": max(trained, key=_right, default=None),
+                "near": list({r.method: r for r in near if r.method != first.method}.values()),
+            }
+        )
     return found
 
 
@@ -116,8 +154,21 @@ def _where(results: Sequence[Result]) -> dict[str, list[str]]:
     }
 
 
+def _named(axes: Any, front: Sequence[Row], style: Any) -> None:
+    """A front as a line; each method on it has its name where it first comes."""
+    x, y = [r.layers for r in front], [100 * _right(r) for r in front]
+    axes.plot(x, y, color="#333333", linewidth=1, linestyle=style)
+    names = {
+        r.model if r.trained else r.method: at
+        for r, *at in reversed([*zip(front, x, y, strict=True)])
+    }
+    for n, (name, at) in enumerate(sorted(names.items(), key=lambda one: one[1])):
+        where = {"xytext": (3, 5 + 10 * (n % 2)), "textcoords": "offset points", "fontsize": 9}
+        axes.annotate(name, at, **where)
+
+
 def chart(board: Sequence[Row]) -> str:
-    """Right answers against tokens on the first task, the front drawn, its methods named: an SVG."""
+    """Right answers against tokens on the first task: an SVG. Dotted is the front without training."""
     import io
 
     import matplotlib
@@ -132,20 +183,12 @@ def chart(board: Sequence[Row]) -> str:
             some = [r for r in own if kind(r) == name and r.method != BARE]
             x, y = [r.layers for r in some], [100 * _right(r) for r in some]
             axes.scatter(x, y, s=22, color=ink, label=name, linewidth=0, alpha=0.85)
-        front = sorted((r for r in own if r.front), key=lambda r: r.layers)
-        axes.plot(
-            [r.layers for r in front],
-            [100 * _right(r) for r in front],
-            color="#333333",
-            linewidth=1,
-        )
-        for row in front:
-            where = {"xytext": (-4, 6), "textcoords": "offset points", "fontsize": 9, "ha": "right"}
-            axes.annotate(
-                row.model if row.trained else row.method, (row.layers, 100 * _right(row)), **where
-            )
+        free = [row for row in own if not row.trained]
+        for some, style in ((free, (0, (1, 2))), (own, "-")):
+            _named(axes, sorted((r for r in some if ahead(r, some)), key=lambda r: r.layers), style)
         for row in (r for r in own if r.method == BARE):
             axes.axhline(100 * _right(row), color="#9a9a9a", linestyle=(0, (4, 3)), linewidth=1)
+        axes.set_ylim(top=107)  # room for names
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel("visual tokens, mean over the decoder layers (logarithmic)")

@@ -9,7 +9,8 @@ from typing import Any
 from lmms_eval.api.task import ConfigurableMessagesTask
 
 from foveate import tasks
-from foveate.evaluate.score import OVERALL, exact, scores
+from foveate.evaluate.score import OVERALL, scores
+from foveate.tasks.metrics import exact
 
 WORDS = ("key", "question", "answer", "kind", "group")
 

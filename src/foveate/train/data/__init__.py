@@ -1,10 +1,12 @@
 """Training data: records from disk, checked, ordered, and made into batches."""
 
-from foveate.train.data.checking import DataError, Problem, check, listed, refuse
+from foveate.chat import Record, Turn
+from foveate.records.checking import DataError, Problem, check, listed, refuse
+from foveate.records.conversations import Records
+from foveate.records.rows import MalformedError
 from foveate.train.data.collate import Collator
 from foveate.train.data.order import Grouped, Shuffled
 from foveate.train.data.questions import by_question
-from foveate.train.data.records import MalformedError, Record, Records, Turn
 
 __all__ = [
     "Collator",

@@ -12,11 +12,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ProcessorMixin
 
-from foveate.chat import Chat, Said, columns, image_mark, verify
+from foveate.chat import Chat, Record, Said, columns, image_mark, verify
 from foveate.chat.pictures import PictureError, read
 from foveate.train.data.plain import Plain
 from foveate.train.data.questions import several
-from foveate.train.data.records import Record
 
 IGNORED = -100  # a label that no loss counts
 TEMPLATES = {"chat": Chat, "plain": Plain}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 from typing import Any
 
-from foveate.chat import MARK, Said, end_token, image_mark
-from foveate.train.data.records import Record
+from foveate.chat import MARK, Record, Said, end_token, image_mark
 
 
 class Plain:

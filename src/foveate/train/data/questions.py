@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from foveate.chat import MARK
-from foveate.train.data.records import Record
+from foveate.chat import MARK, Record
 
 
 class ByQuestion(Sequence[Record]):

@@ -9,7 +9,6 @@ from foveate.chat import MARK
 # Keys of a record, and of a turn: those that are read, and those that LLaVA's files have beside them.
 KNOWN = frozenset({"id", "image", "images", "conversations", "system", "video", "videos", "model"})
 SAID = frozenset({"from", "value"})
-STRANGE = 1000  # unknown keys that are told apart; a file may have as many as records
 Shape = tuple[bool, int, int]  # whether it names an image, how many questions, which has the first
 
 

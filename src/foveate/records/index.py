@@ -7,17 +7,17 @@ import json
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from foveate.train.data.faults import place, why
-from foveate.train.data.shape import STRANGE, shape, strange
+from foveate.records.faults import place, why
 
 CHUNK = 1 << 20  # bytes read at a time
+STRANGE = 1000  # unknown keys that are told apart; a file may have as many as records
 LITERAL = 16  # what is broken further from the end of a chunk than this is not just cut off there
 SPACES = re.compile(r"[ \t\r\n]*")
 
@@ -30,43 +30,50 @@ class Index:
 
     starts, sizes   its first byte, and its bytes
     lines           its line in the file, from 1
-    images          whether it has images
-    questions       how many questions it asks
-    imaged          with which of them, from 0, the first image comes
+    shapes          (records, k) what more is known of it, in whole numbers
     unknown         of each key that nothing reads, how many records have it; "conversations.x" of turns
     """
 
     starts: np.ndarray
     sizes: np.ndarray
     lines: np.ndarray
-    images: np.ndarray
-    questions: np.ndarray
-    imaged: np.ndarray
+    shapes: np.ndarray
     unknown: dict[str, int]
 
 
-def scan(path: Path) -> Index:
-    """Find the records of a JSON list, or of a file with one JSON value per line.
+def scan(
+    path: Path,
+    shape: Callable[[Any], tuple[int, ...]],
+    strange: Callable[[Any], Iterable[str]],
+    found: Callable[[BinaryIO, Path], Iterator[Entry]] | None = None,
+) -> Index:
+    """Find the records of a JSON list, or of a file with one JSON value per line; or as `found` does.
 
-    A line that is no JSON gets its entry too, so that it can be named with all other problems. A list
-    that breaks off cannot be read any further: ValueError with record and line; the same without a record.
+    shape and strange say of a record's value, which may be broken, what more is to be known and which keys
+    nothing reads. A line that is no JSON gets its entry too, so that it can be named with all other
+    problems. A list that breaks off cannot be read any further: ValueError with record and line; the same
+    without a record.
     """
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"{path} is no file: want a JSON list, or one record per line")
-    columns, unknown = [array(kind) for kind in "qqqbii"], Counter()
+    places, shapes, unknown = array("q"), array("i"), Counter()
     with path.open("rb") as file:
-        found = elements(Reader(file, path)) if lead(file, path) == b"[" else rows(file)
-        for *place, value in found:
-            for column, number in zip(columns, (*place, *shape(value)), strict=True):
-                column.append(number)
+        for *place, value in (found or entries)(file, path):
+            places.extend(place)
+            shapes.extend(shape(value))
             for key in strange(value):
                 unknown[key if key in unknown or len(unknown) < STRANGE else "…"] += 1
-    if not columns[0]:
+    if not places:
         raise ValueError(f"{path}: holds no record")
-    starts, sizes, lines, images, questions, imaged = map(np.asarray, columns)
-    return Index(starts, sizes, lines, images.astype(bool), questions, imaged, dict(unknown))
+    starts, sizes, lines = np.asarray(places).reshape(-1, 3).T
+    return Index(starts, sizes, lines, np.asarray(shapes).reshape(len(starts), -1), dict(unknown))
+
+
+def entries(file: BinaryIO, path: Path) -> Iterator[Entry]:
+    """The records of a JSON list, or the lines of a file that is none."""
+    return elements(Reader(file, path)) if lead(file, path) == b"[" else rows(file)
 
 
 def lead(file: BinaryIO, path: Path) -> bytes:

@@ -1,4 +1,4 @@
-"""What is wrong with a training set, all of it, before training starts."""
+"""What is wrong with a set of records, all of it, before anything is made of them."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from PIL import Image
 
 from foveate.chat.pictures import trouble
-from foveate.train.data.faults import Fault
-from foveate.train.data.records import MalformedError, Record, Records
+from foveate.records.faults import Fault
+from foveate.records.rows import MalformedError, Rows
 
 WINDOW = 512  # records looked at together
 Seen = dict[int, Fault | None]  # by the hash of a path: a set may name millions of them
+
+
+class Pictured(Protocol):
+    """What has pictures, in files or in memory, and knows where it stands."""
+
+    images: Sequence[Path | Image.Image]
+    where: str
 
 
 class Problem(NamedTuple):
@@ -36,10 +43,10 @@ class DataError(ValueError):
 
 
 def check(
-    records: Sequence[Record],
+    records: Sequence[Pictured],
     advance: Callable[[int], None] | None = None,
     workers: int | None = None,
-    also: Callable[[Record], Fault | None] | None = None,
+    also: Callable[[Any], Fault | None] | None = None,
 ) -> list[Problem]:
     """Read every record and decode every picture, each file once; list what is wrong, in order.
 
@@ -62,7 +69,7 @@ def check(
     return problems
 
 
-def look(records: Sequence[Record], i: int) -> Record | MalformedError:
+def look(records: Sequence[Pictured], i: int) -> Pictured | MalformedError:
     """A record, or all that is wrong with it."""
     try:
         return records[i]
@@ -70,17 +77,17 @@ def look(records: Sequence[Record], i: int) -> Record | MalformedError:
         return error
 
 
-def paths(found: Record | MalformedError) -> list[Path]:
+def paths(found: Pictured | MalformedError) -> list[Path]:
     """The picture files of a record."""
-    images = found.images if isinstance(found, Record) else ()
+    images = () if isinstance(found, MalformedError) else found.images
     return [source for source in images if isinstance(source, Path)]
 
 
 def judged(
     i: int,
-    found: Record | MalformedError,
+    found: Pictured | MalformedError,
     seen: Seen,
-    also: Callable[[Record], Fault | None] | None,
+    also: Callable[[Any], Fault | None] | None,
 ) -> Iterator[Problem]:
     """The problems of one record; a picture it names twice is one problem."""
     if isinstance(found, MalformedError):
@@ -101,7 +108,7 @@ def listed(problems: Sequence[Problem], most: int = 20) -> str:
     return "\n".join(lines)
 
 
-def refuse(found: Sequence[Sequence[Problem]], sets: Sequence[Records], more: str = "") -> NoReturn:
+def refuse(found: Sequence[Sequence[Problem]], sets: Sequence[Rows], more: str = "") -> NoReturn:
     """Raise DataError with what is wrong with these sets."""
     problems = [problem for some in found for problem in some]
     many = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"

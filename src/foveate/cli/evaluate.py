@@ -1,0 +1,194 @@
+"""`foveate eval`: one model, with one method or as it was saved, on one task."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foveate.cli import models, output, values
+from foveate.cli.ask import (
+    AsJson,
+    Attention,
+    Device,
+    Dropped,
+    Keep,
+    Method,
+    Model,
+    New,
+    Protocol,
+    Set,
+    chosen_method,
+)
+from foveate.cli.compare import Batch, Seed
+from foveate.cli.opening import opened
+from foveate.cli.questions import (
+    Asked,
+    Columns,
+    Images,
+    Metric,
+    Outside,
+    Skip,
+    limited,
+    named,
+    own,
+    scored,
+    taken,
+)
+from foveate.cli.tables import shares, table
+from foveate.cli.work import done, folder, shared_folder, work
+from foveate.cli.wrong import Failed, Wrong
+from foveate.keeping.shared import Ranks
+
+if TYPE_CHECKING:
+    from foveate.core.spec import Spec
+    from foveate.evaluate.plans import Plan
+    from foveate.evaluate.work import Work
+    from foveate.tasks.own import Own
+
+LIMIT = 1100
+TOLD = (
+    "id",
+    "question",
+    "prediction",
+    "before",
+    "after",
+    "seconds",
+)  # of an answer, in answers.jsonl
+
+
+def evaluate_one(
+    model: Model = models.EMBEDDED,
+    task: Asked = "patchqa",
+    method: Method = None,
+    keep: Keep = None,
+    set_: Set = None,
+    limit: limited(LIMIT) = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
+    ] = None,
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    max_new_tokens: New = 8,
+    timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
+    device: Device = "auto",
+    protocol: Protocol = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
+    metric: Metric = "exact",
+    columns: Columns = None,
+    images: Images = None,
+    outside: Outside = False,
+    skip: Skip = False,
+    answers_only: Annotated[
+        bool,
+        typer.Option(
+            "--answers-only",
+            help="No scores: answers, tokens and times, in answers.jsonl too with --out.",
+        ),
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Answer on a Ray cluster: auto is the one this machine belongs to, or a new one on it.",
+        ),
+    ] = None,
+    json: AsJson = False,
+) -> None:
+    """Evaluate one model, with one method or as it was saved, on one task."""
+    from foveate import evaluate
+
+    named(task)
+    models.check_protocol(protocol)
+    mine = own("none" if answers_only else metric, columns, images, outside, skip)
+    spec = chosen_method(method, keep, set_ or [])
+    shared_folder(out)
+    if out is not None:
+        folder(out)
+    asked = (task, limit, seed, mine, batch_size, max_new_tokens)
+    switches = models.switches(dropped=dropped, attention=attention)
+    made = functools.partial(
+        ready, model, device, protocol, spec, keep, set_ or [], switches, asked
+    )
+    with output.answering() as emit:
+        job, one, told = made()
+        for remark in told:
+            output.note(remark)
+        job = replace(
+            job, timing=timing, out=out, elsewhere=None if ray is None else _cluster(made, ray)
+        )
+        try:
+            runs = done(job, [one])
+        except ImportError as error:
+            raise Failed(str(error)) from error
+        write = answers_only and out is not None and Ranks.here().first
+        written = _answers(runs[0], out) if write else None
+        if json:
+            emit(runs[0])
+    if not json:
+        output.screen().print(table(evaluate.comparison(runs)))
+        for line in (*shares(runs[0]), *more(runs[0])):
+            output.say(line)
+        if written is not None:
+            output.say(f"answers: {written}")
+
+
+def ready(
+    model: str,
+    device: str,
+    protocol: str | None,
+    spec: Spec | None,
+    keep: str | None,
+    pairs: list[str],
+    switches: dict[str, str],
+    asked: tuple[str, int | None, int, Own, int, int],
+) -> tuple[Work, Plan, list[str]]:
+    """The work, the run, and what to know of it: here, and in every worker of a cluster.
+
+    asked: task, how many questions, seed, how one's own are read, batch size, new tokens. Raises Wrong.
+    """
+    from foveate.evaluate.plans import fitting, remarks
+
+    output.hush()
+    task, limit, seed, mine, batch_size, max_new_tokens = asked
+    questions = taken(task, limit, LIMIT, seed, mine)
+    questions = questions if mine.metric == "none" else scored(questions)
+    start = opened(model, device, protocol, spec, keep, pairs, switches=switches)
+    fit, unfit = fitting(start.loaded, [start.plan])
+    if unfit:
+        raise Wrong(unfit[0]["why"])
+    told = remarks(start.loaded.name, fit, start.saved)
+    return work(start.loaded, questions, seed, batch_size, max_new_tokens), fit[0], told
+
+
+def _cluster(made: Any, address: str) -> Any:
+    """A Ray cluster whose workers open the same by themselves; paths are told whole."""
+    from foveate.evaluate.cluster import Cluster
+
+    model, *rest, (task, *how) = made.args
+    there = [str(Path(name).resolve()) if Path(name).exists() else name for name in (model, task)]
+    return Cluster(functools.partial(ready, there[0], *rest, (there[1], *how)), address)
+
+
+def more(run: dict[str, Any]) -> list[str]:
+    """What a metric says beside the score, in a line; [] where it says nothing."""
+    told = ", ".join(f"{name} {100 * value:.1f} %" for name, value in run.get("more", {}).items())
+    return [told] if told else []
+
+
+def _answers(run: dict[str, Any], out: Path) -> Path:
+    """Every answer of a run, a line each: the question's number and id, what it cost."""
+    import json
+
+    from foveate.keeping.provenance import write
+
+    lines = [
+        json.dumps({"key": key, **{name: one.get(name) for name in TOLD}}, ensure_ascii=False)
+        for key, one in run["answers"].items()
+    ]
+    return write(out / "answers.jsonl", "\n".join(lines) + "\n")

@@ -1,0 +1,1 @@
+"""People's files: where each record stands, what is wrong with it, and how it is named. Nothing is held."""
