@@ -9,6 +9,7 @@ TORCH_INDEX ?=
 VENV ?= .venv
 WHEEL_VENV ?= .venv-wheel
 DOCS_VENV ?= .venv-docs
+RAY_VENV ?= .venv-ray
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -29,7 +30,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions lint wheel docs docs-site bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions test-ray lint wheel docs docs-site bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -54,6 +55,10 @@ test-versions: $(VERSIONS:%=test-version-%)
 .PHONY: $(VERSIONS:%=test-version-%)
 $(VERSIONS:%=test-version-%): test-version-%: .venv-%/.ready-version
 	$(CALM) .venv-$*/bin/python -m pytest -n $(JOBS) --dist worksteal -m "not full"
+
+# A run on a local Ray cluster, in an environment of its own.
+test-ray: $(RAY_VENV)/.ready-ray
+	$(CALM) $(RAY_VENV)/bin/python -m pytest tests_ray
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -98,7 +103,7 @@ bloat:
 	@$(PYTHON) recipes/bloat.py
 
 clean:
-	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV)
+	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(RAY_VENV)
 
 # Both environments at once: setting them up is mostly waiting for downloads.
 set-up:
@@ -131,6 +136,11 @@ $(DOCS_VENV)/.ready-docs: pyproject.toml constraints-docs.txt
 	$(PYTHON) -m venv $(@D)
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(@D)/needs.txt
 	$(@D)/bin/python $(INSTALL) -c constraints-docs.txt -r $(@D)/needs.txt
+	@touch $@
+
+$(RAY_VENV)/.ready-ray: $(RAY_VENV)/.torch pyproject.toml constraints.txt
+	$(@D)/bin/python $(INSTALL) -c constraints.txt hatchling editables pytest
+	$(@D)/bin/python $(INSTALL) -c constraints.txt --no-build-isolation -e '.[ray]'
 	@touch $@
 
 # constraints.txt but for its transformers.
