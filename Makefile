@@ -10,6 +10,7 @@ VENV ?= .venv
 WHEEL_VENV ?= .venv-wheel
 DOCS_VENV ?= .venv-docs
 HARNESS_VENV ?= .venv-harness
+RAY_VENV ?= .venv-ray
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions test-harness lint wheel docs docs-site bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions test-harness test-ray lint wheel docs docs-site bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -60,6 +61,10 @@ $(VERSIONS:%=test-version-%): test-version-%: .venv-%/.ready-version
 # foveate inside lmms-eval, in an environment of its own.
 test-harness: $(HARNESS_VENV)/.ready-harness
 	$(CALM) $(HARNESS_VENV)/bin/python -m pytest tests_harness
+
+# A run on a local Ray cluster, in an environment of its own.
+test-ray: $(RAY_VENV)/.ready-ray
+	$(CALM) $(RAY_VENV)/bin/python -m pytest tests_ray
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -104,7 +109,7 @@ bloat:
 	@$(PYTHON) recipes/bloat.py
 
 clean:
-	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV)
+	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV) $(RAY_VENV)
 
 # Both environments at once: setting them up is mostly waiting for downloads.
 set-up:
@@ -137,6 +142,11 @@ $(DOCS_VENV)/.ready-docs: pyproject.toml constraints-docs.txt
 	$(PYTHON) -m venv $(@D)
 	$(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(@D)/needs.txt
 	$(@D)/bin/python $(INSTALL) -c constraints-docs.txt -r $(@D)/needs.txt
+	@touch $@
+
+$(RAY_VENV)/.ready-ray: $(RAY_VENV)/.torch pyproject.toml constraints.txt
+	$(@D)/bin/python $(INSTALL) -c constraints.txt hatchling editables pytest
+	$(@D)/bin/python $(INSTALL) -c constraints.txt --no-build-isolation -e '.[ray]'
 	@touch $@
 
 # lmms-eval without most of what it asks for: pyproject.toml says which, and why. It takes an older filelock, and

@@ -28,6 +28,7 @@ BLOCKS = {
     "accuracy": outcomes.accuracy,
     "costs": outcomes.costs,
     "speed": outcomes.speed,
+    "selectors": outcomes.selectors,
 }
 
 

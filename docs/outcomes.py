@@ -73,6 +73,31 @@ def speed() -> str:
     return "\n\n".join(parts)
 
 
+def selectors() -> str:
+    """How long each selector takes for one image, and of what it saves, how much that is."""
+    path = RESULTS / "selectors.json"
+    result = json.loads(path.read_text())
+    sizes = result["sizes"]
+    head = [
+        "method",
+        *(f"{n['keep']} of {n['tokens']:,}, ms" for n in sizes),
+        *("of the saved time, %",) * len(sizes),
+    ]
+    rows = [
+        [
+            f"`{name}`",
+            *(f"{1000 * size['methods'][name]['seconds']:.1f}" for size in sizes),
+            *(f"{100 * size['methods'][name]['saved_share']:.2f}" for size in sizes),
+        ]
+        for name in sizes[0]["methods"]
+    ]
+    about = (
+        f"{source(path)}, {result['device']}, {result['threads']} threads, torch "
+        f"{result['versions']['torch']}, commit {short(result['commit'])}."
+    )
+    return f"{about}\n\n{table(head, rows)}"
+
+
 def _benchmarks() -> list[tuple[Path, Mapping[str, Any]]]:
     found = [(path, json.loads(path.read_text())) for path in sorted(RESULTS.glob("bench-*.json"))]
     return [(path, result) for path, result in found if {"limits", "run"} <= result.keys()]

@@ -78,28 +78,39 @@ def fsdp(rank, m):
     return loss, gradients(m)
 
 
-def work(rank, how, name, folder):
+CASES = [(how, name) for how in ("ddp", "fsdp") for name in METHODS]
+
+
+def work(rank, folder):
+    """All cases, one behind the other: two processes take longer to start than to compute."""
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     torch.set_num_threads(1)
-    loss, grads = {"ddp": ddp, "fsdp": fsdp}[how](rank, model(name))
-    torch.save((loss.detach(), grads), f"{folder}/{rank}.pt")
+    for case, (how, name) in enumerate(CASES):
+        loss, grads = {"ddp": ddp, "fsdp": fsdp}[how](rank, model(name))
+        torch.save((loss.detach(), grads), f"{folder}/{case}-{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
-def test_two_ranks_are_one_process(how, name, tmp_path):
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two ranks computed: a file for every case and rank."""
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(work, args=(str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=["-".join(case) for case in CASES])
+def test_two_ranks_are_one_process(ranks, case):
     """A penalty is of each rank's own batch, and their mean that of the step."""
-    mp.spawn(work, args=(how, name, str(tmp_path)), nprocs=2)
-    one = model(name)
+    one = model(CASES[case][1])
     losses = [one(**batch(rank)).loss for rank in range(2)]
     (sum(losses) / 2).backward()
     want = gradients(one)
     for rank in range(2):
-        loss, grads = torch.load(tmp_path / f"{rank}.pt")
+        loss, grads = torch.load(ranks / f"{case}-{rank}.pt")
         torch.testing.assert_close(loss, losses[rank].detach(), atol=1e-5, rtol=1e-5)
         assert want.keys() <= grads.keys()
         scale = max(g.abs().max() for g in want.values())

@@ -78,7 +78,7 @@ TOO_MUCH = [  # words with spaces between them
     ("draw layers a.png x --lyers 2", "unknown option of foveate draw layers '--lyers'"),
     ("methods fastv", "'fastv' is a word too many: foveate methods takes options and no more"),
     ("compare --out ", "'--out': it is empty, want a path"),
-    ("compare --limit 10000000000", " 10000"),
+    ("compare --limit 10000000000", " 2147483647"),
     ("compare --seed 4294967296", "4294967295"),
     ("eval --max-new-tokens 1" + "0" * 30, " 100000"),
     ("compare --scenes 1" + "0" * 400, " 1000"),

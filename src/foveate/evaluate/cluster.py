@@ -12,6 +12,7 @@ from foveate.evaluate.plans import Plan
 from foveate.evaluate.work import Work
 
 LOCAL = "auto"
+BLOCKS = 10_000  # that Ray schedules with ease; of more batches, several are one
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,20 @@ class Cluster:
             ignore_reinit_error=True,
             log_to_driver=False,
         )
+        try:
+            yield from self._answered(ray, starts)
+        finally:
+            ray.shutdown()  # it has more to say when it ends
+
+    def _answered(
+        self, ray: Any, starts: Sequence[int]
+    ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+        """The same on a cluster that is there."""
         there = ray.cluster_resources()
         gpus = int(there.get("GPU", 0))
         most = max(1, min(gpus or int(there.get("CPU", 1)), len(starts)))
         rows = ray.data.from_items(
-            [{"start": start} for start in starts], override_num_blocks=len(starts)
+            [{"start": start} for start in starts], override_num_blocks=min(len(starts), BLOCKS)
         )
         answered = rows.map_batches(
             Answering,

@@ -27,6 +27,20 @@ class Labels:
     choices: tuple[str, ...] = ()
 
 
+def sound(labels: Labels) -> str | None:
+    """Nothing is wrong with any labels."""
+
+
+def as_it_stands(question: str, labels: Labels) -> str:
+    """The question itself."""
+    return question
+
+
+def no_more(answers: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """No further numbers."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Metric:
     """A way to score an answer.
@@ -42,9 +56,9 @@ class Metric:
     name: str
     source: str
     score: Callable[[str, Labels], float | None]
-    fault: Callable[[Labels], str | None] = lambda labels: None
-    asks: Callable[[str, Labels], str] = lambda question, labels: question
-    more: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] = lambda answers: {}
+    fault: Callable[[Labels], str | None] = sound
+    asks: Callable[[str, Labels], str] = as_it_stands
+    more: Callable[[Sequence[Mapping[str, Any]]], dict[str, float]] = no_more
     choosing: bool = False
 
 
