@@ -89,6 +89,7 @@ def changed(main: Row) -> list[Row]:
             weights="attention",
         )
     )
+    found.append(main.but("unfocused", "splits by the weights themselves", focus=1.0))
     budgets = [replace(row, asks=main.asks) for row in found]
     alone = [
         main.but(f"only{n}", f"trained for {n} tokens alone", keep=n, sampled=None) for n in (36, 9)

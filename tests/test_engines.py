@@ -16,6 +16,7 @@ from foveate import embedded, tasks
 from foveate.chat import Turn
 from foveate.cli import run
 from foveate.engines import answers, opening
+from foveate.evaluate.likelihood import losses
 from foveate.evaluate.prompts import Ask, tokens
 from foveate.evaluate.replies import answers as replies
 from foveate.hosts.protocol import CHAT
@@ -224,9 +225,9 @@ def test_what_a_model_says_is_what_it_finds_likeliest(name, given, asks):
     """The compressor sees of a prompt with an answer what it sees when it has to be found."""
     model, processor, _ = opening.opened(name, CPU, given)
     said = replies(model, processor, asks, {"max_new_tokens": 8, "do_sample": False})
-    found = answers.losses(model, processor, asks, [f" {one.text}" for one in said])
+    found = losses(model, processor, asks, [f" {one.text}" for one in said])
     assert all(greedy for _, greedy in found)
-    others = answers.losses(model, processor, asks, [" purple star heart"] * len(asks))
+    others = losses(model, processor, asks, [" purple star heart"] * len(asks))
     assert not any(greedy for _, greedy in others)
     assert all(a[0] < b[0] for a, b in zip(found, others, strict=True))
 
@@ -235,16 +236,16 @@ def test_what_a_model_says_is_what_it_finds_likeliest(name, given, asks):
 def test_an_answer_is_as_likely_alone_as_in_a_batch(name, given, asks):
     model, processor, _ = opening.opened(name, CPU, given)
     given = [" red", " left", " a b c", " yes", " 3", " circle"]
-    together = answers.losses(model, processor, asks, given)
+    together = losses(model, processor, asks, given)
     for ask, answer, (loss, greedy) in zip(asks, given, together, strict=True):
-        [(alone, said)] = answers.losses(model, processor, [ask], [answer])
+        [(alone, said)] = losses(model, processor, [ask], [answer])
         assert (alone, said) == (pytest.approx(loss, abs=1e-4), greedy)
 
 
 def test_the_loss_of_an_answer_is_the_models_own(asks):
     model, processor, _ = opening.opened("embedded", CPU, {})
     [(images, question)] = asks[:1]
-    [(found, _)] = answers.losses(model, processor, asks[:1], [" red circle"])
+    [(found, _)] = losses(model, processor, asks[:1], [" red circle"])
     prompt = f"USER: <image>\n{question} ASSISTANT:"
     both = [
         processor(images=images, text=t, return_tensors="pt")
@@ -259,7 +260,7 @@ def test_the_loss_of_an_answer_is_the_models_own(asks):
 def test_an_answer_without_a_token_is_refused(asks):
     model, processor, _ = opening.opened("embedded", CPU, {})
     with pytest.raises(ValueError, match="has no token"):
-        answers.losses(model, processor, asks[:2], [" red", ""])
+        losses(model, processor, asks[:2], [" red", ""])
 
 
 @pytest.mark.parametrize("how", [{"num_beams": 3}, {"do_sample": True, "temperature": 0.7}])

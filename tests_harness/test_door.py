@@ -13,7 +13,8 @@ from lmms_eval.tasks import TaskManager
 
 from foveate import tasks
 from foveate.cli.benchmarks import BENCHMARKS, TASKS, _row
-from foveate.engines import answers, opening
+from foveate.engines import opening
+from foveate.evaluate import likelihood
 
 CHOICES = "[red, green, blue, yellow, purple, orange, white, black]"
 COLORS = CHOICES.strip("[]").split(", ")
@@ -116,7 +117,7 @@ def test_the_likeliest_choice_is_what_the_model_says(ask, place, images, told, n
         for row in rows:
             losses = row["filtered_resps"]
             asked = [(images[row["doc"]["key"]], row["doc"]["question"])] * len(COLORS)
-            mine = answers.losses(model, processor, asked, behind)
+            mine = likelihood.losses(model, processor, asked, behind)
             assert losses == [(pytest.approx(loss, abs=1e-4), said) for loss, said in mine]
             right += COLORS[losses.index(min(losses))] == row["target"]
         assert len(rows) == 6 and right >= 5

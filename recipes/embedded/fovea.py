@@ -28,7 +28,6 @@ from foveate.train import RECIPES, Recipe, run
 
 NAME = "embedded-fovea"
 STEPS = (2000, 1500)
-FOCUS = 2.0  # of the splits, from the short stage on
 BUDGETS = (72, 36, 18, 9, 4)
 QUESTIONS = 5000
 
@@ -100,12 +99,14 @@ Command, versions and device: `results/embedded-fovea-patchqa-test.json`.
 def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Recipe, Recipe]:
     """The long stage, and the one behind it: other scenes, asked for more of what is lost first."""
     twin = RECIPES["fovea_patchqa"]()
+    blunt = {name: value for name, value in twin.arguments.items() if name != "focus"}
     size = {} if batch is None else {"batch": batch, "micro_batch": batch}
     long, short = steps
     first = replace(
         twin,
         name=f"{NAME}-pretrain",
         steps=long,
+        arguments=blunt,
         scheduler="constant_with_warmup",
         bf16=True,
         save_every=100,
@@ -118,7 +119,7 @@ def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Rec
         data="patchqa-practice",
         steps=short,
         scheduler="linear",
-        arguments={**first.arguments, "focus": FOCUS},
+        arguments=twin.arguments,
         seed=1,
     )
     return first, last

@@ -1,20 +1,16 @@
-"""What other programs ask: free answers told how, and how likely a given one is."""
+"""What other programs ask, and how they want it answered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from foveate.chat import MARK, Chat, Turn, prompt, template
-from foveate.evaluate.prompts import Ask, acting, tokens, told
-from foveate.evaluate.replies import as_read, want_numbers
+from foveate.evaluate.prompts import Ask
 
 LONGEST = 1024  # tokens of an answer, where a task says nothing
 OURS = ("until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
 ONE = ("num_return_sequences", "return_dict_in_generate")  # an answer is one text
-IGNORED = -100
 
 
 def ask(messages: Sequence[Mapping[str, Any]]) -> Ask:
@@ -80,30 +76,3 @@ def cut(text: str, until: str | Sequence[str] | None) -> str:
     for stop in [until] if isinstance(until, str) else until or []:
         text = text.partition(stop)[0] if stop else text
     return text.strip()
-
-
-@torch.inference_mode()
-def losses(
-    model: Any, processor: Any, asks: Sequence[Ask], answers: Sequence[str]
-) -> list[tuple[float, bool]]:
-    """Of each answer behind its prompt the mean loss of its tokens, and whether the model would say it.
-
-    Compressors read the prompt alone. Raises FloatingPointError where the logits are no numbers, ValueError
-    for an answer without a token and for tokenizers that do not say where their tokens stand.
-    """
-    inputs, asked, answered = tokens(processor, asks, answers)
-    inputs, answered = as_read(model, inputs), answered.to(model.device)
-    if not bool(answered.any(1).all()):
-        raise ValueError(
-            f"{answers[int((~answered.any(1)).nonzero()[0])]!r} has no token to be said"
-        )
-    labels = inputs["input_ids"].masked_fill(~answered, IGNORED)
-    with told(acting(model), asked):
-        logits = model(**inputs, labels=labels).logits
-    behind = answered[:, 1:]
-    scores, right = logits[:, :-1][behind].float(), inputs["input_ids"][:, 1:][behind]
-    want_numbers(scores)
-    lost = torch.nn.functional.cross_entropy(scores, right, reduction="none")
-    rows = behind.sum(1).tolist()
-    said = (scores.argmax(-1) == right).split(rows)
-    return [(float(a.mean()), bool(b.all())) for a, b in zip(lost.split(rows), said, strict=True)]

@@ -16,8 +16,9 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 from tqdm import tqdm
 
-from foveate.engines.answers import ask, check_system, cut, losses, settings
+from foveate.engines.answers import ask, check_system, cut, settings
 from foveate.engines.opening import opened
+from foveate.evaluate.likelihood import losses
 from foveate.evaluate.prompts import Ask
 from foveate.evaluate.replies import Reply, answers
 

@@ -1,69 +1,56 @@
-"""Which of several answers a model finds likeliest, read from its logits: it says nothing itself."""
+"""How likely a model finds an answer, read from its logits: it says nothing itself."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
-from torch.nn.utils.rnn import pad_sequence
 
-from foveate.evaluate.prompts import Ask, acting, encode, told
-from foveate.evaluate.replies import Reply, replies
+from foveate.evaluate.prompts import Ask, acting, tokens, told
+from foveate.evaluate.replies import Reply, as_read, replies, want_numbers
 
 IGNORED = -100
 
 
-@torch.inference_mode()
 def likeliest(
     model: Any, processor: Any, asks: Sequence[Ask], choices: Sequence[Sequence[str]]
 ) -> list[Reply]:
-    """For each of a batch of questions the letter of its likeliest choice, by the mean over its tokens.
-
-    The prompt is read and compressed as for an answer that is generated; every choice then follows it from
-    the same cache, so that no compressor sees one.
-    """
-    seen = replies(model, processor, asks, 1)
-    inputs, asked = encode(processor, asks)
-    inputs = inputs.to(model.device)
-    floating = {k: v.to(model.dtype) for k, v in inputs.items() if v.is_floating_point()}
-    with told(acting(model), asked):
-        prompt = model(**{**inputs, **floating}, use_cache=True)
-    mask, scores = inputs["attention_mask"], []
+    """For each of a batch of questions the letter of its likeliest choice, by the mean over its tokens."""
+    table = []
     for n in range(max(map(len, choices))):
-        words = [some[min(n, len(some) - 1)] for some in choices]
-        scores.append(_loss(model, _ids(processor, words).to(mask), mask, prompt))
-    table = torch.stack(scores, 1).cpu()
+        words = [f" {some[min(n, len(some) - 1)]}" for some in choices]
+        table.append([loss for loss, _ in losses(model, processor, asks, words)])
     found = []
-    for row, (reply, some) in enumerate(zip(seen, choices, strict=True)):
-        best = int(table[row, : len(some)].argmin())
-        found.append(replace(reply, text=chr(ord("A") + best)))
+    for row, reply in enumerate(replies(model, processor, asks, 1)):
+        own = [column[row] for column in table[: len(choices[row])]]
+        found.append(replace(reply, text=chr(ord("A") + own.index(min(own)))))
     return found
 
 
-def _ids(processor: Any, texts: Sequence[str]) -> Tensor:
-    """Tokens of what would be said, IGNORED behind the shorter ones. (B, T)."""
-    rows = processor.tokenizer([f" {text}" for text in texts], add_special_tokens=False)[
-        "input_ids"
-    ]
-    return pad_sequence(
-        [torch.tensor(row) for row in rows], batch_first=True, padding_value=IGNORED
-    )
+@torch.inference_mode()
+def losses(
+    model: Any, processor: Any, asks: Sequence[Ask], answers: Sequence[str]
+) -> list[tuple[float, bool]]:
+    """Of each answer behind its prompt the mean loss of its tokens, and whether the model would say it.
 
-
-def _loss(model: Any, ids: Tensor, mask: Tensor, prompt: Any) -> Tensor:
-    """(B,) the mean loss of these tokens behind the prompt. ids (B, T), mask (B, S) of the prompt."""
-    there = ids != IGNORED
-    step = model(
-        input_ids=ids.clamp(min=0),
-        attention_mask=torch.cat([mask, there.to(mask)], 1),
-        past_key_values=copy.deepcopy(prompt.past_key_values),
-        use_cache=True,
-    )
-    logits = torch.cat([prompt.logits[:, -1:], step.logits[:, :-1]], 1).float()
-    loss = cross_entropy(logits.transpose(1, 2), ids, ignore_index=IGNORED, reduction="none")
-    return loss.sum(1) / there.sum(1).clamp(min=1)
+    Compressors read the prompt alone. Raises FloatingPointError where the logits are no numbers, ValueError
+    for an answer without a token and for tokenizers that do not say where their tokens stand.
+    """
+    inputs, asked, answered = tokens(processor, asks, answers)
+    inputs, answered = as_read(model, inputs), answered.to(model.device)
+    if not bool(answered.any(1).all()):
+        raise ValueError(
+            f"{answers[int((~answered.any(1)).nonzero()[0])]!r} has no token to be said"
+        )
+    labels = inputs["input_ids"].masked_fill(~answered, IGNORED)
+    with told(acting(model), asked):
+        logits = model(**inputs, labels=labels).logits
+    behind = answered[:, 1:]
+    scores, right = logits[:, :-1][behind].float(), inputs["input_ids"][:, 1:][behind]
+    want_numbers(scores)
+    lost = torch.nn.functional.cross_entropy(scores, right, reduction="none")
+    rows = behind.sum(1).tolist()
+    said = (scores.argmax(-1) == right).split(rows)
+    return [(float(a.mean()), bool(b.all())) for a, b in zip(lost.split(rows), said, strict=True)]

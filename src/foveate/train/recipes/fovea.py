@@ -15,7 +15,12 @@ from foveate.train.recipe import Recipe
 from foveate.train.recipes.llava import llava_1_5_7b, llava_1_5_7b_lora
 from foveate.train.recipes.patchqa import patchqa
 
-LEARNED: dict[str, Any] = {"weights": "question", "vector": "mean", "sampled": [0.05, 1.0]}
+LEARNED: dict[str, Any] = {
+    "weights": "question",
+    "vector": "mean",
+    "focus": 2.0,
+    "sampled": [0.05, 1.0],
+}
 TAUGHT: dict[str, Any] = {"method": "fovea", "distill": 0.5, "full": 0.5, "split": True}
 
 
