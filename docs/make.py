@@ -1,4 +1,4 @@
-"""Write what is generated in README.md and docs/: tables, the chart, the picture. Run by `make docs`.
+"""Write what is generated in README.md and docs/: tables and the picture. Run by `make docs`.
 
 A page says where: `<!-- methods: written by docs/make.py -->` … `<!-- /methods -->`. Nothing here invents a
 number: methods come from their docstrings, results from results/*.json.
@@ -25,7 +25,6 @@ BLOCKS = {
     "methods": tables.methods,
     "arguments": tables.arguments,
     "families": tables.families,
-    "accuracy": outcomes.accuracy,
     "costs": outcomes.costs,
     "speed": outcomes.speed,
     "selectors": outcomes.selectors,
@@ -56,7 +55,6 @@ def main() -> int:
         return int(bool(stale))
     for page, text in stale.items():
         page.write_text(text)
-    (DOCS / "accuracy.svg").write_bytes(pictures.chart())
     (DOCS / "kept.png").write_bytes(pictures.kept())
     return 0
 

@@ -10,41 +10,6 @@ from typing import Any
 from tables import table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-COMPARED = RESULTS / "compare-patchqa.json"
-
-
-def accuracy() -> str:
-    """The table of the comparison on PatchQA."""
-    return compared(COMPARED, json.loads(COMPARED.read_text()))
-
-
-def compared(path: Path, result: Mapping[str, Any]) -> str:
-    """The table of one `foveate compare`."""
-    groups = [g for g in result["groups"] if g != "overall"]
-    rows = []
-    for run in result["runs"]:
-        # A run of another model is of one that was trained with its method.
-        other = run.get("model", result["model"]) != result["model"]
-        low, high = run["interval"]["overall"]
-        rows.append(
-            (
-                f"`{run['model']}`, trained" if other else f"`{run['method']}`",
-                budget(run["keep"]),
-                f"{run['tokens']:.4g}",
-                f"**{percent(run['accuracy']['overall'])}** ({percent(low)}–{percent(high)})",
-                *(percent(run["accuracy"][g]) for g in groups),
-                f"{run['prefill']['ratio']:.2f}" if run["prefill"] else "–",
-                f"{run['cost']['total'] / 1e6:,.0f}",
-            )
-        )
-    where = result["circumstances"]
-    about = (
-        f"Model `{result['model']}`, task `{result['task']}`, {result['n']} questions: exact match in %, "
-        f"with a 95 % interval. {source(path)}, {where['device']}, torch {where['versions']['torch']}, "
-        f"transformers {where['versions']['transformers']}, commit {short(where['commit'])}."
-    )
-    head = ("method", "keep", "tokens", "overall", *groups, "prefill × bare", "MMAC")
-    return f"{about}\n\n{table(head, rows)}"
 
 
 def costs() -> str:

@@ -14,8 +14,8 @@ from families import FAMILIES
 
 torch.set_num_threads(1)
 # Odd, so that a family meets both kernels, both paddings and both kinds of positions.
-EVERY_NTH = 17
-EAGER_NTH = 4  # of Llava's, whose cases all run with sdpa
+EVERY_NTH = 23
+EAGER_NTH = 6  # of Llava's, whose cases all run with sdpa
 QUICK_NTH = 3
 QUICK_PART = 4  # of all quick tests, in turn: two minutes
 WHOLE = {"test_sight", "test_families"}  # cheap: every family, every case
@@ -27,8 +27,8 @@ AROUND, AROUND_NTH = "ecosystem", 3
 def pytest_collection_modifyitems(items):
     """`make test` covers every method × some family and every family × some method, in each test.
 
-    Llava runs everything with sdpa, a fourth of it eagerly, and alone what is compiled. Of the other
-    families every 17th case stays, at least one of each test and different ones in each family, but for tests
+    Llava runs everything with sdpa, a sixth of it eagerly, and alone what is compiled. Of the other
+    families every 23rd case stays, at least one of each test and different ones in each family, but for tests
     of what stands around a model, which take other families in turn; the rest is for `make test-full`. Of
     what stays, a third is quick; and of everything that is quick every fourth case is asked first.
     """

@@ -18,7 +18,7 @@ import foveate.ops
 import foveate.train
 from foveate import embedded
 from foveate.cli import arguments
-from foveate.evaluate.comparison import LOWER
+from foveate.leaderboard import figures
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "results"
@@ -118,8 +118,10 @@ def test_what_the_door_says_is_so():
 
 
 def accuracies() -> dict[tuple[str, float], float]:
-    runs = json.loads((RESULTS / "compare-patchqa.json").read_text())["runs"]
-    return {(run["method"], run["keep"]): run["accuracy"]["overall"] for run in runs}
+    """The board's first task, by method, or by model where one was trained, and budget."""
+    board = figures.rows(figures.read(RESULTS / "leaderboard"))
+    rows = [row for row in board if row.task == "patchqa"]
+    return {(r.model if r.trained else r.method, r.keep): r.right["overall"][0] for r in rows}
 
 
 def test_what_the_choice_of_methods_says_is_so():
@@ -153,13 +155,6 @@ def test_the_cuts_of_methods_that_cut_more_than_once_are_so():
             found.append(str(int(tokens.counts)))
         total += (32 - layer) * int(tokens.counts)
         assert (cuts, mean) == (", ".join(found), str(round(total / 32)))
-
-
-def test_what_the_evidence_says_is_so():
-    page = (DOCS / "site" / "evidence.md").read_text()
-    model, _ = embedded.load()
-    assert model.config.text_config.num_hidden_layers == 6
-    assert foveate.FastV().site.layer == 2 and "before layer 2 of six" in page
 
 
 @pytest.fixture
