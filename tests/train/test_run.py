@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import foveate
-from foveate.train import DataError, Record, Records, Turn, run
+from foveate.train import RECIPES, DataError, Record, Records, Turn, run
 
 
 class Stream(IterableDataset):
@@ -228,3 +228,10 @@ def test_a_warm_connector_beside_adapters(card, tmp_path):
 
 def _pairs(one, two):
     return list(zip(small.losses(one), small.losses(two), strict=True))
+
+
+def test_names_mean_in_python_what_they_mean_on_the_command_line(tmp_path):
+    """The recipe's own model and task, given nothing else."""
+    card = replace(RECIPES["patchqa"](), steps=1, batch=2, micro_batch=2)
+    assert run(card, tmp_path, device="cpu")["steps"] == 1
+    assert foveate.from_pretrained(str(tmp_path)).config.model_type == "llava"

@@ -65,11 +65,7 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     from foveate.hosts.files import Unreadable
     from foveate.train import DataError, DivergedError, run
 
-    try:
-        data = tasks.records(card) if card.data in tasks.TASKS else None
-    except ValueError as error:
-        raise Wrong(str(error)) from error
-    if data is None and not Path(card.data).is_file():
+    if card.data not in tasks.TASKS and not Path(card.data).is_file():
         raise unknown("data file or task", card.data, tasks.TASKS)
     models.place_to_run(device)
     if not said.utf8(str(out)):
@@ -78,7 +74,7 @@ def _trained(card: Any, out: Path, resume: bool, device: str) -> dict[str, Any]:
     pictures.writable(folder(out) / "loss.png", option="--out")
     try:
         with _progress(card) as advance:
-            return run(card, out, data, resume=resume, device=device, model=place, advance=advance)
+            return run(card, out, resume=resume, device=device, model=place, advance=advance)
     except DataError as error:
         *problems, summary = str(error).splitlines()
         print(*map(said.line, problems), sep="\n", file=sys.stderr)

@@ -13,6 +13,7 @@ from torch import nn
 
 from foveate.core.compressor import Compressor
 from foveate.core.sizes import sized
+from foveate.embedded import MODELS
 from foveate.hosts import assemble, reading, saving, whole
 from foveate.hosts.attach import compress
 from foveate.registry.methods import factory
@@ -35,7 +36,7 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
         )
         method = build(recipe, model.config)
     else:
-        path = str(place or recipe.model)
+        path = where(recipe, place)
         config = reading.config(path)
         method = build(recipe, config)
         model = saving.load(
@@ -49,9 +50,14 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
     return compress(model, method, recipe.positions), processor
 
 
+def where(recipe: Recipe, place: str | Path | None) -> str:
+    """Where a recipe's model lies: at this place, in the package, or where its name says."""
+    return str(place or MODELS.get(recipe.model, recipe.model))
+
+
 def refuse_trained(recipe: Recipe, place: str | Path | None = None) -> None:
     """Raise ValueError if a warm start would begin anew what the recipe's model was saved with."""
-    path = str(place or recipe.model)
+    path = where(recipe, place)
     if recipe.vision is None and saving.has_weights(path):
         raise ValueError(
             f"warm_start=True, and {path} has a compressor with weights that were trained: leave it out"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from foveate.tasks import TASKS, records
 from foveate.train import left_out
 from foveate.train.data import Record, Records, check, refuse
 from foveate.train.recipe import Recipe
@@ -16,11 +17,13 @@ Sets = tuple[Any, Any]  # to train on, and to evaluate on or None
 
 
 def opened(recipe: Recipe, data: Any, validation: Any) -> Sets:
-    """Both, conversation by conversation: the recipe's, unless given.
+    """Both, conversation by conversation: the recipe's file or task, unless given.
 
     Raises ValueError if records are to be left out of what is no file.
     """
-    if data is None:
+    if data is None and recipe.data in TASKS:
+        data = records(recipe)
+    elif data is None:
         data = Records(recipe.data, recipe.images, recipe.outside)
     if validation is None and recipe.validation is not None:
         validation = Records(recipe.validation, recipe.images, recipe.outside)
