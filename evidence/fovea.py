@@ -113,8 +113,35 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
         "heard": lambda n: _instead(rows["fovea"], n, "another"),
         "told": lambda n: _instead(rows["fovea"], n, "oracle"),
         "first": lambda row: replace(row, results=dict(list(row.results.items())[:1])).accuracy,
+        "field": field(page.root / "results" / "fovea-field.json"),
         "speed": json.loads((page.root / "results" / "selectors.json").read_text())["sizes"],
     }
+
+
+def field(path: Path) -> dict[str, Any]:
+    """A comparison on many questions: its rows by name, each run by its tokens; and how it was made.
+
+    first, rivals: of the shipped checkpoint and of the best other row, by tokens.
+    """
+    document = json.loads(path.read_text())
+    rows: dict[str, dict[int, Any]] = {}
+    for run in document["runs"]:
+        rows.setdefault(run["name"], {})[round(run["tokens"])] = run
+    ours = rows.pop("embedded-fovea (trained)")
+    bare = rows.pop("uncompressed")
+    best = {n: max((row[n] for row in rows.values() if n in row), key=right) for n in ours}
+    return {
+        "ours": ours,
+        "rivals": rows,
+        "best": best,
+        "bare": next(iter(bare.values())),
+        "of": document,
+    }
+
+
+def right(run: Mapping[str, Any]) -> float:
+    """The share of its answers that are right."""
+    return run["accuracy"]["overall"]
 
 
 def _instead(row: Found, keep: int, other: str) -> Any:

@@ -19,9 +19,11 @@ import foveate.train
 from foveate import embedded
 from foveate.cli import arguments
 from foveate.leaderboard import figures
+from foveate.leaderboard.page import advice
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs", ROOT / "results"
+DOOR = " ".join((ROOT / "README.md").read_text().split())
 API = "\n".join(path.read_text() for path in sorted((DOCS / "site" / "api").glob("*.md")))
 
 
@@ -125,15 +127,22 @@ def accuracies() -> dict[tuple[str, float], float]:
 
 
 def test_what_the_choice_of_methods_says_is_so():
-    page = " ".join((DOCS / "site" / "methods.md").read_text().split())
-    quarter = {method: share for (method, keep), share in accuracies().items() if keep == 0.25}
-    fovea = {keep: accuracy for (m, keep), accuracy in accuracies().items() if m == "fovea"}
-    assert f"{100 * fovea[0.25]:.0f} % at a quarter and {100 * fovea[0.125]:.0f} % at an" in page
-    best = {"divprune", "fastv"}
-    rest = quarter.keys() - best - {"fovea", *LOWER}  # that one was trained, these are no methods
-    assert "both stay above 90 % there; the other four that were compared fall below 80 %" in page
-    assert all(quarter[method] > 0.9 for method in best)
-    assert len(rest) == 4 and all(quarter[method] < 0.8 for method in rest)
+    page, share = " ".join((DOCS / "site" / "methods.md").read_text().split()), accuracies()
+    fovea = [share["embedded-fovea", keep] for keep in (0.25, 0.0625)]
+    told = "{:.1f} % at a quarter, {:.1f} % at a sixteenth"
+    assert told.format(*(100 * one for one in fovea)) in page
+    assert (
+        "{:.1f} % there and {:.1f} % with a sixteenth".format(*(100 * one for one in fovea)) in DOOR
+    )
+    mine = (share["divprune", 0.25], share["identity", 1.0], share["random", 0.25])
+    told = (
+        "answers {:.0f} % of PatchQA's questions there, where all tokens answer {:.0f} % and random ones "
+        "{:.0f} %"
+    )
+    assert told.format(*(100 * one for one in mine)) in page
+    board = figures.rows(figures.read(RESULTS / "leaderboard"))
+    (at,) = (at for at in advice(board) if at["tokens"] == 36)
+    assert at["free"].method == "divprune"
     cells = json.loads((RESULTS / "bench-llava-1.5-7b.json").read_text())["cells"]
     [fastv] = [c for c in cells if (c["method"], c["keep"]) == ("fastv", 64)]
     assert f"costs a 7B model as much as {fastv['equivalent_tokens']:.0f} tokens" in page
