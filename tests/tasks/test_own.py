@@ -196,7 +196,7 @@ WRONG = {
 def test_what_is_wrong_is_said_and_can_be_left_out(folder, name):
     value, says = WRONG[name]
     path = written(folder, [VALUES[0], value, VALUES[2]])
-    with pytest.raises(DataError, match=r"(?s)record 2.*--skip leaves them out") as told:
+    with pytest.raises(DataError, match=r"(?s)record 2.*--skip, or skip=True") as told:
         task(str(path))
     assert says in str(told.value)
     with pytest.warns(
@@ -343,18 +343,12 @@ def test_the_command_line(folder, capsys):
     assert cli.run([*line, "--answers-only", "--out", str(folder / "out"), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     told = [json.loads(one) for one in (folder / "out" / "answers.jsonl").read_text().splitlines()]
-    assert [one["id"] for one in told] == list("abcd") and told[0].keys() == {
-        "key",
-        "id",
-        "question",
-        "prediction",
-        "before",
-        "after",
-        "seconds",
-    }
-    assert [one["prediction"] for one in told] == [
-        a["prediction"] for a in document["answers"].values()
-    ]
+    keys = {"key", "id", "question", "answer", "before", "after", "seconds"}
+    assert [one["id"] for one in told] == list("abcd") and told[0].keys() == keys
+    said = [one["prediction"] for one in document["answers"].values()]
+    assert [one["answer"] for one in told] == said
+    assert cli.run([*line, "--answers-only", "--metric", "vqa"]) == 2
+    assert "answers alone have no score" in capsys.readouterr().err
     assert cli.run([*line, "--metric", "vqa"]) == 2
     assert "mine.jsonl: record 1" in (said := capsys.readouterr().err) and said.count("\n") == 4
     assert cli.run([*line, "--columns", "querstion=question"]) == 2
@@ -363,4 +357,75 @@ def test_the_command_line(folder, capsys):
     assert "no such file" in capsys.readouterr().err
     unlabelled = str(written(folder, [VALUES[2]], "mine.json"))
     assert cli.run(["compare", "--task", unlabelled, "--out", str(folder / "o")]) == 2
-    assert "1 of 1 questions have no answer" in capsys.readouterr().err
+    assert "none of 1 questions has an answer" in capsys.readouterr().err
+
+
+def test_a_list_in_a_cell_is_one_whatever_its_name(folder):
+    (folder / "mine.csv").write_text('image,question,answer\nred.png,x,"[""a"", ""b""]"\n')
+    with pytest.raises(DataError, match='several go into "answers"'):
+        task(str(folder / "mine.csv"))
+    found = task(str(folder / "mine.csv"), own=Own(columns={"answers": "answer"})).examples
+    assert found[0].answers == ("a", "b")
+
+
+def test_what_people_get_wrong_first(folder):
+    """Each was tried by somebody who had never seen the page."""
+    with pytest.raises(DataError, match="'qestion' is not read"), pytest.warns(UserWarning):
+        task(str(written(folder, [{"image": "red.png", "qestion": "x"}])))
+    (folder / "mine.csv").write_text("image;question\nred.png;x\n")
+    with pytest.raises(ValueError, match="separated by semicolons"):
+        task(str(folder / "mine.csv"))
+    (folder / "mine.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"want a file of \.json"):
+        task(str(folder / "mine.parquet"))
+    with pytest.raises(ValueError, match="`datasets` did not save"):
+        task(str(folder))
+    with pytest.raises(ValueError, match="no such folder"):
+        task(str(written(folder, VALUES)), own=Own(images=folder / "nowhere"))
+    with pytest.raises(TypeError, match="want a dict"):
+        Own(columns="question=query")
+    with pytest.raises(DataError, match="want its letter or its words"):
+        task(str(written(folder, [{**VALUES[3], "answer": 7}])), own=Own(metric="choice"))
+
+
+def test_an_interval_never_claims_certainty():
+    from foveate.evaluate import bootstrap
+
+    for values in ([1, 0, 1, 0], [1, 1, 1, 1], [0.5] * 4):
+        low, high = bootstrap(values, ["a", "a", "b", "b"])
+        assert low < sum(values) / 4 + 1e-9 and high - low > 0.3
+    assert bootstrap([1, 0], ["a", "a"]) == (0.0, 1.0)
+    low, high = bootstrap([1, 0] * 200, range(400))
+    assert 0.44 < low < 0.46 and 0.54 < high < 0.56
+    wide = bootstrap([1, 1, 0, 0] * 100, [n // 2 for n in range(400)])
+    assert wide[1] - wide[0] > 1.3 * (
+        high - low
+    )  # two of each picture agree: half as much is known
+
+
+def test_the_board_tells_metrics_apart_and_leaves_out_what_has_no_answer(folder, capsys):
+    path = str(written(folder, [VALUES[0], VALUES[2], {**VALUES[1], "answers": ["red"] * 9}]))
+    line = ["leaderboard", "--tasks", path, "--methods", "stride", "--keeps", "0.25", "--no-timing"]
+    line += [
+        "--trained",
+        "",
+        "--device",
+        "cpu",
+        "--out",
+        str(folder / "runs"),
+        "--pages",
+        str(folder),
+    ]
+    assert cli.run([*line, "--json"]) == 0
+    found = capsys.readouterr()
+    assert "1 of 3 questions are left out" in found.err
+    rows = json.loads(found.out)["rows"]
+    assert {row["n"] for row in rows} == {2} and {row["task"] for row in rows} == {"mine"}
+    files = {file.name for file in (folder / "runs").glob("*.json")}
+    assert cli.run([*line, "--metric", "contains", "--list"]) == 0
+    assert "done" not in capsys.readouterr().out
+    assert cli.run([*line, "--metric", "contains"]) == 0
+    more = {file.name for file in (folder / "runs").glob("*.json")} - files
+    assert len(more) == len(files) and all("contains" in name for name in more)
+    page = (folder / "leaderboard.md").read_text()
+    assert "## mine, contains" in page and "synthetic" not in page

@@ -375,7 +375,7 @@ BROKEN = [
         '[{"a": 1},\n{"a": "2}]',
         "record 2 (line 2): broken JSON: Unterminated string starting at character 7",
     ),
-    ('[{"a": 1}', "record 1 (line 1): broken JSON: ends without ','"),
+    ('[{"a": 1}', "record 1 (line 1): broken JSON: ends without ']'"),
     (b'[{"a": 1},\n{"a": "\xff"}]', "train.json (line 1): broken JSON: no UTF-8 here or below"),
     (
         f'[{{"a": 1}}, {{"a": {"9" * 5000}}}]',

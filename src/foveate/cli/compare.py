@@ -34,7 +34,7 @@ from foveate.cli.questions import (
 )
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
-from foveate.cli.tables import table
+from foveate.cli.tables import more, table
 from foveate.cli.work import alone, described, done, folder, plan, work
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
@@ -123,7 +123,7 @@ def compare(
 
         screen = output.screen()
         screen.print(table(document))
-        for line in showed(document):
+        for line in (*more(document), *showed(document)):
             output.say(line)
         output.say(f"result files: {out / 'runs'}")
         output.say(f"report: {page}")

@@ -38,7 +38,7 @@ from foveate.cli.questions import (
     scored,
     taken,
 )
-from foveate.cli.tables import shares, table
+from foveate.cli.tables import more, shares, table
 from foveate.cli.work import done, folder, shared_folder, work
 from foveate.cli.wrong import Failed, Wrong
 from foveate.keeping.shared import Ranks
@@ -50,14 +50,10 @@ if TYPE_CHECKING:
     from foveate.tasks.own import Own
 
 LIMIT = 1100
-TOLD = (
-    "id",
-    "question",
-    "prediction",
-    "before",
-    "after",
-    "seconds",
-)  # of an answer, in answers.jsonl
+# Of an answer, and what answers.jsonl calls it.
+TOLD = {name: name for name in ("id", "question", "before", "after", "seconds")} | {
+    "prediction": "answer"
+}
 
 
 def evaluate_one(
@@ -105,6 +101,8 @@ def evaluate_one(
 
     named(task)
     models.check_protocol(protocol)
+    if answers_only and metric != "exact":
+        raise Wrong(f"--metric {metric} with --answers-only: answers alone have no score")
     mine = own("none" if answers_only else metric, columns, images, outside, skip)
     spec = chosen_method(method, keep, set_ or [])
     shared_folder(out)
@@ -131,8 +129,9 @@ def evaluate_one(
         if json:
             emit(runs[0])
     if not json:
-        output.screen().print(table(evaluate.comparison(runs)))
-        for line in (*shares(runs[0]), *more(runs[0])):
+        document = evaluate.comparison(runs)
+        output.screen().print(table(document))
+        for line in (*shares(runs[0]), *more(document)):
             output.say(line)
         if written is not None:
             output.say(f"answers: {written}")
@@ -175,12 +174,6 @@ def _cluster(made: Any, address: str) -> Any:
     return Cluster(functools.partial(ready, there[0], *rest, (there[1], *how)), address)
 
 
-def more(run: dict[str, Any]) -> list[str]:
-    """What a metric says beside the score, in a line; [] where it says nothing."""
-    told = ", ".join(f"{name} {100 * value:.1f} %" for name, value in run.get("more", {}).items())
-    return [told] if told else []
-
-
 def _answers(run: dict[str, Any], out: Path) -> Path:
     """Every answer of a run, a line each: the question's number and id, what it cost."""
     import json
@@ -188,7 +181,10 @@ def _answers(run: dict[str, Any], out: Path) -> Path:
     from foveate.keeping.provenance import write
 
     lines = [
-        json.dumps({"key": key, **{name: one.get(name) for name in TOLD}}, ensure_ascii=False)
+        json.dumps(
+            {"key": key, **{called: one.get(name) for name, called in TOLD.items()}},
+            ensure_ascii=False,
+        )
         for key, one in run["answers"].items()
     ]
     return write(out / "answers.jsonl", "\n".join(lines) + "\n")

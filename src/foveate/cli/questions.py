@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -112,15 +113,22 @@ def taken(name: str, limit: int | None, usual: int, seed: int, own: Own) -> Task
 
 
 def scored(task: Task, whole: bool = False) -> Task:
-    """The task, if its answers are scored. Raises Wrong where none, or with whole not every one, can be."""
+    """The task, if its answers are scored; with whole, without the questions whose answers cannot be.
+
+    Raises Wrong where none can.
+    """
     from foveate.tasks.metrics import labels
 
     if task.metric.name == "none":
         raise Wrong("--metric none scores nothing; `foveate eval --answers-only` writes answers")
-    lacking = sum(not labels(example).answers for example in task.examples)
-    if lacking == len(task.examples) or (whole and lacking):
+    lacking = [n for n, one in enumerate(task.examples) if not labels(one).answers]
+    if len(lacking) == len(task.examples):
         raise Wrong(
-            f"{task.name}: {lacking:,} of {len(task.examples):,} questions have no answer to score by; "
+            f"{task.name}: none of {len(lacking):,} questions has an answer to score by; "
             "`foveate eval --answers-only` writes answers"
         )
+    if whole and lacking:
+        many = f"{len(lacking):,} of {len(task.examples):,} questions"
+        output.note(f"{task.name}: {many} are left out, which have no answer to score by")
+        return replace(task, examples=task.examples.without(lacking))
     return task

@@ -21,11 +21,15 @@ def table(document: Mapping[str, Any]) -> Any:
 
     from foveate.evaluate.comparison import tokens
     from foveate.evaluate.report import interval, percent, si
+    from foveate.evaluate.results import USUAL
     from foveate.evaluate.score import OVERALL
 
     asked = f", protocol {document['protocol']}" if document.get("protocol") else ""
     asked += switched(document)
-    where = f"{document['model']} on {document['task']}{asked}, {document['n']} questions, 95 % intervals"
+    some = next((run["scored"] for run in document["runs"] if "scored" in run), document["n"])
+    asked += f", scored by {document['metric']}" if document["metric"] != USUAL["metric"] else ""
+    many = f"{document['n']} questions" + (f", {some} with a score" if some < document["n"] else "")
+    where = f"{document['model']} on {document['task']}{asked}, {many}, 95 % intervals"
     title = escape(visible(where))
     made = Table(
         box=box.SIMPLE_HEAD,
@@ -73,6 +77,18 @@ def switched(document: Mapping[str, Any]) -> str:
     return "".join(
         f", {name} {word}" for name, word in told.items() if word not in (None, USUAL[name])
     )
+
+
+def more(document: Mapping[str, Any]) -> list[str]:
+    """What a metric says beside the score, a line for each run; [] where it says nothing."""
+    lines = []
+    for run in document["runs"]:
+        told = ", ".join(
+            f"{name} {100 * value:.1f} %" for name, value in run.get("more", {}).items()
+        )
+        budget = "" if run["keep"] is None else f" {run['keep']}"
+        lines += [f"{run['name']}{budget}: {told}"] if told else []
+    return lines
 
 
 def shares(run: Mapping[str, Any]) -> list[str]:

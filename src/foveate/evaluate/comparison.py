@@ -21,7 +21,8 @@ COLUMNS = (
     "kinds",
     "n",
 )
-SHARES = ("steps", "share", "layer_share")  # which results of an earlier foveate do not have
+# Which not every result has: of bare models, of tasks whose kinds weigh the same, of most metrics.
+SHARES = ("steps", "share", "layer_share", "scored", "more")
 
 
 def comparison(
@@ -39,6 +40,7 @@ def comparison(
     return {
         "model": job["model"],
         "task": job["task"],
+        "metric": job.get("metric", USUAL["metric"]),
         "protocol": job.get("protocol"),
         "dropped": _told(runs, "dropped"),
         "attention": _told(runs, "attention"),
@@ -131,8 +133,7 @@ def showed(document: Mapping[str, Any]) -> list[str]:
 
     As good is whose interval reaches into that of the best.
     """
-    hints = ("blind", "oracle")  # what is known without looking, or from who made the picture
-    ours = [r for r in document["runs"] if not of_bare(document, r) and r["method"] not in hints]
+    ours = [r for r in document["runs"] if not of_bare(document, r) and r["method"] not in LOWER]
     every = [run for run in ours if not run["untrained"]]
     (bare,) = (run for run in document["runs"] if of_bare(document, run))
     whole, lines = 100 * bare["accuracy"][OVERALL], []

@@ -109,7 +109,7 @@ def bootstrap(values: Sequence[float], clusters: Sequence[Hashable]) -> tuple[fl
     mean = sums.sum() / counts.sum()
     if n == 1 and len({*values}) > 1:
         return 0.0, 1.0  # of one picture nothing is known
-    if len({*values}) == 1:
+    if np.ptp(sums / counts) == 0:
         low, high = wilson(round(mean * n), n)
     elif n > MANY:
         half = Z * clustered_error(values, clusters)

@@ -33,7 +33,7 @@ def record(seed: int | None = None, device: torch.device | str = "cpu") -> dict[
     device = torch.device(device)
     cuda = device.type == "cuda"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
         "commit": commit(),
         "versions": {p: found for p in PACKAGES if (found := _version(p))},
         "python": platform.python_version(),
@@ -41,6 +41,11 @@ def record(seed: int | None = None, device: torch.device | str = "cpu") -> dict[
         "threads": torch.get_num_threads(),
         "seed": seed,
     }
+
+
+def _program(path: Path) -> list[str]:
+    """How a program is called: by its name, or as `python -m` where it is a package."""
+    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
 
 
 def commit() -> str | None:

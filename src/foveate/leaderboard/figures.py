@@ -74,12 +74,17 @@ def rows(results: Iterable[Result]) -> list[Row]:
     groups: dict[tuple, list[Result]] = defaultdict(list)
     for result in results:
         key = result["key"]
-        groups[key["task"], key["model"], key["method"], json.dumps(key["keep"])].append(result)
+        groups[_task(key), key["model"], key["method"], json.dumps(key["keep"])].append(result)
     for some in groups.values():
         some.sort(key=lambda result: result["key"]["seed"] or 0)
     found = [_row(some, groups) for some in groups.values()]
     found = [_with(row, front=ahead(row, found)) for row in found]
     return sorted(found, key=_place)
+
+
+def _task(key: Mapping[str, Any]) -> str:
+    """What a board is called: by its task, and by how answers are scored where that is not as usual."""
+    return key["task"] if "metric" not in key else f"{key['task']}, {key['metric']}"
 
 
 def _place(row: Row) -> tuple:
@@ -110,7 +115,7 @@ def ahead(row: Row, every: Sequence[Row]) -> bool:
 def _row(some: Sequence[Result], groups: Mapping[tuple, Sequence[Result]]) -> Row:
     first = some[0]
     key, cost = first["key"], first["cost"]
-    task, model = key["task"], key["model"]
+    task, model = _task(key), key["model"]
     marks = _marks(some)
     bare = [r for (t, _, m, _), rs in groups.items() if (t, m) == (task, BARE) for r in rs]
     small = groups.get((task, _compared(groups, task), DOWNSAMPLE, json.dumps(key["keep"])), ())

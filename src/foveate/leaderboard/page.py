@@ -13,6 +13,7 @@ from foveate.evaluate.comparison import BARE
 from foveate.evaluate.score import OVERALL
 from foveate.keeping.provenance import write as put
 from foveate.leaderboard.figures import Result, Row, ahead, rows
+from foveate.tasks import TASKS
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
 MORE = 1.01  # a budget's worth of tokens: shares of a grid are rounded
@@ -40,6 +41,7 @@ def write(results: Sequence[Result], folder: Path, address: str = "leaderboard.h
         "bare": BARE,
         "advice": advice(board),
         "keeps": keeps_of(board),
+        "ours": all(row.task in TASKS for row in board),
         "parts": {task: parts(board, task) for task in {row.task for row in board}},
         "bare_of": {row.task: row for row in board if row.method == BARE},
         "address": address,

@@ -25,6 +25,7 @@ from foveate.evaluate.runs import digest
 from foveate.evaluate.work import Work
 from foveate.hosts.prompted import PROMPT_ROWS
 from foveate.methods import METHODS
+from foveate.tasks.metrics import EXACT
 
 SEEDS = (0, 1, 2)
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
@@ -48,7 +49,8 @@ class Entry:
     @property
     def name(self) -> str:
         """Of its file: readable, and another for another run of the same board."""
-        parts = (self.task, self.key["model"], self.key["method"], self.key["keep"])
+        own = (self.key["method"], self.key["keep"], self.key.get("metric"))
+        parts = (self.task, self.key["model"], *own)
         words = [re.sub(r"[^\w.]+", "_", str(p)).strip("_") for p in parts if p is not None]
         seed = [] if self.key["seed"] is None else [f"seed{self.key['seed']}"]
         return "-".join([*words, *seed])
@@ -112,6 +114,8 @@ def _entry(work: Work, one: Plan, questions: str) -> Entry:
         "how": dict(one.how),
         "code": code(parts, one.method),
     }
+    if work.metric is not EXACT:
+        key["metric"] = work.metric.name
     needs = frozenset().union(*(part.needs for part in parts))
     what = {
         "trained": one.trained is not None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 KEYS = ("id", "image", "images", "question", "answer", "answers", "choices", "group")
 READ = frozenset({*KEYS, "video", "videos"})  # or refused
 BESIDE = frozenset({"conversations", "system", "model"})  # of LLaVA's files
-LISTS = ("images", "answers", "choices")  # of which a table's cell may hold a JSON list
+LISTS = ("image", "images", "answer", "answers", "choices")  # in whose cells a JSON list is one
 LETTERS = 26  # choices have letters
 
 
@@ -78,7 +79,10 @@ def _unseen(value: Mapping[str, Any]) -> list[Fault]:
 def _question(value: Mapping[str, Any], images: int | None) -> list[Fault]:
     text = value.get("question")
     if text is None:
-        return [("question", '"question" is missing')]
+        near = difflib.get_close_matches("question", map(str, value), n=1)
+        return [
+            ("question", f'"question" is missing{f"; {near[0]!r} is not read" if near else ""}')
+        ]
     if not isinstance(text, str):
         return [("question", f'"question" is {brief(text)}; want text')]
     if not text.replace(MARK, "").strip():
@@ -98,7 +102,8 @@ def _answers(value: Mapping[str, Any]) -> list[Fault]:
     for answer in [one] if many is None else many:
         text = _text(answer)
         if answer is not None and (text is None or not text.strip()):
-            return [("answers", f"the answer {brief(answer)} is no text")]
+            hint = '; several go into "answers"' if isinstance(answer, list) else ""
+            return [("answers", f"the answer {brief(answer)} is no text{hint}")]
         if text and (half := halved("an answer", text)):
             return [*half]
     return []

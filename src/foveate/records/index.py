@@ -169,7 +169,8 @@ class Reader:
     def take(self, mark: str) -> None:
         """Pass this character, which must stand here."""
         if (found := self.next()) != mark:
-            self.fail(f"want {mark!r}, found {found!r}" if found else f"ends without {mark!r}")
+            missing = "]" if mark == "," else mark  # a list that ends is not closed
+            self.fail(f"want {mark!r}, found {found!r}" if found else f"ends without {missing!r}")
         self.move(self.at + 1)
 
     def value(self) -> Any:

@@ -17,6 +17,7 @@ from foveate.records.index import Entry, entries, lead, scan
 from foveate.records.rows import MalformedError, Rows
 
 TABLES = {".csv": ",", ".tsv": "\t"}
+FORMS = (".json", ".jsonl", *TABLES)
 WAY = "move it there, or let it: --outside"
 AS_IT_IS: Mapping[str, str] = MappingProxyType({})
 
@@ -37,6 +38,10 @@ class Questions(Rows[Question]):
         outside: bool = False,
     ):
         path = Path(path)
+        if path.suffix.lower() not in FORMS:
+            raise ValueError(f"{path}: want a file of {', '.join(FORMS)}")
+        if images is not None and not Path(images).is_dir():
+            raise ValueError(f"images={images}: no such folder")
         self.columns, self.mark = dict(columns), TABLES.get(path.suffix.lower())
         self.head: tuple[str, ...] = ()
         index = scan(path, lambda told: told[:2], lambda told: _strange(*told), self._found)
@@ -91,6 +96,8 @@ class Questions(Rows[Question]):
         lines = Lines(file)
         reader, n = csv.reader(lines, delimiter=self.mark), 0
         self.head = tuple(cell.strip() for cell in next(reader, ()))
+        if len(self.head) == 1 and ";" in self.head[0]:
+            raise ValueError(f"{path} is separated by semicolons: want commas, or tabs in a .tsv")
         if lost := [name for name in self.columns.values() if name not in self.head]:
             raise ValueError(f"{path}: no column {lost[0]!r}; there are {', '.join(self.head)}")
         while True:

@@ -40,19 +40,22 @@ class HubQuestions(Sequence[Question]):
     @classmethod
     def named(cls, name: str, columns: Mapping[str, str]) -> Self:
         """hf:NAME:SPLIT, or the folder of a data set that was saved. Raises ValueError for others."""
+        place, _, split = name.removeprefix(HUB).partition(":")
+        saved = any((Path(place) / mark).is_file() for mark in SAVED)
+        if Path(place).is_dir() and not saved and not name.startswith(HUB):
+            raise ValueError(
+                f"{place} is a folder that `datasets` did not save: want a file, or hf:NAME:SPLIT"
+            )
         if find_spec("datasets") is None:
             raise ImportError(f'--task {name} needs datasets: pip install "foveate[train]"')
         import datasets
 
-        place, _, split = name.removeprefix(HUB).partition(":")
-        if any((Path(place) / mark).is_file() for mark in SAVED):
-            found = datasets.load_from_disk(place)
-        elif Path(place).is_dir() and not name.startswith(HUB):
-            raise ValueError(
-                f"{place} is a folder without {' or '.join(SAVED)}: want a file, or hf:NAME:SPLIT"
-            )
-        else:
-            found = datasets.load_dataset(place, split=split or None)
+        read = (
+            datasets.load_from_disk
+            if saved
+            else functools.partial(datasets.load_dataset, split=split or None)
+        )
+        found = read(place)
         if isinstance(found, Mapping):
             if split not in found:
                 raise ValueError(f"--task hf:{place}:SPLIT: want a split of {', '.join(found)}")

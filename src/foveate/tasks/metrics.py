@@ -188,7 +188,8 @@ def _unchosen(labels: Labels) -> str | None:
     if len(labels.choices) < 2:
         return f'want at least 2 "choices", there are {len(labels.choices)}'
     if labels.answers and right_choice(labels) is None:
-        return f"the answer {labels.answers[0]!r} is none of the {len(labels.choices)} choices"
+        many = f"the {len(labels.choices)} choices"
+        return f"the answer {labels.answers[0]!r} is none of {many}: want its letter or its words"
     return None
 
 

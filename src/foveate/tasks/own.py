@@ -37,6 +37,8 @@ class Own:
     skip: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.columns, Mapping):
+            raise TypeError(f'columns={self.columns!r}: want a dict, {{"question": "query"}}')
         if self.metric not in METRICS:
             raise ValueError(
                 f"unknown metric {self.metric!r}: {nearest(self.metric, METRICS)}there are "
@@ -115,7 +117,7 @@ def _checked(
         refuse(
             [wrong],
             [found],
-            "and no question without one" if own.skip else "(--skip leaves them out)",
+            "and nothing is left to ask" if own.skip else "(--skip, or skip=True, leaves them out)",
         )
     if bad:
         _told(found, wrong, len(bad))
