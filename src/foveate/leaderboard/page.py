@@ -16,6 +16,7 @@ from foveate.leaderboard.figures import Result, Row, ahead, rows
 from foveate.tasks import TASKS
 
 # Okabe and Ito's colours: told apart by colour-blind readers.
+SORTED = "board.html"  # not leaderboard.html, which a site makes of leaderboard.md
 MORE = 1.01  # a budget's worth of tokens: shares of a grid are rounded
 KINDS = {
     "before the language model": "#0072B2",
@@ -25,8 +26,8 @@ KINDS = {
 }
 
 
-def write(results: Sequence[Result], folder: Path, address: str = "leaderboard.html") -> list[Path]:
-    """Write leaderboard.md with its chart, and leaderboard.html; the same bytes for the same results."""
+def write(results: Sequence[Result], folder: Path, address: str = SORTED) -> list[Path]:
+    """Write leaderboard.md with its chart, and board.html; the same bytes for the same results."""
     board = rows(results)
     page = Environment(
         loader=PackageLoader("foveate.leaderboard"), trim_blocks=True, lstrip_blocks=True
@@ -53,7 +54,7 @@ def write(results: Sequence[Result], folder: Path, address: str = "leaderboard.h
     )
     return [
         put(folder / "leaderboard.md", text),
-        put(folder / "leaderboard.html", sorting),
+        put(folder / SORTED, sorting),
         put(folder / "leaderboard.svg", chart(board)),
     ]
 
