@@ -59,7 +59,10 @@ def leaderboard(
         Path, typer.Option(**values.PATH, help="Folder for one result file a run.")
     ] = Path("results/leaderboard"),
     pages: Annotated[
-        Path, typer.Option(**values.PATH, help="Folder for the pages: leaderboard.md, leaderboard.svg, board.html.")
+        Path,
+        typer.Option(
+            **values.PATH, help="Folder for the pages: leaderboard.md, leaderboard.svg, board.html."
+        ),
     ] = Path("docs"),
     listed: Annotated[bool, typer.Option("--list", help="Name the runs and stop.")] = False,
     only_page: Annotated[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,17 +157,17 @@ def _where(results: Sequence[Result]) -> dict[str, list[str]]:
     }
 
 
-def _named(axes: Any, front: Sequence[Row], style: Any) -> None:
-    """A front as a line; each method on it has its name where it first comes."""
+def _named(axes: Any, front: Sequence[Row], style: Any, besides: Collection[str]) -> set[str]:
+    """A front as a line; each method on it has its name where it first comes. Returns the names."""
     x, y = [r.layers for r in front], [100 * _right(r) for r in front]
     axes.plot(x, y, color="#333333", linewidth=1, linestyle=style)
-    names = {
-        r.model if r.trained else r.method: at
-        for r, *at in reversed([*zip(front, x, y, strict=True)])
-    }
+    every = reversed([*zip(front, x, y, strict=True)])
+    names = {r.model if r.trained else r.method: at for r, *at in every}
     for n, (name, at) in enumerate(sorted(names.items(), key=lambda one: one[1])):
-        where = {"xytext": (3, 5 + 10 * (n % 2)), "textcoords": "offset points", "fontsize": 9}
-        axes.annotate(name, at, **where)
+        if name not in besides:
+            where = {"xytext": (3, 5 + 10 * (n % 2)), "textcoords": "offset points", "fontsize": 9}
+            axes.annotate(name, at, **where)
+    return {*names}
 
 
 def chart(board: Sequence[Row]) -> str:
@@ -186,9 +186,10 @@ def chart(board: Sequence[Row]) -> str:
             some = [r for r in own if kind(r) == name and r.method != BARE]
             x, y = [r.layers for r in some], [100 * _right(r) for r in some]
             axes.scatter(x, y, s=22, color=ink, label=name, linewidth=0, alpha=0.85)
-        free = [row for row in own if not row.trained]
-        for some, style in ((free, (0, (1, 2))), (own, "-")):
-            _named(axes, sorted((r for r in some if ahead(r, some)), key=lambda r: r.layers), style)
+        free, named = [row for row in own if not row.trained], set()
+        for some, style in ((own, "-"), (free, (0, (1, 2)))):
+            front = sorted((r for r in some if ahead(r, some)), key=lambda r: r.layers)
+            named |= _named(axes, front, style, named)
         for row in (r for r in own if r.method == BARE):
             axes.axhline(100 * _right(row), color="#9a9a9a", linestyle=(0, (4, 3)), linewidth=1)
         axes.set_ylim(top=107)  # room for names
