@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import arguments, models, output, values
-from foveate.cli.ask import AsJson, Device, Model, New
+from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
 from foveate.cli.opening import trained as those_trained
@@ -73,6 +73,8 @@ def leaderboard(
     batch_size: Batch = 40,
     max_new_tokens: New = 8,
     device: Device = "auto",
+    dropped: Dropped = None,
+    attention: Attention = None,
     metric: Metric = "exact",
     columns: Columns = None,
     images: Images = None,
@@ -85,6 +87,7 @@ def leaderboard(
 
     names = [named(name) for name in arguments.listed(asked)]
     mine = own(metric, columns, images, outside, skip)
+    switches = models.switches(dropped=dropped, attention=attention)
     specs = None if methods is None else arguments.specs(methods)
     budgets = arguments.budgets(keeps, [])
     boards: list[tuple[Work, list[Entry]]] = []
@@ -93,7 +96,7 @@ def leaderboard(
             how = (seed, batch_size, max_new_tokens, timing)
             output.hush()
             some = [scored(taken(n, limit, LIMIT, seed, mine), whole=True) for n in names]
-            boards = _boards(model, device, some, specs, budgets, trained, how)
+            boards = _boards(model, device, some, specs, budgets, trained, how, switches)
         lacking = [(job, one) for job, every in boards for one in missing(out, every)]
         if not listed:
             with output.progress(sum(len(job.examples) for job, _ in lacking), "questions") as bar:
@@ -118,13 +121,14 @@ def _boards(
     keeps: list[Any],
     trained: str | None,
     how: tuple[int, int, int, bool],
+    switches: dict[str, str],
 ) -> list[tuple[Work, list[Entry]]]:
     """For each task the work on it and its runs; what there cannot be is told."""
     from foveate.core.spec import named
     from foveate.evaluate.plans import spread
     from foveate.leaderboard import entries
 
-    start, (seed, batch, new, timing) = opened(model, device), how
+    start, (seed, batch, new, timing) = opened(model, device, switches=switches), how
     found = []
     for task in some:
         name, job = task.name, work(start.loaded, task, seed, batch, new, timing, None)

@@ -74,7 +74,8 @@ def rows(results: Iterable[Result]) -> list[Row]:
     groups: dict[tuple, list[Result]] = defaultdict(list)
     for result in results:
         key = result["key"]
-        groups[_task(key), key["model"], key["method"], json.dumps(key["keep"])].append(result)
+        where = (_task(key), key["model"], _method(result), json.dumps(key["keep"]))
+        groups[where].append(result)
     for some in groups.values():
         some.sort(key=lambda result: result["key"]["seed"] or 0)
     found = [_row(some, groups) for some in groups.values()]
@@ -85,6 +86,11 @@ def rows(results: Iterable[Result]) -> list[Row]:
 def _task(key: Mapping[str, Any]) -> str:
     """What a board is called: by its task, and by how answers are scored where that is not as usual."""
     return key["task"] if "metric" not in key else f"{key['task']}, {key['metric']}"
+
+
+def _method(result: Result) -> str:
+    """A method, with what `compress` was told of it where that is not as usual."""
+    return ", ".join([result["key"]["method"], *result["what"].get("switches", ())])
 
 
 def _place(row: Row) -> tuple:
@@ -123,7 +129,7 @@ def _row(some: Sequence[Result], groups: Mapping[tuple, Sequence[Result]]) -> Ro
     return Row(
         task=task,
         model=model,
-        method=key["method"],
+        method=_method(first),
         keep=key["keep"],
         **{name: first["what"][name] for name in ("trained", "question", "inside", "baseline")},
         seeds=len(some),

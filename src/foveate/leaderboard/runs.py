@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from foveate.evaluate.results import fingerprint
 from foveate.evaluate.runs import digest
 from foveate.evaluate.work import Work
 from foveate.hosts.prompted import PROMPT_ROWS
+from foveate.hosts.switches import Switches
 from foveate.methods import METHODS
 from foveate.tasks.metrics import EXACT
 
@@ -38,7 +39,7 @@ class Entry:
     """One run of the board.
 
     key   what its answers depend on: equal keys, equal answers
-    what  how its row is shown: reads the question, acts inside, trained
+    what  how its row is shown: reads the question, acts inside, trained, and with which switches
     """
 
     task: str
@@ -49,7 +50,8 @@ class Entry:
     @property
     def name(self) -> str:
         """Of its file: readable, and another for another run of the same board."""
-        own = (self.key["method"], self.key["keep"], self.key.get("metric"))
+        switched = "-".join(self.what["switches"]) or None
+        own = (self.key["method"], self.key["keep"], switched, self.key.get("metric"))
         parts = (self.task, self.key["model"], *own)
         words = [re.sub(r"[^\w.]+", "_", str(p)).strip("_") for p in parts if p is not None]
         seed = [] if self.key["seed"] is None else [f"seed{self.key['seed']}"]
@@ -117,7 +119,9 @@ def _entry(work: Work, one: Plan, questions: str) -> Entry:
     if work.metric is not EXACT:
         key["metric"] = work.metric.name
     needs = frozenset().union(*(part.needs for part in parts))
+    usual = asdict(Switches())
     what = {
+        "switches": sorted(word for name, word in one.how.items() if word != usual[name]),
         "trained": one.trained is not None,
         "question": bool(needs & ({"text"} | PROMPT_ROWS)),
         "inside": any(part.site > language(0) for part in parts),
