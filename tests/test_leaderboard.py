@@ -196,3 +196,17 @@ def test_the_command_makes_what_is_missing_and_no_more(capsys, tmp_path):
     assert all(file.stat().st_mtime_ns == files[file] for file in left)
     assert {file for file in pages if file.exists()} == set(pages)
     assert run([*words, "--page"]) == 0
+
+
+def test_a_switch_makes_a_row_of_its_own(work, made):
+    """Merged or not, a method has two rows, and two files."""
+    folder, every = made
+    merged = replace(work, loaded=replace(work.loaded, switches={"dropped": "merged"}))
+    (one,) = (e for e in asked(merged, "divprune") if e.key["method"] == "divprune")
+    assert one.what["switches"] == ["merged"] and one.name.endswith("divprune-0.25-merged")
+    (plain,) = (e for e in every if e.key["method"] == "divprune")
+    results = figures.read(folder)
+    (first,) = (r for r in results if r["key"]["method"] == "divprune")
+    rows = figures.rows([*results, {**first, "key": one.key, "what": one.what}])
+    assert {"divprune", "divprune, merged"} <= {row.method for row in rows}
+    assert plain.name != one.name

@@ -10,7 +10,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,15 @@ from foveate.core.spec import Skipped, Spec
 from foveate.evaluate import baselines
 from foveate.evaluate.comparison import BARE, LOWER
 from foveate.evaluate.plans import Plan, fitting, plan
-from foveate.evaluate.results import fingerprint
+from foveate.evaluate.results import USUAL, fingerprint
 from foveate.evaluate.runs import digest
 from foveate.evaluate.work import Work
 from foveate.hosts.prompted import PROMPT_ROWS
-from foveate.hosts.switches import Switches
 from foveate.methods import METHODS
 from foveate.tasks.metrics import EXACT
 
 SEEDS = (0, 1, 2)
+SWITCHED = ("dropped", "attention")  # what may be asked of any method, beside its own positions
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
 PACKAGE = Path(inspect.getsourcefile(Compressor) or "").parents[1]
 SHARED = ("core", "statespace", "methods")  # rooms whose code a method's answers depend on
@@ -119,9 +119,9 @@ def _entry(work: Work, one: Plan, questions: str) -> Entry:
     if work.metric is not EXACT:
         key["metric"] = work.metric.name
     needs = frozenset().union(*(part.needs for part in parts))
-    usual = asdict(Switches())
+    switched = {name: word for name, word in one.how.items() if name in SWITCHED}
     what = {
-        "switches": sorted(word for name, word in one.how.items() if word != usual[name]),
+        "switches": sorted(word for name, word in switched.items() if word != USUAL[name]),
         "trained": one.trained is not None,
         "question": bool(needs & ({"text"} | PROMPT_ROWS)),
         "inside": any(part.site > language(0) for part in parts),
