@@ -12,6 +12,7 @@ from evidence import figures
 from evidence.looks import looks
 from evidence.protocol import SEEDS, Ask, Page, Row, own
 from evidence.results import Found
+from foveate.evaluate.results import USUAL
 from foveate.train import RECIPES, Recipe
 
 STEPS = 240
@@ -113,30 +114,33 @@ def tells(page: Page, rows: Mapping[str, Found]) -> dict[str, Any]:
         "heard": lambda n: _instead(rows["fovea"], n, "another"),
         "told": lambda n: _instead(rows["fovea"], n, "oracle"),
         "first": lambda row: replace(row, results=dict(list(row.results.items())[:1])).accuracy,
-        "field": field(page.root / "results" / "fovea-field.json"),
+        "field": field(page.root / "results"),
         "speed": json.loads((page.root / "results" / "selectors.json").read_text())["sizes"],
     }
 
 
-def field(path: Path) -> dict[str, Any]:
-    """A comparison on many questions: its rows by name, each run by its tokens; and how it was made.
+def field(folder: Path) -> dict[str, Any]:
+    """Comparisons on many questions: their rows by name, each run by its tokens; and how they were made.
 
-    first, rivals: of the shipped checkpoint and of the best other row, by tokens.
+    ours, best: the shipped checkpoint and the best other row, by tokens.
     """
-    document = json.loads(path.read_text())
+    found = [
+        json.loads((folder / f"fovea-field{kind}.json").read_text()) for kind in ("", "-joined")
+    ]
     rows: dict[str, dict[int, Any]] = {}
-    for run in document["runs"]:
-        rows.setdefault(run["name"], {})[round(run["tokens"])] = run
+    for document in found:
+        switched = [
+            w for w in (document["dropped"], document["attention"]) if w not in USUAL.values()
+        ]
+        for run in document["runs"]:
+            bare = run["name"] == "uncompressed"
+            name = run["name"] if bare else ", ".join([run["name"], *switched])
+            rows.setdefault(name, {})[round(run["tokens"])] = run
     ours = rows.pop("embedded-fovea (trained)")
     bare = rows.pop("uncompressed")
     best = {n: max((row[n] for row in rows.values() if n in row), key=right) for n in ours}
-    return {
-        "ours": ours,
-        "rivals": rows,
-        "best": best,
-        "bare": next(iter(bare.values())),
-        "of": document,
-    }
+    commits = [document["circumstances"]["commit"][:9] for document in found]
+    return {"ours": ours, "rivals": rows, "best": best, "bare": bare[144], "commits": commits}
 
 
 def right(run: Mapping[str, Any]) -> float:

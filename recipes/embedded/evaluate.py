@@ -19,6 +19,7 @@ import transformers
 from PIL import Image
 
 from foveate import compress, embedded
+from foveate.evaluate import replies
 from foveate.keeping.provenance import commit, dumps, write
 from foveate.patchqa import GROUPS, KINDS, VERSION, Example, PatchQA, language_prior
 
@@ -26,21 +27,16 @@ BATCH = 50
 GREY = Image.new("RGB", (96, 96), (128, 128, 128))
 
 
-@torch.no_grad()
 def answers(model, processor, examples: list[Example], blind: bool = False) -> list[str]:
-    """The model's greedy answers; blind, every picture is plain grey."""
+    """The model's greedy answers; blind, every picture is plain grey.
+
+    A compressor that reads the question is told the question alone, as by every other door.
+    """
     said = []
     for start in range(0, len(examples), BATCH):
         chunk = examples[start : start + BATCH]
-        inputs = processor(
-            images=[[GREY] if blind else [example.images[0]] for example in chunk],
-            text=[f"USER: <image>\n{example.question} ASSISTANT:" for example in chunk],
-            padding=True,
-            return_tensors="pt",
-        )
-        out = model.generate(**inputs, max_new_tokens=5, do_sample=False)
-        new = out[:, inputs.input_ids.shape[1] :]
-        said += [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]
+        asks = [([GREY] if blind else e.images[:1], e.question) for e in chunk]
+        said += [reply.text for reply in replies(model, processor, asks, max_new_tokens=5)]
     return said
 
 
