@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from foveate.cli.work import ranks
+from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks, shared
 
 EVAL = (
@@ -95,3 +97,10 @@ def test_several_need_a_folder(tmp_path):
     own = {**os.environ, "RANK": "0", "WORLD_SIZE": "2"}
     found = subprocess.run(line, env=own, capture_output=True, text=True)
     assert found.returncode == 2 and "want --out FOLDER" in found.stderr
+
+
+def test_a_rank_that_there_cannot_be_is_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Wrong, match="RANK=5 with WORLD_SIZE=2: want 0 to 1"):
+        ranks()

@@ -160,9 +160,10 @@ def test_pictures_and_prefills_of_a_comparison_read_it_too(model):
     from foveate.cli.scenes import _seen
     from foveate.cli.work import work as asked
     from foveate.evaluate.plans import Loaded, Plan
+    from foveate.tasks.own import task
 
     loaded = Loaded(model, processor("embedded"), "embedded")
-    work = asked(loaded, "patchqa", 2, 0, 2, 2, True, None)
+    work = asked(loaded, task("patchqa", 2), 0, 2, 2, True, None)
     want, looks = words_of([(e.images, e.question) for e in work.examples]), reads()
     one = Plan("reads", None, compressor=looks)
     assert [step.before.tolist() for step in _seen(work, one, work.examples)] == [[144, 144]]

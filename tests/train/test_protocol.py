@@ -281,10 +281,11 @@ def test_a_job_of_before_is_the_checkpoints_own(tmp_path):
         "newlines": "none",
         "dropped": "merged",
         "attention": "proportional",
+        "metric": "vqa",
     }
     assert USUAL.keys() == others.keys()
     names = {job.name, *(replace(job, **{name: word}).name for name, word in others.items())}
-    assert len(names) == 5
+    assert len(names) == 6
 
 
 def test_compare_shows_the_protocol(capsys, place, tmp_path):

@@ -56,7 +56,7 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
     What killed processes left half-written there is swept away.
     """
-    if not Ranks.here().first:
+    if not ranks().first:
         yield
         return
     with held(path, what):
@@ -64,9 +64,17 @@ def alone(path: Path, what: str) -> Iterator[None]:
         yield
 
 
+def ranks() -> Ranks:
+    """Which of how many processes this is. Raises Wrong for a rank that there cannot be."""
+    here = Ranks.here()
+    if not 0 <= here.rank < here.of:
+        raise Wrong(f"RANK={here.rank} with WORLD_SIZE={here.of}: want 0 to {here.of - 1}")
+    return here
+
+
 def shared_folder(out: Path | None) -> None:
     """Raise Wrong where several processes have no folder to share their answers through."""
-    if out is None and (n := Ranks.here().of) > 1:
+    if out is None and (n := ranks().of) > 1:
         raise Wrong(f"{n} processes share their answers through a folder: want --out FOLDER")
 
 
