@@ -121,13 +121,15 @@ def scored(task: Task, whole: bool = False) -> Task:
 
     if task.metric.name == "none":
         raise Wrong("--metric none scores nothing; `foveate eval --answers-only` writes answers")
+    if not whole and any(labels(one).answers for one in task.examples):
+        return task  # the first that has one is enough: a file is not read again
     lacking = [n for n, one in enumerate(task.examples) if not labels(one).answers]
     if len(lacking) == len(task.examples):
         raise Wrong(
             f"{task.name}: none of {len(lacking):,} questions has an answer to score by; "
             "`foveate eval --answers-only` writes answers"
         )
-    if whole and lacking:
+    if lacking:
         many = f"{len(lacking):,} of {len(task.examples):,} questions"
         output.note(f"{task.name}: {many} are left out, which have no answer to score by")
         return replace(task, examples=task.examples.without(lacking))
