@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foveate.cli import arguments, models, output, values
+from foveate.cli import questions as asking
 from foveate.cli.ask import (
     AsJson,
     Attention,
@@ -19,19 +20,6 @@ from foveate.cli.ask import (
 )
 from foveate.cli.opening import Opened, opened
 from foveate.cli.opening import trained as those_trained
-from foveate.cli.questions import (
-    Asked,
-    Columns,
-    Images,
-    Metric,
-    Outside,
-    Skip,
-    limited,
-    named,
-    own,
-    scored,
-    taken,
-)
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
 from foveate.cli.tables import more, table
@@ -57,7 +45,7 @@ Batch = Annotated[
 
 def compare(
     model: Model = models.EMBEDDED,
-    task: Asked = "patchqa",
+    task: asking.Asked = "patchqa",
     methods: Annotated[str, typer.Option(help=arguments.METHODS_HELP)] = METHODS,
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
@@ -77,7 +65,7 @@ def compare(
             "what is asked about first (oracle); '' for none."
         ),
     ] = BASELINES,
-    limit: limited(LIMIT) = None,
+    limit: asking.limited(LIMIT) = None,
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
     ] = Path("out"),
@@ -92,22 +80,22 @@ def compare(
     protocol: Protocol = None,
     dropped: Dropped = None,
     attention: Attention = None,
-    metric: Metric = "exact",
-    columns: Columns = None,
-    images: Images = None,
-    outside: Outside = False,
-    skip: Skip = False,
+    metric: asking.Metric = "exact",
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
     json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
-    named(task)
+    asking.named(task)
     models.check_protocol(protocol)
     switches = models.switches(dropped=dropped, attention=attention)
-    mine = own(metric, columns, images, outside, skip)
+    mine = asking.own(metric, columns, images, outside, skip)
     asked, lower = plan(methods, keeps), _lower(baselines)
     with alone(folder(out), "compare"), output.answering() as emit:
         output.hush()
-        questions = scored(taken(task, limit, LIMIT, seed, mine))
+        questions = asking.scored(asking.taken(task, limit, LIMIT, seed, mine))
         trust = [one.spec.slug for one in asked[0] if one.spec is not None]
         start = opened(model, device, protocol, trust=trust, switches=switches)
         job = work(start.loaded, questions, seed, batch_size, max_new_tokens, timing, out)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import models, output, values
+from foveate.cli import questions as asking
 from foveate.cli.ask import (
     AsJson,
     Attention,
@@ -25,19 +26,6 @@ from foveate.cli.ask import (
 )
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
-from foveate.cli.questions import (
-    Asked,
-    Columns,
-    Images,
-    Metric,
-    Outside,
-    Skip,
-    limited,
-    named,
-    own,
-    scored,
-    taken,
-)
 from foveate.cli.tables import more, shares, table
 from foveate.cli.work import done, folder, shared_folder, work
 from foveate.cli.wrong import Failed, Wrong
@@ -58,11 +46,11 @@ TOLD = {name: name for name in ("id", "question", "before", "after", "seconds")}
 
 def evaluate_one(
     model: Model = models.EMBEDDED,
-    task: Asked = "patchqa",
+    task: asking.Asked = "patchqa",
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    limit: limited(LIMIT) = None,
+    limit: asking.limited(LIMIT) = None,
     out: Annotated[
         Path | None,
         typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
@@ -75,11 +63,11 @@ def evaluate_one(
     protocol: Protocol = None,
     dropped: Dropped = None,
     attention: Attention = None,
-    metric: Metric = "exact",
-    columns: Columns = None,
-    images: Images = None,
-    outside: Outside = False,
-    skip: Skip = False,
+    metric: asking.Metric = "exact",
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
     answers_only: Annotated[
         bool,
         typer.Option(
@@ -99,11 +87,11 @@ def evaluate_one(
     """Evaluate one model, with one method or as it was saved, on one task."""
     from foveate import evaluate
 
-    named(task)
+    asking.named(task)
     models.check_protocol(protocol)
     if answers_only and metric != "exact":
         raise Wrong(f"--metric {metric} with --answers-only: answers alone have no score")
-    mine = own("none" if answers_only else metric, columns, images, outside, skip)
+    mine = asking.own("none" if answers_only else metric, columns, images, outside, skip)
     spec = chosen_method(method, keep, set_ or [])
     shared_folder(out)
     if out is not None:
@@ -155,8 +143,8 @@ def ready(
 
     output.hush()
     task, limit, seed, mine, batch_size, max_new_tokens = asked
-    questions = taken(task, limit, LIMIT, seed, mine)
-    questions = questions if mine.metric == "none" else scored(questions)
+    questions = asking.taken(task, limit, LIMIT, seed, mine)
+    questions = questions if mine.metric == "none" else asking.scored(questions)
     start = opened(model, device, protocol, spec, keep, pairs, switches=switches)
     fit, unfit = fitting(start.loaded, [start.plan])
     if unfit:

@@ -8,22 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import arguments, listings, models, output, pictures, sweeps, values
+from foveate.cli import questions as asking
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
-from foveate.cli.questions import (
-    Asked,
-    Columns,
-    Images,
-    Metric,
-    Outside,
-    Skip,
-    limited,
-    named,
-    own,
-    scored,
-    taken,
-)
 from foveate.cli.work import folder, shared_folder, work
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
@@ -53,31 +41,31 @@ Layers = Annotated[
 
 def scales(
     model: Model = models.EMBEDDED,
-    task: Asked = "patchqa",
+    task: asking.Asked = "patchqa",
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
-    limit: limited(SIZED) = None,
+    limit: asking.limited(SIZED) = None,
     picture: Figure = None,
     seed: Seed = 0,
     batch_size: Batch = 32,
     device: Device = "auto",
-    columns: Columns = None,
-    images: Images = None,
-    outside: Outside = False,
-    skip: Skip = False,
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
     json: AsJson = False,
 ) -> None:
     """How many patches tokens carry over a task: shares of the tokens, and of the images."""
-    named(task)
-    mine = own("exact", columns, images, outside, skip)
+    asking.named(task)
+    mine = asking.own("exact", columns, images, outside, skip)
     spec = chosen_method(method, keep, set_ or [])
     into = _target(picture, "scales")
     with output.answering() as emit:
         start = opened(model, device, None, spec, keep, set_ or [])
         attach(start.loaded, start.spec)
         start.tell()
-        questions = taken(task, limit, SIZED, seed, mine)
+        questions = asking.taken(task, limit, SIZED, seed, mine)
         document = _sizes(start.loaded, start.plan.method, questions, seed, batch_size)
         _draw("sizes", document, into)
         if json:
@@ -90,13 +78,13 @@ def scales(
 
 def guidance(
     model: Model = models.EMBEDDED,
-    task: Asked = "patchqa",
+    task: asking.Asked = "patchqa",
     methods: Annotated[
         str, typer.Option(help=f"Methods that have a layer. {arguments.METHODS_HELP}")
     ] = sweeps.GUIDED,
     keep: Annotated[str, typer.Option(help="Budget of methods that were given none.")] = "0.5",
     layers: Layers = None,
-    limit: limited(GUIDED) = None,
+    limit: asking.limited(GUIDED) = None,
     picture: Figure = None,
     out: Annotated[
         Path | None, typer.Option(**values.PATH, help="Folder for result files; it resumes there.")
@@ -106,19 +94,19 @@ def guidance(
     max_new_tokens: New = 8,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
     device: Device = "auto",
-    metric: Metric = "exact",
-    columns: Columns = None,
-    images: Images = None,
-    outside: Outside = False,
-    skip: Skip = False,
+    metric: asking.Metric = "exact",
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
     json: AsJson = False,
 ) -> None:
     """Accuracy, and a prefill against the bare model's, by the decoder layer before which tokens leave.
 
     What a model was saved with stays where it acts before the layers.
     """
-    named(task)
-    mine = own(metric, columns, images, outside, skip)
+    asking.named(task)
+    mine = asking.own(metric, columns, images, outside, skip)
     specs, numbers, budget = sweeps.layered(methods), sweeps.numbers(layers), arguments.budget(keep)
     into = _target(picture, "guidance")
     shared_folder(out)
@@ -129,7 +117,7 @@ def guidance(
         numbers = sweeps.layers(loaded, numbers, MOST)
         behind = sweeps.before(loaded.model)
         chosen = sweeps.plans(specs, budget, numbers, loaded.model, behind)
-        questions = scored(taken(task, limit, GUIDED, seed, mine))
+        questions = asking.scored(asking.taken(task, limit, GUIDED, seed, mine))
         job = work(loaded, questions, seed, batch_size, max_new_tokens, timing, out)
         document = sweeps.guidance(job, chosen, behind)
         _draw("guidance", document, into)

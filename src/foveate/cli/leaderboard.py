@@ -8,23 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foveate.cli import arguments, models, output, values
+from foveate.cli import questions as asking
 from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
 from foveate.cli.opening import trained as those_trained
-from foveate.cli.questions import (
-    NAMES,
-    Columns,
-    Images,
-    Metric,
-    Outside,
-    Skip,
-    limited,
-    named,
-    own,
-    scored,
-    taken,
-)
 from foveate.cli.work import alone, folder, work
 from foveate.keeping.shared import Ranks
 
@@ -43,7 +31,9 @@ def leaderboard(
     model: Model = models.EMBEDDED,
     asked: Annotated[
         str,
-        typer.Option("--tasks", help=f"With commas, of {NAMES}; or files of your own questions."),
+        typer.Option(
+            "--tasks", help=f"With commas, of {asking.NAMES}; or files of your own questions."
+        ),
     ] = ASKED,
     methods: Annotated[
         str | None,
@@ -54,7 +44,7 @@ def leaderboard(
         str | None,
         typer.Option(metavar="NAME_OR_PATH", help="Trained models, as `compare` takes them."),
     ] = None,
-    limit: limited(LIMIT) = None,
+    limit: asking.limited(LIMIT) = None,
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for one result file a run.")
     ] = Path("results/leaderboard"),
@@ -75,18 +65,18 @@ def leaderboard(
     device: Device = "auto",
     dropped: Dropped = None,
     attention: Attention = None,
-    metric: Metric = "exact",
-    columns: Columns = None,
-    images: Images = None,
-    outside: Outside = False,
-    skip: Skip = False,
+    metric: asking.Metric = "exact",
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
     json: AsJson = False,
 ) -> None:
     """Ask every method the same questions at the same budgets; only what changed is asked again."""
     from foveate.leaderboard import figures, make, missing, page
 
-    names = [named(name) for name in arguments.listed(asked)]
-    mine = own(metric, columns, images, outside, skip)
+    names = [asking.named(name) for name in arguments.listed(asked)]
+    mine = asking.own(metric, columns, images, outside, skip)
     switches = models.switches(dropped=dropped, attention=attention)
     specs = None if methods is None else arguments.specs(methods)
     budgets = arguments.budgets(keeps, [])
@@ -95,7 +85,9 @@ def leaderboard(
         if not only_page:
             how = (seed, batch_size, max_new_tokens, timing)
             output.hush()
-            some = [scored(taken(n, limit, LIMIT, seed, mine), whole=True) for n in names]
+            some = [
+                asking.scored(asking.taken(n, limit, LIMIT, seed, mine), whole=True) for n in names
+            ]
             boards = _boards(model, device, some, specs, budgets, trained, how, switches)
         lacking = [(job, one) for job, every in boards for one in missing(out, every)]
         if not listed:
