@@ -304,7 +304,7 @@ def test_fovea_is_trained_shipped_and_asked_at_every_budget(recipe, tmp_path, mo
     shutil.copytree(embedded.PATH, tmp_path / "model")
     shipped = tmp_path / "shipped"
     monkeypatch.setitem(embedded.MODELS, NAME, shipped)
-    stages = recipes(steps=(2, 1), batch=2)
+    stages = recipes(steps=(2, 1, 1), batch=2)
     result = make(stages, tmp_path / "out", 22, shipped, budgets=(9, 4))
     model, _ = embedded.load(name=NAME)
     before, after = embedded.load()[0].state_dict(), model.state_dict()
@@ -315,6 +315,6 @@ def test_fovea_is_trained_shipped_and_asked_at_every_budget(recipe, tmp_path, mo
     assert not any("vision_tower" in k for k in own) and any("visual_compressor" in k for k in own)
     assert sum(file.stat().st_size for file in shipped.iterdir()) < 3e6
     assert list(result["budgets"]) == ["144", "9", "4"]
-    assert result["training"]["steps"] == [2, 1] and result["n"] == 22
+    assert result["training"]["steps"] == [2, 1, 1] and result["n"] == 22
     page = (shipped / "README.md").read_text()
     assert "| 144 |" in page and "| 9 |" in page and "| **overall** |" in page

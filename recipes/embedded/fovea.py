@@ -2,7 +2,7 @@
 
 From all it knows at 144 tokens to any number of them: each image draws its budget, and the same weights'
 answers with all tokens teach. A long stage at one rate, then a shorter one, that takes it to nothing and
-splits by sharper weights. Killed at
+splits by sharper weights, then one at half the rate, in which the whole picture counts twice. Killed at
 any moment, it goes on from out/embedded-fovea when it is run again. Writes src/foveate/embedded/fovea/, of
 whose weights those that did not learn stay in the folder beside it, with its card, and
 results/embedded-fovea-patchqa-test.json.
@@ -27,7 +27,7 @@ from foveate.tasks import records
 from foveate.train import RECIPES, Recipe, run
 
 NAME = "embedded-fovea"
-STEPS = (2000, 1500)
+STEPS = (2000, 1500, 1200)
 BUDGETS = (72, 36, 18, 9, 4)
 QUESTIONS = 5000
 
@@ -96,12 +96,12 @@ Command, versions and device: `results/embedded-fovea-patchqa-test.json`.
 """
 
 
-def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Recipe, Recipe]:
-    """The long stage, and the one behind it: other scenes, asked for more of what is lost first."""
+def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Recipe, ...]:
+    """The long stage; other scenes, asked for more of what is lost first; those of the whole picture."""
     twin = RECIPES["fovea_patchqa"]()
     blunt = {name: value for name, value in twin.arguments.items() if name != "focus"}
     size = {} if batch is None else {"batch": batch, "micro_batch": batch}
-    long, short = steps
+    long, short, final = steps
     first = replace(
         twin,
         name=f"{NAME}-pretrain",
@@ -113,7 +113,7 @@ def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Rec
         log_every=10,
         **size,
     )
-    last = replace(
+    second = replace(
         first,
         name=NAME,
         data="patchqa-practice",
@@ -122,7 +122,9 @@ def recipes(steps: Sequence[int] = STEPS, batch: int | None = None) -> tuple[Rec
         arguments=twin.arguments,
         seed=1,
     )
-    return first, last
+    slower = {group: rate / 2 for group, rate in twin.trains.items()}
+    last = replace(second, name=f"{NAME}-full", steps=final, trains=slower, full=1.0, seed=2)
+    return first, second, last
 
 
 def make(
@@ -163,7 +165,7 @@ def card(result: Mapping[str, Any]) -> str:
         rows=rows(result),
         budgets=by_budget(result["budgets"]),
         tokens=about["keep"],
-        steps=" and ".join(f"{steps:,}" for steps in about["steps"]),
+        steps=", then ".join(f"{steps:,}" for steps in about["steps"]),
         batch=batch,
         scenes=sum(about["steps"]) * batch,
         hours=about["cpu_seconds"] / 3600,
