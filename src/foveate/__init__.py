@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         v2drop,
         vscan,
     )
+    from foveate.registry.clip import CLIPCDPruner
     from foveate.registry.loading import compress, compressed, from_pretrained, support
     from foveate.train.progress import ProgressCallback
 
@@ -100,6 +101,7 @@ _HOMES = {
     "foveate.hosts.protocol": ("as_published", "protocol"),
     "foveate.hosts.trace": ("Step", "Trace"),
     "foveate.hosts.support": ("Support",),
+    "foveate.registry.clip": ("CLIPCDPruner",),
     "foveate.registry.loading": ("compress", "compressed", "from_pretrained", "support"),
     "foveate.methods": (
         "DART",

@@ -18,7 +18,7 @@ from foveate.core.ops import described
 from foveate.core.tokens import VisualTokens
 
 FIELDS = tuple(field.name for field in fields(Context))
-OPTIONAL = ("text", "text_mask")
+OPTIONAL = ("text", "text_mask", "text_ids")
 
 
 def check(part: Compressor) -> None:

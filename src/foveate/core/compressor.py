@@ -89,6 +89,7 @@ class Context:
 
     text, text_mask     (B, T, D_llm), (B, T)  input embeddings of the instruction's tokens alone, in order,
                         never of an answer; shorter ones are padded at the end, T may be 0
+    text_ids            (B, T)  the same tokens by their numbers in the model's vocabulary
     cls_attention       (B, N)  head-mean probability that the class token gives each token
     last_attention      (B, N)  what the last prompt row looks at in layer K-1, head-mean probability
     own_attention       (B, N)  the same in layer K itself, looked up before it runs
@@ -112,6 +113,7 @@ class Context:
 
     text: Tensor | None = None
     text_mask: Tensor | None = None
+    text_ids: Tensor | None = None
     cls_attention: Tensor | None = None
     last_attention: Tensor | None = None
     own_attention: Tensor | None = None
@@ -137,8 +139,8 @@ class Compressor(nn.Module):
 
     site           where it acts
     needs          the Context fields it reads; only these are computed
-    optional       of text and text_mask, what it can do without: a prompt without an instruction then
-                   gives a row of text_mask that is all False, instead of an error
+    optional       of text, text_ids and text_mask, what it can do without: a prompt without an instruction
+                   then gives a row of text_mask that is all False, instead of an error
     vision_layers  of features, the tower's hidden states that it reads, by index
     vision_blocks  of attentions and received, the tower's blocks that it reads; -1 is the last
     selects        True if keeping everything is the identity

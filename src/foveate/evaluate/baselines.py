@@ -84,9 +84,10 @@ class Misled(Compressor):
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """As the method does with other words. tokens.x (B, N, D)."""
-        other = max(len(tokens.x) // 2, 1)  # far enough for prompts of several images
-        words, said = (field.roll(other, 0) for field in (context.text, context.text_mask))
-        return self.of(tokens, replace(context, text=words, text_mask=said))
+        far = max(len(tokens.x) // 2, 1)  # far enough for prompts of several images
+        fields = {name: getattr(context, name) for name in ("text", "text_ids", "text_mask")}
+        other = {name: v.roll(far, 0) for name, v in fields.items() if v is not None}
+        return self.of(tokens, replace(context, **other))
 
     def arguments(self) -> dict[str, Any]:
         """None: it is saved nowhere."""

@@ -22,7 +22,7 @@ from foveate.tasks.metrics import EXACT, Metric, labels
 
 Ask = tuple[Sequence[Image.Image | Path], Told]  # the images of one prompt, and what is asked
 # Needs that the user's words answer.
-READS = frozenset({"text", "text_mask", "prompt_attention", "words"})
+READS = frozenset({"text", "text_ids", "text_mask", "prompt_attention", "words"})
 
 
 def ask(example: Any, metric: Metric = EXACT) -> Ask:

@@ -26,7 +26,7 @@ from foveate.hosts.positions import Cut, padding_mask
 from foveate.hosts.prompted import OF_LAST, PROMPT_ROWS
 from foveate.hosts.rows import Rows
 
-WORDS = frozenset({"text", "text_mask"})
+WORDS = frozenset({"text", "text_mask", "text_ids"})
 READ = WORDS | PROMPT_ROWS  # the fields that come of the prompt
 
 
@@ -95,7 +95,7 @@ def read(
     parts: Sequence[Compressor],
     copies: int,
 ) -> tuple[Columns, dict[str, Tensor]]:
-    """The prompts' columns, and where a compressor reads it, each image's instruction: text and text_mask.
+    """The prompts' columns, and where a compressor reads it, each image's instruction: `WORDS`.
 
     parts: all compressors together; copies: how often each prompt stands there. Raises ValueError where
     nothing tells what a compressor reads, or there is nothing for it to read.
@@ -227,8 +227,9 @@ def _words(
         ids = call.instruction_ids.to(ids)
         instruction = (ids != calls.IGNORED) & ~traits.is_visual(base, ids)
     cut = Cut.keeping(instruction[row], pad_right=True)
-    words = base.get_input_embeddings()(cut.take(ids[row], fill=traits.padding_id(base)))
-    return {"text": words.masked_fill(~cut.valid[..., None], 0), "text_mask": cut.valid}
+    read = cut.take(ids[row], fill=traits.padding_id(base))
+    words = base.get_input_embeddings()(read).masked_fill(~cut.valid[..., None], 0)
+    return {"text": words, "text_ids": read, "text_mask": cut.valid}
 
 
 def required(parts: Sequence[Compressor]) -> frozenset[str]:

@@ -64,7 +64,8 @@ def faults_of(path: str | Path, what: str, cannot: str = "cannot be read") -> It
     except Exception as error:  # tokenizers raises Exception itself, of a config anything may come
         if _wants_code(error, path):
             raise Unreadable(OWN_CODE.format(path=path, what=what)) from error
-        raise Unreadable(f"{path}: {what} {cannot}: {why(error)}") from error
+        here = "" if Path(path).exists() else "no such folder here, and on the Hub "
+        raise Unreadable(f"{path}: {here}{what} {cannot}: {why(error)}") from error
 
 
 def why(error: Exception) -> str:

@@ -59,7 +59,7 @@ class Images:
     count     how many; the copies that beams make of them stand behind
     row       (I,)       the prompt each stands in
     patches   (A, I, P)  position ids of each patch in the uncompressed prompt
-    known     Context fields that hold at every site: grid, overview, text, text_mask
+    known     Context fields that hold at every site: grid, overview, text, text_ids, text_mask
     newlines  or None
     words     (I,)       how many of the instruction's words stand behind each
     """

@@ -25,8 +25,9 @@ class CDPruner(Compressor):
     token count the more the less it resembles the words; "towards" turns that round. ValueError for others.
 
     Differs from the paper: relevance is read from the language model's own embeddings of tokens and words,
-    because checkpoints of LMMs carry no CLIP text tower; each image is brought to (0, 1] by itself and not
-    with its batch; positions are kept unless `compress(…, positions="renumbered")`.
+    because checkpoints of LMMs carry no CLIP text tower (where one is at hand: foveate.CLIPCDPruner); each
+    image is brought to (0, 1] by itself and not with its batch; positions are kept unless
+    `compress(…, positions="renumbered")`.
     """
 
     needs = frozenset({"text", "text_mask"})
@@ -50,16 +51,20 @@ class CDPruner(Compressor):
     @torch.no_grad()
     def scores(self, tokens: VisualTokens, context: Context) -> Tensor:
         """(B, N) the relevance of each token, in (0, 1]."""
-        said, valid = context.text_mask, tokens.valid
-        words = normalize(context.text.float(), dim=-1) * said[..., None]
+        valid, (seen, words, said) = tokens.valid, self.compared(tokens, context)
+        words = normalize(words.float(), dim=-1) * said[..., None]
         count = said.sum(1)[:, None, None].clamp(min=1)
         mean = words.sum(1, keepdim=True) / count
-        alike = (normalize(tokens.x.float(), dim=-1) * mean).sum(-1)
+        alike = (normalize(seen.float(), dim=-1) * mean).sum(-1)
         alike = -alike if self.side == "away" else alike
         low = alike.masked_fill(~valid, torch.inf).amin(1, keepdim=True)
         high = alike.masked_fill(~valid, -torch.inf).amax(1, keepdim=True)
         share = (alike - low + TINY) / (high - low + TINY)
         return torch.where(said.any(1, keepdim=True), share, 1.0).masked_fill(~valid, 0)
+
+    def compared(self, tokens: VisualTokens, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """What relevance is the cosine of: tokens (B, N, E), words (B, T, E), and which are words (B, T)."""
+        return tokens.x, context.text, context.text_mask
 
     def arguments(self) -> dict[str, Any]:
         """As given."""
