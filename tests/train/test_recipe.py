@@ -214,6 +214,7 @@ def test_a_compressor_of_ones_own():
         ({"clip": float("nan")}, "clip=nan: want at least 0"),
         ({"scheduler": "cosin"}, "scheduler='cosin': want one of linear, cosine, "),
         ({"positions": "new"}, "positions='new': want one of original, renumbered"),
+        ({"dropped": "lost"}, "dropped='lost': want one of gone, merged"),
         ({"dtype": "bfloat16"}, "weights in bfloat16 without bf16=True"),
         ({"order": "groupd"}, "order='groupd': want one of shuffled, grouped, sequential"),
         ({"template": "chta"}, "template='chta': want one of chat, plain"),

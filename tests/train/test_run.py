@@ -211,6 +211,24 @@ def test_a_connector_learns_alone_and_then_with_the_language_model(card, model, 
     assert back.config.visual_compression["positions"] == "renumbered"
 
 
+def test_a_model_learns_with_what_its_recipe_says_of_dropped_tokens_and_of_their_sizes(
+    card, tmp_path
+):
+    """The losses are others, and a saved model is told the same."""
+    plain = {"method": "divprune", "arguments": {"keep": 4}, "steps": 1}
+    losses = {
+        name: small.losses(run(card(**plain, **how), tmp_path / name))[0]
+        for name, how in {
+            "gone": {},
+            "merged": {"dropped": "merged"},
+            "both": {"dropped": "merged", "proportional": True},
+        }.items()
+    }
+    assert len(set(losses.values())) == 3
+    said = foveate.from_pretrained(tmp_path / "both").config.visual_compression
+    assert (said["dropped"], said["attention"]) == ("merged", "proportional")
+
+
 def test_a_warm_start_does_not_undo_training(card, tmp_path):
     connector = {"method": "llava_stf", "trains": {"compressor": 1e-2}, "steps": 1}
     run(card(**connector, warm_start=True), tmp_path / "one")

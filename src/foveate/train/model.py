@@ -47,7 +47,10 @@ def load(recipe: Recipe, place: str | Path | None = None) -> tuple[nn.Module, An
             whole.check_asked(path, model, processor)
     if recipe.square:
         assemble.pad_to_square(processor)
-    return compress(model, method, recipe.positions), processor
+    attention = "proportional" if recipe.proportional else "plain"
+    return compress(
+        model, method, recipe.positions, dropped=recipe.dropped, attention=attention
+    ), processor
 
 
 def where(recipe: Recipe, place: str | Path | None) -> str:

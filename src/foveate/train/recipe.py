@@ -26,6 +26,7 @@ CHOICES = {
     "template": ("chat", "plain"),
     "dtype": ("float32", "bfloat16"),
     "positions": ("original", "renumbered"),
+    "dropped": ("gone", "merged"),
     "scheduler": SCHEDULERS,
 }
 SEEDS = 2**32 - 1  # the largest that all of Python, NumPy and torch take
@@ -80,6 +81,8 @@ class Recipe:
     trains       what learns, and its learning rate: the parts vision, projector, language, compressor and
                  lora, or patterns of parameter names such as `*.layers.0.*`. The last entry that fits a
                  parameter counts; what none fits is frozen
+    dropped      what becomes of dropped tokens, and proportional: whether a token is looked at as often as it
+                 carries patches; as `compress` takes them
     shrink       below 1, projector, language model and what else learns begin at this share of their weights
                  and the rest of fresh ones, so that there is something to learn: shrink and perturb, Ash and
                  Adams 2020, arXiv:1910.08475
@@ -121,6 +124,8 @@ class Recipe:
     method: str | Compressor = "identity"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     positions: str = "original"
+    dropped: str = "gone"
+    proportional: bool = False
     shrink: float = 1.0
     distill: float = 0.0
     full: float = 0.0
