@@ -316,6 +316,9 @@ def test_a_cache_remembers_how_its_positions_were_counted(model, family):
         want = model(**step, past_key_values=caches[0]).logits
         foveate.compress(model, Stride(4))
         torch.testing.assert_close(model(**step, past_key_values=caches[1]).logits, want)
+        foveate.compress(foveate.restore(model), Stride(4))
+        with pytest.raises(RuntimeError, match="shortened inside the language model"):
+            model(**step, past_key_values=caches[0])
 
 
 @pytest.mark.parametrize("make", [LLaVASTF, MultiBlockFusion, SpatialFusion, VisionZip])
@@ -461,3 +464,26 @@ def test_tuples_come_back_as_tuples(model, family, inputs):
         again = model(**inputs, labels=inputs["input_ids"])
     torch.testing.assert_close(loss, again.loss)
     assert torch.equal(out, again.logits)
+
+
+@pytest.mark.parametrize(
+    ("method", "switches", "layered"),
+    [
+        (Stride(4), {}, False),
+        (VisionZip(4), {"positions": "renumbered", "dropped": "merged"}, False),
+        (Stride(4), {"dropped": "merged", "attention": "proportional"}, True),
+        (FastV(4, layer=2), {}, True),
+        (Stages((0.5, Pool(2, layer=1)), (1.0, Identity())), {}, True),
+    ],
+    ids=str,
+)
+def test_layers_where_nothing_happens_have_no_hook(method, switches, layered):
+    family = FAMILIES["llava"]
+    model = foveate.compress(family.model(), method, **switches)
+    layers = traits.decoder_of(traits.base_of(model)).layers
+    assert all(bool(layer._forward_pre_hooks) == layered for layer in layers)
+    inputs = family.inputs((ONE,))
+    if not layered:  # such a kernel would take gapped position ids for packed sequences
+        traits.decoder_of(traits.base_of(model)).config._attn_implementation = "flash_attention_2"
+        with pytest.raises(ValueError, match="compress again"):
+            model(**inputs)

@@ -1,6 +1,6 @@
-"""torch.compile: the same numbers as eager mode, whatever the number of graphs.
+"""torch.compile: the same numbers as eager mode, hardly more graphs, and decoding that settles.
 
-How many graphs there are is measured, not asserted: recipes/compile_graphs.py.
+Of more methods the graphs are counted by recipes/compile_graphs.py.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import shutil
 import pytest
 import torch
 from calling import greedy, last_words, logits
-from families import ONE, TWO
+from families import FAMILIES, ONE, TWO
+from transformers import StaticCache
 
 import foveate
-from foveate import Chain, FastV, Stride
+from foveate import Chain, FastV, Stride, VisionZip
 from foveate.hosts.traits import decoder_of
 
 pytestmark = [
@@ -31,6 +32,8 @@ METHODS = {
     "fastv": lambda: FastV(0.25, layer=2),
     "both": lambda: Chain(Stride(10), FastV(0.5, layer=2)),
 }
+LLAVA = FAMILIES["llava"]
+STEPS, SETTLED = 256, 4  # of decoding; behind so many nothing is compiled any more
 NAMES = [pytest.param(n, marks=pytest.mark.full if n != "both" else ()) for n in METHODS]
 BACKENDS = [
     "aot_eager",
@@ -48,6 +51,7 @@ BACKENDS = [
 def nothing_compiled_before():
     torch._dynamo.reset()
     yield
+    torch.compiler.set_stance("default")
     torch._dynamo.reset()
 
 
@@ -120,3 +124,41 @@ def test_compiled_decoding_on_a_static_cache(family, name):
     torch.testing.assert_close(
         torch.stack(got.logits), torch.stack(want.logits), atol=2e-5, rtol=1e-4
     )
+
+
+def graphs(method):
+    torch._dynamo.reset()
+    model = LLAVA.model()
+    if method is not None:
+        foveate.compress(model, method)
+    with torch.no_grad():
+        return torch._dynamo.explain(model)(**LLAVA.inputs((ONE, TWO))).graph_count
+
+
+def test_before_the_language_model_a_prompt_takes_two_graphs_more_at_most():
+    bare = graphs(None)
+    assert bare > 1
+    assert max(graphs(Stride(4)), graphs(VisionZip(4))) <= bare + 2
+
+
+def decoded(method, compiled, tokens=None):
+    """The tokens of so many steps, each fed where it is given, and the last step's logits."""
+    model, inputs = foveate.compress(LLAVA.model(), method), LLAVA.inputs((ONE,))
+    length, said = inputs["input_ids"].shape[1], []
+    cache = StaticCache(decoder_of(model.model).config, max_cache_len=length + STEPS)
+    logits = model(**inputs, past_key_values=cache).logits[:, -1:]
+    call = torch.compile(model, backend="eager") if compiled else model
+    for step in range(STEPS):
+        if compiled and step == SETTLED:
+            torch.compiler.set_stance("fail_on_recompile")
+        said.append(tokens[step] if tokens else logits.argmax(-1))
+        place = torch.tensor([[length + step]])
+        logits = call(input_ids=said[-1], position_ids=place, past_key_values=cache).logits
+    return said, logits
+
+
+@pytest.mark.parametrize("method", [Stride(4), FastV(4, layer=2)], ids=str)
+@torch.no_grad()
+def test_decoding_with_a_static_cache_compiles_once_and_says_the_same(method):
+    tokens, want = decoded(method, compiled=False)
+    torch.testing.assert_close(decoded(method, compiled=True, tokens=tokens)[1], want)

@@ -43,11 +43,13 @@ def compress(
     tapped = checks.check(base, method)
     if told.proportional:
         proportional.check(traits.decoder_of(base))
-    attachment = Attachment(told, selected=traits.selection(base))
+    layered = hooks.layered(base, method, told)
+    attachment = Attachment(told, traits.selection(base), layered)
     if is_compressed(model):
         earlier = base.visual_attachment
         attachment.traces, attachment.step = earlier.traces, earlier.step
         attachment.max_steps = earlier.max_steps
+        attachment.layered |= earlier.layered  # caches may live on that it made
         restore(model)
     like = next(base.parameters())
     device = None if like.device.type == "meta" else like.device  # offloaded: on the method's own

@@ -18,6 +18,7 @@ class Attachment:
 
     switches: Switches
     selected: dict[str, Any]  # what of the tower the features are, as the config said
+    layered: bool  # whether decoder layers are met on the way
     handles: list[Any] = field(default_factory=list)
     tapped: list[nn.Module] = field(default_factory=list)
     frozen: list[nn.Parameter] = field(default_factory=list)  # of the projector, as it never runs

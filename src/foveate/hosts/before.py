@@ -20,6 +20,7 @@ from foveate.hosts.trace import Step
 ENTRY = Site(Tower.language)  # the last place before the language model
 
 
+@torch.compiler.disable  # what it does hangs on the data, all the way: one break instead of thirty
 def prefill(
     base: nn.Module,
     kwargs: dict[str, Any],

@@ -73,7 +73,9 @@ def encode(
     names = frozenset(filter(None, map(within.keys_before, acting)))
     look = glance.TowerGlance(needs, acting, names, ordered=merger is not None and bool(needs))
     seen = base if merger is not None else watched.Watched(base, look, early)
-    with glance.looking(look):
+    if needs or early or acting:
+        output = _looked_at(look, own, seen, *args, **kwargs)
+    else:
         output = own(seen, *args, **kwargs)
     if isinstance(output, tuple) or KEY in output:  # encoded by another feature function it calls
         return output
@@ -88,6 +90,14 @@ def encode(
     encoded = _encoded(base, modality, given, output, units, look.taken, not early, needs)
     output[KEY] = replace(encoded, within=acting)
     return output
+
+
+@torch.compiler.disable  # who looks into a tower travels in a context variable, which cannot be traced
+def _looked_at(
+    look: glance.TowerGlance, own: Callable[..., Any], seen: Any, *args: Any, **kwargs: Any
+) -> Any:
+    with glance.looking(look):
+        return own(seen, *args, **kwargs)
 
 
 def features(

@@ -171,6 +171,11 @@ class Memory:
     weight: Tensor | None = None
     stages: dict[int, Stage] = field(default_factory=dict)
 
+    @property
+    def layered(self) -> bool:
+        """Whether decoder layers must be told of it."""
+        return bool(self.stages) or self.weight is not None
+
     def stage(self, layer: int) -> Stage | None:
         """The stage that decoder layer `layer` lives in; None below the first."""
         return _latest(self.stages, layer)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.core.compressor import Compressor
 from foveate.hosts import (
     before,
     calls,
@@ -27,9 +28,12 @@ from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
 from foveate.hosts.glance import MergerAfter
-from foveate.hosts.positions import entered_positions
+from foveate.hosts.positions import entered_positions, layer_type
 from foveate.hosts.prompted import PromptGlance
+from foveate.hosts.switches import Switches
 
+# Kernels that read no position ids: gapped ones would be taken for packed sequences.
+POSITIONLESS = ("sdpa", "eager")
 # Arguments of a forward that are ours alone.
 INSTRUCTION = ("instruction_mask", "instruction_ids")
 
@@ -43,14 +47,29 @@ def register(model: nn.Module, base: nn.Module, attachment: Attachment) -> list[
         base.register_forward_hook(BaseAfter(attachment), with_kwargs=True),
     ]
     decoder = traits.decoder_of(base)
-    handles.append(decoder.register_forward_pre_hook(DecoderBefore(), with_kwargs=True))
+    enters = DecoderBefore(attachment)
+    handles.append(decoder.register_forward_pre_hook(enters, with_kwargs=True))
     if within.of(base.visual_compressor.every()):
         handles += within.register(base)
     if (merger := traits.merger_of(base)) is not None:
         handles.append(merger.register_forward_hook(MergerAfter()))
-    for i, layer in enumerate(decoder.layers):
-        handles.append(layer.register_forward_pre_hook(LayerBefore(i), with_kwargs=True))
+    for i, layer in enumerate(decoder.layers if attachment.layered else ()):
+        meets = LayerBefore(i, layer_type(decoder, i))
+        handles.append(layer.register_forward_pre_hook(meets, with_kwargs=True))
     return handles
+
+
+def layered(base: nn.Module, method: Compressor, switches: Switches) -> bool:
+    """Whether decoder layers are met on their way: where a compressor stands, or something weighs, in them.
+
+    Also where a kernel reads position ids. Else no layer has a hook, and decoding costs none.
+    """
+    inside = any(part.site > before.ENTRY for part in method.every())
+    return inside or switches.proportional or not _positionless(base)
+
+
+def _positionless(base: nn.Module) -> bool:
+    return (traits.decoder_of(base).config._attn_implementation or "eager") in POSITIONLESS
 
 
 def _parameters(module: nn.Module) -> tuple[str, ...]:
@@ -117,10 +136,14 @@ class BaseBefore:
         told = {name: value for name, value in given.items() if value is not None}
         flow.call = replace(flow.call, **told)
         cache = kwargs.get("past_key_values")
-        first = cache is None or cache.get_seq_length() == 0
+        first = _empty(cache)
         calls.check(base, kwargs, flow.call, first)
         if self.attachment.switches.proportional:
             proportional.check(traits.decoder_of(base))
+        if not (self.attachment.layered or _positionless(base)):
+            raise ValueError(
+                "the attention's kernel was changed after the method was attached: compress again"
+            )
         if first:
             self.attachment.counts = []
             if cache is not None:  # one that was reset forgets its prompt
@@ -134,12 +157,18 @@ class BaseBefore:
             kwargs, flow.later = self._later(base, kwargs, cache)
         return (), {**kwargs, KEY: flow}
 
+    @torch.compiler.disable
     def _later(self, base: nn.Module, kwargs: dict, cache: Any) -> tuple[dict, Later | None]:
         """The call on the cache's columns, and what layers above a cut must know of it."""
         memory, now = getattr(cache, "visual_memory", None), None
         pixels = [name for names in PIXELS.values() for name in names]
         seen = any((kwargs.get("mm_encoder_outputs") or {}).values())
         seen = seen or any(kwargs.get(name) is not None for name in pixels)
+        if memory is not None and memory.layered and not self.attachment.layered:
+            raise RuntimeError(
+                "the cache holds a prompt that was shortened inside the language model, and this model's "
+                "method only acts before it: start a new cache, or compress with the method that made it"
+            )
         if memory is not None and not seen:
             kwargs, now = later.call(base, kwargs, memory, cache)
         ids = kwargs.get("input_ids")
@@ -150,6 +179,11 @@ class BaseBefore:
                 "chunked prefill): start a new cache with the whole conversation"
             )
         return kwargs, now
+
+
+@torch.compiler.disable  # a static cache answers with a tensor
+def _empty(cache: Any) -> bool:
+    return cache is None or int(cache.get_seq_length()) == 0
 
 
 @dataclass(eq=False)
@@ -163,8 +197,7 @@ class BaseAfter:
         flow: Flow = kwargs[KEY]
         hidden = output[0]
         if flow.prompt is not None:
-            hidden = inside.stretched(flow.prompt, flow.path, hidden)
-            self._note(flow)
+            hidden = self._ended(flow, hidden)
             penalized = isinstance(flow.penalty, torch.Tensor) and torch.is_grad_enabled()
             if penalized and not flow.call.outer:
                 raise NotImplementedError(
@@ -179,23 +212,35 @@ class BaseAfter:
         output.last_hidden_state = hidden
         return output
 
-    def _note(self, flow: Flow) -> None:
+    @torch.compiler.disable
+    def _ended(self, flow: Flow, hidden: Tensor) -> Tensor:
         images = flow.prompt.images.count  # of several beams, the first
         self.attachment.counts = flow.landings[-1].tokens.counts[:images].tolist()
         steps = [step.first(images) for landing in flow.landings for step in landing.steps]
         for seen in self.attachment.traces:
             seen.steps.extend(steps)
+        return inside.stretched(flow.prompt, flow.path, hidden)
 
 
 @dataclass(eq=False)
 class DecoderBefore:
     """Notes the positions that enter the language model; takes over what is added to its first layers."""
 
+    attachment: Attachment
+
     def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """args, kwargs."""
+        """args, and kwargs with the flow where layers are met."""
         flow: Flow | None = kwargs.get(KEY)
+        if not self.attachment.layered:
+            kwargs = {name: value for name, value in kwargs.items() if name != KEY}
         if flow is None or (flow.prompt is None and flow.later is None):
             return args, kwargs
+        if flow.prompt is None and not self.attachment.layered:
+            return args, kwargs  # no layer asks where later columns stand
+        return args, self._entered(flow, kwargs)
+
+    @torch.compiler.disable
+    def _entered(self, flow: Flow, kwargs: dict) -> dict:
         cache = kwargs.get("past_key_values")
         past = int(cache.get_seq_length()) if cache is not None else 0
         flow.entered(entered_positions(kwargs.get("position_ids"), kwargs["inputs_embeds"], past))
@@ -205,7 +250,7 @@ class DecoderBefore:
         if deep and prompt and prompt.inside and min(prompt.inside) < len(deep) + 1:
             flow.path.deep = inside.deep_features(prompt, kwargs["visual_pos_masks"], deep)
             kwargs = {**kwargs, "deepstack_visual_embeds": None}
-        return args, kwargs
+        return kwargs
 
 
 @dataclass(eq=False)
@@ -213,18 +258,19 @@ class LayerBefore:
     """Shortens the sequence before this decoder layer, or hands the layer the short view."""
 
     layer: int
+    kind: str  # as layer_type has it
 
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """The layer's arguments for the sequence as short as it is here."""
-        flow: Flow | None = kwargs.get(KEY)
+        flow: Flow | None = kwargs.pop(KEY, None)  # of this very call: nobody else has the dict
         if flow is None:
             return args, kwargs
-        kwargs = {k: v for k, v in kwargs.items() if k != KEY}
         hidden = args[0] if args else kwargs["hidden_states"]
-        if flow.prompt is not None:
-            hidden, kwargs = self._shortened(module, flow.prompt, flow.path, hidden, kwargs)
-        elif flow.later is not None:
-            kwargs = later.view(flow.later, self.layer, hidden, kwargs)
+        if flow.prompt is None:
+            if flow.later is not None:
+                kwargs.update(later.view(flow.later, self.layer, self.kind, hidden, kwargs))
+            return args, kwargs
+        hidden, kwargs = self._shortened(module, flow.prompt, flow.path, hidden, kwargs)
         if args:
             return (hidden, *args[1:]), kwargs
         return args, {**kwargs, "hidden_states": hidden}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from foveate.core.ops import pick
@@ -34,6 +35,7 @@ from foveate.hosts.positions import (
 from foveate.hosts.proportional import weigh, weight_of
 
 
+@torch.compiler.disable
 def shorten(
     prompt: Prompt, path: Path, layer: int, hidden: Tensor, cache: Any
 ) -> tuple[Tensor, Landing]:

@@ -20,7 +20,6 @@ from foveate.hosts import traits
 from foveate.hosts.flow import Later, Memory, Stage
 from foveate.hosts.positions import (
     causal_mask,
-    layer_type,
     refuse_window,
     rotary_embeddings,
     window_of,
@@ -28,6 +27,7 @@ from foveate.hosts.positions import (
 from foveate.hosts.proportional import weigh
 
 
+@torch.compiler.disable  # it waits for no data, and asks the cache for numbers
 def call(
     base: nn.Module, kwargs: dict[str, Any], memory: Memory, cache: Any
 ) -> tuple[dict[str, Any], Later]:
@@ -95,16 +95,20 @@ def _with_tail(real: Tensor, tail: Tensor | None, columns: int) -> Tensor:
     return torch.cat([real, tail.to(real.device)], dim=1)
 
 
-def view(now: Later, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a layer, for its cache above a cut: the model's own mask fits another layer's.
+def view(
+    now: Later, layer: int, kind: str, hidden: Tensor, kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """What a layer's arguments are above a cut, where the model's own fit another layer's cache.
+
+    kind: of its attention; layers of one kind share what is made here.
 
     Raises NotImplementedError once a conversation outgrows a sliding window that cannot be masked.
     """
     stage = now.memory.stage(layer)
     weight = now.memory.weight_in(stage)
     if stage is None and weight is None:
-        return kwargs
-    key = stage, layer_type(now.decoder, layer)
+        return {}
+    key = stage, kind
     if key not in now.views:
         seen = {} if stage is None else _view(now, stage, layer, hidden, kwargs)
         if weight is not None:
@@ -112,9 +116,10 @@ def view(now: Later, layer: int, hidden: Tensor, kwargs: dict[str, Any]) -> dict
             past = int(cache.get_seq_length(layer))
             seen["attention_mask"] = weigh(mask, weight, hidden, past, cache)
         now.views[key] = seen
-    return {**kwargs, **now.views[key]}
+    return now.views[key]
 
 
+@torch.compiler.disable
 def _view(
     now: Later, stage: Stage, layer: int, hidden: Tensor, kwargs: dict[str, Any]
 ) -> dict[str, Any]:

@@ -110,11 +110,12 @@ def refuse_window(decoder: nn.Module, columns: int, cache: Any) -> None:
     A window is meant in columns of the language model's input, kept or dropped. Where the model takes a
     mask, the mask says so; flash kernels and static caches count what is there.
     """
+    kernel = str(decoder.config._attn_implementation or "")
+    if "flash" not in kernel and not getattr(cache, "is_compileable", False):
+        return
     windows = [window_of(decoder, i) for i in range(len(decoder.layers))]
     shortest = min((w for w in windows if w is not None), default=columns)
-    kernel = str(decoder.config._attn_implementation or "")
-    counts = "flash" in kernel or getattr(cache, "is_compileable", False)
-    if counts and columns > shortest:
+    if columns > shortest:
         raise NotImplementedError(
             f"{columns} columns outgrow the sliding window of {shortest}: with flash attention or a static "
             "cache, compress before the language model (layer 0) or stay within the window"

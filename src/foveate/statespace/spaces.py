@@ -30,7 +30,7 @@ class SSD(nn.Module):
         self.conv = Convolution(directions, inner)
         self.conv_more = Convolution(directions, 2 * states)
         self.step = nn.Parameter(_steps(heads).unflatten(0, (directions, -1)))
-        self.log_decay = nn.Parameter(torch.empty(heads).uniform_(1, 16).log())
+        self.log_decay = nn.Parameter(_decays(heads))
         self.skip = nn.Parameter(torch.ones(heads))
 
     def forward(self, x: Tensor, more: Tensor, real: Tensor) -> Tensor:
@@ -119,10 +119,19 @@ def exact(value: Tensor) -> Tensor:
 def _uniform(shape: tuple[int, ...], fan_in: int) -> Tensor:
     """Weights as a linear layer of so many inputs begins with."""
     bound = fan_in**-0.5
-    return torch.empty(shape).uniform_(-bound, bound)
+    return nn.init.uniform_(torch.empty(shape), -bound, bound)
 
 
 def _steps(n: int) -> Tensor:
     """What softplus turns into steps from 0.001 to 0.1, evenly spread in their logarithm."""
-    step = torch.empty(n).uniform_(math.log(1e-3), math.log(1e-1)).exp()
+    step = torch.empty(n)
+    if step.is_meta:  # no numbers, and arithmetic there loads all of torch's compiler
+        return step
+    step = step.uniform_(math.log(1e-3), math.log(1e-1)).exp()
     return step + (-torch.expm1(-step)).log()
+
+
+def _decays(n: int) -> Tensor:
+    """The logarithms of decays from 1 to 16."""
+    decay = torch.empty(n)
+    return decay if decay.is_meta else decay.uniform_(1, 16).log()
