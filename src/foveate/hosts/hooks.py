@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from foveate.core.compressor import Compressor
 from foveate.hosts import (
     before,
     calls,
@@ -44,12 +45,17 @@ def register(model: nn.Module, base: nn.Module, attachment: Attachment) -> list[
     ]
     decoder = traits.decoder_of(base)
     handles.append(decoder.register_forward_pre_hook(DecoderBefore(), with_kwargs=True))
-    if within.of(base.visual_compressor.every()):
-        handles += within.register(base)
-    if (merger := traits.merger_of(base)) is not None:
-        handles.append(merger.register_forward_hook(MergerAfter()))
+    handles += of_tower(base, base.visual_compressor)
     for i, layer in enumerate(decoder.layers):
         handles.append(layer.register_forward_pre_hook(LayerBefore(i), with_kwargs=True))
+    return handles
+
+
+def of_tower(base: nn.Module, method: Compressor) -> list[Any]:
+    """Put those in place that encoding takes, where this method does; returns their handles."""
+    handles = within.register(base) if within.of(method.every()) else []
+    if (merger := traits.merger_of(base)) is not None:
+        handles.append(merger.register_forward_hook(MergerAfter()))
     return handles
 
 
