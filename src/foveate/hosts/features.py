@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor
-from foveate.hosts import before, checks, encode, glance, hooks, rows, samples, traits
+from foveate.hosts import before, checks, encode, glance, grids, hooks, rows, samples, traits
 
 ASKING = frozenset({"text", "text_mask"})  # what only a prompt says
 
@@ -73,3 +74,21 @@ def _shown(base: nn.Module, method: Compressor) -> Iterator[None]:
             glance.untap(attention)
         for handle in handles:
             handle.remove()
+
+
+def layout(config: Any, size: int, tiles: int = 1, modality: str = "image", **given: Any) -> Tensor:
+    """(P, 3) view, row and column of each patch of an image, from what its processor says of it.
+
+    size: how many visual tokens it has uncompressed; tiles: how many views of one size; given: its row of
+    image_grid_thw or image_sizes, where the model takes one. Raises NotImplementedError where that is not
+    enough.
+    """
+    views = [size] if given else [size // tiles] * tiles
+    base = SimpleNamespace(config=config)
+    given = {name: value.reshape(1, -1) for name, value in given.items()}
+    cells = [one for one in grids.of_units(base, modality, given, views, None) if one is not None]
+    if sum(map(len, cells)) != size:
+        raise NotImplementedError(
+            f"{config.model_type}: nothing says how the {size} tokens of an image lie before it is seen"
+        )
+    return torch.cat([one + torch.tensor([i, 0, 0]) for i, one in enumerate(cells)])

@@ -157,7 +157,7 @@ def literal(text: str) -> Any:
 
 
 def typed(where: str, text: str, like: Any) -> Any:
-    """The text as a value of the same type as this one. Raises ValueError for others; it begins with where."""
+    """The text as a value of the same type as this one. Raises ValueError for others, where in front."""
     if isinstance(like, bool) and text.lower() not in ("true", "false"):
         raise ValueError(f"{where}: want true or false")
     value = literal(text)

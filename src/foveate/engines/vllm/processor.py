@@ -1,0 +1,158 @@
+"""Prompts with as many placeholders for an image as the method leaves of it, counted before it is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models.transformers.multimodal import (
+    MultiModalProcessingInfo,
+    MultiModalProcessor,
+)
+from vllm.multimodal.inputs import MultiModalFieldConfig
+
+from foveate.core.compressor import Compressor
+from foveate.engines.vllm import served
+from foveate.hosts import features, traits
+
+OURS = (served.METHOD, served.POSITIONS)
+SAVED = "saved with the model"  # the name of a checkpoint's own method
+LAID = ("image_grid_thw", "video_grid_thw", "image_sizes")  # what says how an image's patches lie
+
+
+def field(modality: str, name: str) -> str:
+    """What an image is sent to the model with: its "method", and its "size" uncompressed."""
+    return f"{modality}_foveate_{name}"
+
+
+def written(text: str) -> Tensor:
+    """A text as vLLM sends it along with an image."""
+    return torch.tensor([*text.encode(), 0], dtype=torch.uint8)
+
+
+def read(value: Tensor) -> str:
+    """The text that `written` wrote."""
+    return bytes(value.flatten().tolist()).decode().rstrip("\0")
+
+
+class Info(MultiModalProcessingInfo):
+    """Knows the server's method. Memory is reserved for images with all their tokens: a request may ask so."""
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What the server was told of us. Raises ValueError for what cannot be served."""
+        given = self.ctx.model_config.get_multimodal_config().mm_processor_kwargs or {}
+        told = {name: given[name] for name in OURS if name in given}
+        config = self.get_hf_config()
+        if served.METHOD in told:
+            served.of_text(told[served.METHOD], config)
+        elif served.of_checkpoint(config) is None:
+            return told
+        served.check_positions(config, told)
+        return told
+
+    def asked(self, kwargs: Mapping[str, Any]) -> str:
+        """The method of a request: its own, the server's, or the checkpoint's; empty for none.
+
+        Raises ValueError for positions that are not the server's.
+        """
+        config, told = self.get_hf_config(), self.told
+        wanted = kwargs.get(served.POSITIONS, told.get(served.POSITIONS))
+        if wanted != told.get(served.POSITIONS):
+            raise ValueError(f"{served.POSITIONS}={wanted!r}: the server says that, for all requests")
+        text = kwargs.get(served.METHOD, told.get(served.METHOD))
+        if text is None:
+            return SAVED if served.of_checkpoint(config) is not None else ""
+        served.check_positions(config, told)
+        return text
+
+    def method(self, text: str) -> Compressor:
+        """The method of this name, without its weights."""
+        config = self.get_hf_config()
+        return served.of_checkpoint(config) if text == SAVED else served.of_text(text, config)
+
+    def get_hf_processor(self, **kwargs: Any) -> Any:
+        """transformers' processor, which knows nothing of us."""
+        return super().get_hf_processor(**{n: v for n, v in kwargs.items() if n not in OURS})
+
+    def _get_num_mm_tokens(self, **sizes: Any) -> Any:
+        config = self.ctx.model_config.get_multimodal_config()
+        kwargs = {n: v for n, v in (config.mm_processor_kwargs or {}).items() if n not in OURS}
+        return self.get_hf_processor()._get_num_multimodal_tokens(**sizes, **kwargs)
+
+
+class Processor(MultiModalProcessor):
+    """vLLM's own, whose expansions lose the placeholders of tokens that will be gone."""
+
+    def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        hf_kwargs = {name: value for name, value in hf_kwargs.items() if name not in OURS}
+        return super()._get_hf_mm_inputs(mm_items, hf_kwargs)
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        text = self.info.asked(hf_kwargs)
+        out = super()._apply_hf_processor_main(mm_items, hf_kwargs)
+        for modality in traits.MODALITIES:
+            ids, sizes = (out.get(f"{modality}_replacement_{name}") for name in ("ids", "sizes"))
+            if ids is not None:
+                whole = [int(_embeds(one).sum()) for one in ids.split(sizes.tolist())]
+                out[field(modality, "method")] = [written(text)] * len(whole)
+                out[field(modality, "size")] = torch.tensor(whole)
+        return out
+
+    def _get_mm_fields_config(
+        self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        names = [(m, field(m, name)) for m in traits.MODALITIES for name in ("method", "size")]
+        ours = {name: (m, hf_inputs.pop(name)) for m, name in names if name in hf_inputs}
+        fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
+        for name, (modality, value) in ours.items():
+            hf_inputs[name] = value
+            fields[name] = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
+        return fields
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        for modality, items in out_mm_kwargs.items():
+            for item in items:
+                if item is not None and field(modality, "method") in item:
+                    self._shorten(modality, item)
+        return super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+
+    def _shorten(self, modality: str, item: Any) -> None:
+        """Take off what will be gone of an image's expansion: embedding tokens, and nothing around them.
+
+        Raises ValueError where the method cannot say how many, or text stands between the tokens.
+        """
+        text = read(item[field(modality, "method")].data)
+        if not text:
+            return
+        ids = item[f"{modality}_replacement_ids"].data
+        embeds = _embeds(ids)
+        where = embeds.nonzero()[:, 0]
+        config, tiles = self.info.get_hf_config(), 1
+        if len(where) > 1 and int(where.diff().max()) > 1:
+            raise ValueError(
+                f"{text}: {config.model_type} puts text between the tokens of an image, and vLLM would not "
+                "know where it belongs once some are gone"
+            )
+        if f"num_{modality}_patches" in item and not (given := _given(item)):
+            tiles = int(item[f"num_{modality}_patches"].data)
+        try:
+            grid = features.layout(config, len(where), tiles, modality, **given)
+        except NotImplementedError as error:
+            raise ValueError(f"{text}: {error}") from error
+        kept = served.left(self.info.method(text), text, grid)
+        item[f"{modality}_replacement_ids"].data = ids[~embeds | (embeds.cumsum(0) <= kept)]
+
+
+def _given(item: Any) -> dict[str, Tensor]:
+    return {name: item[name].data for name in LAID if name in item}
+
+
+def _embeds(ids: Tensor) -> Tensor:
+    """Which ids of an expansion stand for embeddings: the one that it repeats."""
+    return ids == ids.mode().values
