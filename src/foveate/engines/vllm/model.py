@@ -85,7 +85,9 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         given: dict[str, Any],
     ) -> list[Tensor]:
         joined = _joined(pixels)
-        if not isinstance(joined, Tensor):  # of other sizes each: one by one, so that none is padded
+        if not isinstance(
+            joined, Tensor
+        ):  # of other sizes each: one by one, so that none is padded
             alone = (
                 self._compressed(modality, text, [one[None]], [size], _row(given, i, len(pixels)))
                 for i, (one, size) in enumerate(zip(pixels, sizes, strict=True))
@@ -114,8 +116,10 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
             )
         return super().embed_input_ids(input_ids, multimodal_embeddings, **kwargs)
 
-    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Any) -> tuple[Tensor, int]:
-        """(3, S) positions of a prompt whose images are still to be seen, and what is to be added behind it."""
+    def get_mrope_input_positions(
+        self, input_tokens: list[int], mm_features: Any
+    ) -> tuple[Tensor, int]:
+        """(3, S) positions of a prompt whose images are yet to be seen, and how far later ones lie ahead."""
         if not self.places:
             return super().get_mrope_input_positions(input_tokens, mm_features)
         images = []
@@ -123,7 +127,9 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
             at = one.mm_position
             embeds = torch.ones(at.length, dtype=torch.bool) if at.is_embed is None else at.is_embed
             begin = at.offset + int(embeds.nonzero()[0, 0])
-            images.append((begin, int(embeds.sum()), int(one.data[field(one.modality, "size")].data)))
+            images.append(
+                (begin, int(embeds.sum()), int(one.data[field(one.modality, "size")].data))
+            )
         position = positions.laid_out(len(input_tokens), images)
         return position, int(position[2, 0]) - len(input_tokens)
 

@@ -39,7 +39,7 @@ def read(value: Tensor) -> str:
 
 
 class Info(MultiModalProcessingInfo):
-    """Knows the server's method. Memory is reserved for images with all their tokens: a request may ask so."""
+    """Knows the server's method. Memory is reserved for images with all tokens: a request may want them."""
 
     @cached_property
     def told(self) -> dict[str, Any]:
@@ -62,7 +62,9 @@ class Info(MultiModalProcessingInfo):
         config, told = self.get_hf_config(), self.told
         wanted = kwargs.get(served.POSITIONS, told.get(served.POSITIONS))
         if wanted != told.get(served.POSITIONS):
-            raise ValueError(f"{served.POSITIONS}={wanted!r}: the server says that, for all requests")
+            raise ValueError(
+                f"{served.POSITIONS}={wanted!r}: the server says that, for all requests"
+            )
         text = kwargs.get(served.METHOD, told.get(served.METHOD))
         if text is None:
             return SAVED if served.of_checkpoint(config) is not None else ""

@@ -17,7 +17,9 @@ from foveate.registry import written
 from foveate.registry.methods import known
 
 METHOD, POSITIONS = "foveate", "foveate_positions"  # of --mm-processor-kwargs
-SQUARE = torch.cartesian_prod(torch.zeros(1, dtype=torch.long), torch.arange(24), torch.arange(24))
+PATCH = torch.zeros(
+    1, 3, dtype=torch.long
+)  # an image of which every method can say what it leaves, or none
 
 
 def of_text(text: str, config: Any) -> Compressor:
@@ -62,10 +64,10 @@ def checked(method: Compressor, text: str) -> Compressor:
         features.check(method)
     except ValueError as error:
         raise ValueError(f"{text}: {error}. vLLM serves {', '.join(names())}") from error
-    if method.count(SQUARE) is None:
+    if method.count(PATCH) is None:
         raise ValueError(
-            f"{text}: the picture decides how many tokens are left, and vLLM makes room for them before it is "
-            f"seen. Give it a keep, where it takes one; vLLM serves {', '.join(names())}"
+            f"{text}: the picture decides how many tokens are left, and vLLM makes room for them before it "
+            f"sees any. Give it a keep, where it takes one; vLLM serves {', '.join(names())}"
         )
     return method
 
@@ -73,7 +75,9 @@ def checked(method: Compressor, text: str) -> Compressor:
 def left(method: Compressor, text: str, grid: Tensor) -> int:
     """How many tokens are left of an image. Raises ValueError where only the image says."""
     if (count := method.count(grid)) is None:
-        raise ValueError(f"{text}: of {len(grid)} tokens in several views, the picture decides what is left")
+        raise ValueError(
+            f"{text}: of {len(grid)} tokens in several views, the picture decides what is left"
+        )
     return count
 
 
@@ -90,7 +94,7 @@ def _plain(slug: str) -> bool:
         features.check(method)
     except ValueError:
         return False
-    return next(method.parameters(), None) is None and method.count(SQUARE) is not None
+    return next(method.parameters(), None) is None and method.count(PATCH) is not None
 
 
 def positions(config: Any, kwargs: Mapping[str, Any]) -> str:
