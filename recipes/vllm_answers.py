@@ -24,6 +24,12 @@ POSITIONS = ("original", "renumbered")
 SAVED = "embedded-llava_stf"
 NEW_TOKENS = 16
 BATCH = 20
+PLACES = {"mrope_section": [1, 1, 1]}
+QUIET = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
 
 
 def methods() -> list[str]:
@@ -36,34 +42,35 @@ def methods() -> list[str]:
     ]
 
 
-def questions(n: int) -> list[Any]:
-    """The first questions of PatchQA's test split."""
+def questions(n: int, **more: Any) -> list[Any]:
+    """The first questions of PatchQA's test split, as a model is asked them: images and words."""
+    from foveate.evaluate.prompts import ask
     from foveate.patchqa import PatchQA
 
-    return PatchQA("test").examples(n)
+    return [ask(one) for one in PatchQA("test", **more).examples(n)]
 
 
-def ours(model: str, text: str | None, positions: str, n: int) -> list[dict[str, Any]]:
-    """What a compressed model answers, and at each token the gap between the two largest logits.
+def ours(
+    model: Any, processor: Any, text: str | None, positions: str, asks: Sequence[Any], **more: str
+) -> list[dict[str, Any]]:
+    """What a model answers compressed, and at each token the gap between the two largest logits.
 
-    text: the method; None for the one that the model was saved with.
+    text: the method; None for the one that the model was saved with. more: as `foveate.compress` has it.
     """
     import torch
 
     import foveate
-    from foveate import embedded
     from foveate.evaluate import encode
-    from foveate.evaluate.prompts import ask
     from foveate.registry import written
 
-    bare, processor = embedded.load(name=model)
-    method = bare.model.visual_compressor if text is None else written.spec(text).build(model=bare)
-    foveate.compress(bare, method, positions=positions)
+    saved = text is None
+    method = model.model.visual_compressor if saved else written.spec(text).build(model=model)
+    foveate.compress(model, method, positions=positions, **more)
     found = []
-    for first in range(0, n, BATCH):
-        batch, _ = encode(processor, [ask(one) for one in questions(n)[first : first + BATCH]])
+    for first in range(0, len(asks), BATCH):
+        batch, _ = encode(processor, asks[first : first + BATCH])
         with torch.no_grad():
-            out = bare.generate(
+            out = model.generate(
                 **batch,
                 max_new_tokens=NEW_TOKENS,
                 do_sample=False,
@@ -73,111 +80,109 @@ def ours(model: str, text: str | None, positions: str, n: int) -> list[dict[str,
         ids = out.sequences[:, batch["input_ids"].shape[1] :]
         two = torch.stack(out.logits, dim=1).topk(2).values
         for row, gap in zip(ids, (two[..., 0] - two[..., 1]).tolist(), strict=True):
-            found.append({"text": said(processor, row), "ids": row.tolist(), "margin": gap})
+            found.append({"ids": row.tolist(), "margin": gap})
     return found
 
 
-def said(processor: Any, ids: Any) -> str:
-    """An answer in words."""
-    return processor.decode(ids, skip_special_tokens=True).strip()
+def theirs(
+    path: str, positions: str, requests: Sequence[dict[str, Any]], **more: Any
+) -> list[dict[str, Any]]:
+    """What vLLM answers to requests of a prompt, images and a method each, in a process of its own.
 
-
-def theirs(job: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """What vLLM answers, by method, in a process of its own."""
+    more: of the engine. A method may be None: the one of the checkpoint, or none.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "job.json", Path(folder) / "out.json"
-        given.write_text(json.dumps(job))
-        environment = {
-            **os.environ,
-            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-            "VLLM_CPU_KVCACHE_SPACE": "1",
-            "VLLM_LOGGING_LEVEL": "ERROR",
-        }
-        command = [sys.executable, __file__, "--engine", str(given), str(out)]
-        subprocess.run(command, check=True, env=environment, cwd=folder)
+        job, out = Path(folder) / "job.json", Path(folder) / "out.json"
+        told = []
+        for number, request in enumerate(requests):
+            names = [f"{folder}/{number}-{i}.png" for i in range(len(request["images"]))]
+            for name, image in zip(names, request["images"], strict=True):
+                image.save(name)
+            told.append({**request, "images": names})
+        said = {"path": path, "positions": positions, "requests": told, "more": more}
+        job.write_text(json.dumps(said))
+        command = [sys.executable, __file__, "--engine", str(job), str(out)]
+        subprocess.run(command, check=True, env={**os.environ, **QUIET}, cwd=folder)
         return json.loads(out.read_text())
 
 
-def engine(given: Path, out: Path) -> None:
-    """The other process: one engine for a model and a policy, the methods by request.
-
-    A job may say more of the engine (`engine`), and may ask for other images (`images` a prompt).
-    """
+def engine(job: Path, out: Path) -> None:
+    """The other process: all requests at once, so that methods meet in one batch."""
+    from PIL import Image
     from vllm import LLM, SamplingParams
 
-    from foveate.chat import prompt
-    from foveate.embedded import MODELS
-    from foveate.evaluate.prompts import ask
-
-    job = json.loads(given.read_text())
-    original = job["positions"] == "original"
-    llm = LLM(
-        job.get("path") or str(MODELS[job["model"]]),
-        dtype="float32",
-        max_model_len=1024,
-        model_impl="transformers",
-        enforce_eager=True,
-        max_num_seqs=16,
-        seed=0,
-        mm_processor_kwargs={"foveate_positions": job["positions"]},
-        hf_overrides={"mrope_section": [1, 1, 1]} if original else {},
-        worker_cls="foveate.engines.vllm.worker.Worker",
-        **job.get("engine", {}),
-    )
-    from foveate.hosts import reading
-
-    processor = reading.processor(str(MODELS[job["model"]]))
-    asks = [ask(one) for one in questions(job["n"])]
+    told = json.loads(job.read_text())
+    usual = {
+        "dtype": "float32",
+        "max_model_len": 1024,
+        "max_num_seqs": 16,
+        "mm_processor_kwargs": {"foveate_positions": told["positions"]},
+        "hf_overrides": PLACES if told["positions"] == "original" else {},
+        "worker_cls": "foveate.engines.vllm.worker.Worker",
+        "model_impl": "transformers",
+        "enforce_eager": True,
+        "seed": 0,
+    }
+    llm = LLM(told["path"], **{**usual, **told["more"]})
+    requests = [
+        {
+            "prompt": one["prompt"],
+            "multi_modal_data": {"image": [Image.open(name) for name in one["images"]]},
+            "mm_processor_kwargs": {} if one["method"] is None else {"foveate": one["method"]},
+        }
+        for one in told["requests"]
+    ]
     greedy = SamplingParams(temperature=0, max_tokens=NEW_TOKENS)
-    found = {}
-    for text in job["methods"]:
-        requests = [
-            {
-                "prompt": prompt(processor, words, len(images)),
-                "multi_modal_data": {"image": list(images)},
-                "mm_processor_kwargs": {} if text is None else {"foveate": text},
-            }
-            for images, words in asks
-        ]
-        answers = llm.generate(requests, greedy, use_tqdm=False)
-        found[str(text)] = [
-            {
-                "text": said(processor, one.outputs[0].token_ids),
-                "ids": list(one.outputs[0].token_ids),
-                "prompt": len(one.prompt_token_ids),
-            }
-            for one in answers
-        ]
-    out.write_text(json.dumps(found))
+    answers = [
+        {"ids": list(one.outputs[0].token_ids), "prompt": len(one.prompt_token_ids)}
+        for one in llm.generate(requests, greedy, use_tqdm=False)
+    ]
+    out.write_text(json.dumps(answers))
 
 
-def compared(mine: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def asked(processor: Any, asks: Sequence[Any], method: str | None) -> list[dict[str, Any]]:
+    """The same questions as requests."""
+    from foveate.chat import prompt
+
+    return [
+        {"prompt": prompt(processor, words, len(own)), "images": list(own), "method": method}
+        for own, words in asks
+    ]
+
+
+def compared(
+    processor: Any, mine: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
     """How many answers are the same, and of the others the margin where they part."""
+
+    def said(one: dict[str, Any]) -> str:
+        return processor.decode(one["ids"], skip_special_tokens=True).strip()
+
     apart = []
     for number, (a, b) in enumerate(zip(mine, other, strict=True)):
-        if a["text"] == b["text"]:
-            continue
-        at = next(
-            i for i, pair in enumerate(zip(a["ids"], b["ids"], strict=False)) if len({*pair}) > 1
-        )
-        apart.append(
-            {"question": number, "ours": a["text"], "vllm": b["text"], "margin": a["margin"][at]}
-        )
+        if said(a) != said(b):
+            pairs = enumerate(zip(a["ids"], b["ids"], strict=False))
+            margin = a["margin"][next(i for i, (x, y) in pairs if x != y)]
+            apart.append({"question": number, "ours": said(a), "vllm": said(b), "margin": margin})
     tokens = sorted({one["prompt"] for one in other})
     return {"same": len(mine) - len(apart), "of": len(mine), "prompt": tokens, "apart": apart}
 
 
 def run(n: int) -> list[dict[str, Any]]:
     """Every method and policy."""
-    rows = []
-    for model, texts in (("embedded", methods()), (SAVED, [None])):
+    from foveate import embedded
+
+    rows, asks = [], questions(n)
+    for name, texts in (("embedded", methods()), (SAVED, [None])):
+        model, processor = embedded.load(name=name)
+        requests = [one for text in texts for one in asked(processor, asks, text)]
         for positions in POSITIONS:
-            job = {"model": model, "positions": positions, "methods": texts, "n": n}
-            answers = theirs(job)
-            for text in texts:
-                row = compared(ours(model, text, positions, n), answers[str(text)])
-                rows.append({"model": model, "method": text, "positions": positions, **row})
-                print(model, text, positions, row["same"], "of", n, file=sys.stderr, flush=True)
+            answers = theirs(str(embedded.MODELS[name]), positions, requests)
+            for i, text in enumerate(texts):
+                mine = ours(model, processor, text, positions, asks)
+                row = compared(processor, mine, answers[i * n : (i + 1) * n])
+                rows.append({"model": name, "method": text, "positions": positions, **row})
+                print(name, text, positions, row["same"], "of", n, file=sys.stderr, flush=True)
     return rows
 
 

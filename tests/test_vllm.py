@@ -72,6 +72,11 @@ def test_layouts_follow_from_what_a_processor_says():
     grid = features.layout(QWEN, 15, image_grid_thw=torch.tensor([1, 6, 10]))
     assert grid[:, 1:].amax(0).tolist() == [2, 4]
     assert features.layout(LLAVA, 32, tiles=2)[:, 0].bincount().tolist() == [16, 16]
+    next_ = FAMILIES["llava_next"]
+    for size, tiles, joined in next_.cuts:
+        total = 16 + joined[0] * (joined[1] + 1)
+        grid = features.layout(next_.config(), total, image_sizes=torch.tensor(size))
+        assert grid.tolist() == [[*cell] for cell in next_.packed(tiles, joined).cells]
     with pytest.raises(NotImplementedError, match="nothing says how the 18 tokens"):
         features.layout(SimpleNamespace(model_type="llava"), 18)
 

@@ -83,12 +83,18 @@ def layout(config: Any, size: int, tiles: int = 1, modality: str = "image", **gi
     image_grid_thw or image_sizes, where the model takes one. Raises NotImplementedError where that is not
     enough.
     """
-    views = [size] if given else [size // tiles] * tiles
     base = SimpleNamespace(config=config)
-    given = {name: value.reshape(1, -1) for name, value in given.items()}
-    cells = [one for one in grids.of_units(base, modality, given, views, None) if one is not None]
-    if sum(map(len, cells)) != size:
+    if traits.closes_rows(config):
+        sizes = given.get("image_sizes")  # of a video there are none
+        grid = None if sizes is None else grids.closed(base, sizes.flatten().tolist(), size)
+    else:
+        views = [size] if given else [size // tiles] * tiles
+        given = {name: value.reshape(1, -1) for name, value in given.items()}
+        cells = grids.of_units(base, modality, given, views, None)
+        fits = all(cell is not None for cell in cells) and sum(map(len, cells)) == size
+        grid = grids.stacked(cells) if fits else None
+    if grid is None:
         raise NotImplementedError(
             f"{config.model_type}: nothing says how the {size} tokens of an image lie before it is seen"
         )
-    return torch.cat([one + torch.tensor([i, 0, 0]) for i, one in enumerate(cells)])
+    return grid

@@ -11,7 +11,7 @@ from torch import Tensor
 
 import foveate.methods
 from foveate.core.compressor import Compressor
-from foveate.hosts import features, saving
+from foveate.hosts import features, saving, traits
 from foveate.hosts.switches import Switches
 from foveate.registry import written
 from foveate.registry.methods import known
@@ -53,6 +53,11 @@ def of_checkpoint(config: Any) -> Compressor | None:
     if switches.merges or switches.proportional:
         raise ValueError(
             f"the checkpoint says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
+        )
+    if traits.closes_rows(config) and switches.newlines == "rows":
+        raise ValueError(
+            f"{config.model_type} closes rows with newlines, and vLLM would need to know which stay before it "
+            "sees the image: save the model with compress(…, newlines='none')"
         )
     method = saving.rebuild(node, known()).eval()
     return checked(method, str(method))
