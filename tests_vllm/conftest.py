@@ -1,4 +1,4 @@
-"""Real engines, each in a process of its own; what they are compared with is answered here, by foveate alone."""
+"""Real engines, each in a process of its own; foveate alone answers here what they are compared with."""
 
 from __future__ import annotations
 

@@ -32,6 +32,13 @@ def saved(name, folder):
         setattr(config, f"{kind}_token_id", words.tokenizer.convert_tokens_to_ids(token))
     text = config.get_text_config()
     text.vocab_size = len(words.tokenizer) + 8
+    text.num_attention_heads, text.num_key_value_heads, text.head_dim = (
+        2,
+        1,
+        32,
+    )  # vLLM's kernels take no 16
+    if "mrope_section" in text.rope_parameters:
+        text.rope_parameters["mrope_section"] = [4, 6, 6]
     text.eos_token_id = text.bos_token_id = None
     torch.manual_seed(0)
     model = family.model_class(config)

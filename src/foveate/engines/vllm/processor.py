@@ -13,6 +13,7 @@ from vllm.model_executor.models.transformers.multimodal import (
     MultiModalProcessor,
 )
 from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.processing.context import InputProcessingContext
 
 from foveate.core.compressor import Compressor
 from foveate.engines.vllm import served
@@ -38,8 +39,20 @@ def read(value: Tensor) -> str:
     return bytes(value.flatten().tolist()).decode().rstrip("\0")
 
 
+class Context(InputProcessingContext):
+    """vLLM's, whose processors of transformers hear nothing of us: some take no argument they do not know."""
+
+    def get_merged_mm_kwargs(self, kwargs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """What the server and a request say, without what they say to us."""
+        merged = super().get_merged_mm_kwargs(kwargs, **more)
+        return {name: value for name, value in merged.items() if name not in OURS}
+
+
 class Info(MultiModalProcessingInfo):
     """Knows the server's method. Memory is reserved for images with all tokens: a request may want them."""
+
+    def __init__(self, ctx: InputProcessingContext):
+        super().__init__(Context(ctx.model_config, ctx.tokenizer))
 
     @cached_property
     def told(self) -> dict[str, Any]:
@@ -76,22 +89,13 @@ class Info(MultiModalProcessingInfo):
         config = self.get_hf_config()
         return served.of_checkpoint(config) if text == SAVED else served.of_text(text, config)
 
-    def get_hf_processor(self, **kwargs: Any) -> Any:
-        """transformers' processor, which knows nothing of us."""
-        return super().get_hf_processor(**{n: v for n, v in kwargs.items() if n not in OURS})
-
     def _get_num_mm_tokens(self, **sizes: Any) -> Any:
-        config = self.ctx.model_config.get_multimodal_config()
-        kwargs = {n: v for n, v in (config.mm_processor_kwargs or {}).items() if n not in OURS}
+        kwargs = self.ctx.get_merged_mm_kwargs({})
         return self.get_hf_processor()._get_num_multimodal_tokens(**sizes, **kwargs)
 
 
 class Processor(MultiModalProcessor):
     """vLLM's own, whose expansions lose the placeholders of tokens that will be gone."""
-
-    def _get_hf_mm_inputs(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
-        hf_kwargs = {name: value for name, value in hf_kwargs.items() if name not in OURS}
-        return super()._get_hf_mm_inputs(mm_items, hf_kwargs)
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         text = self.info.asked(hf_kwargs)

@@ -56,7 +56,7 @@ def of_checkpoint(config: Any) -> Compressor | None:
         )
     if traits.closes_rows(config) and switches.newlines == "rows":
         raise ValueError(
-            f"{config.model_type} closes rows with newlines, and vLLM would need to know which stay before it "
+            f"{config.model_type} closes rows with newlines, and vLLM must know which of them stay before it "
             "sees the image: save the model with compress(…, newlines='none')"
         )
     method = saving.rebuild(node, known()).eval()
