@@ -7,9 +7,9 @@ import torch
 from families import FAMILIES
 from PIL import Image
 from processors import processor
+from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
 from recipes.vllm_answers import asked, ours, theirs
-from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
 IDS = {
     "llava": {"image": "<image>"},
@@ -22,7 +22,8 @@ IDS = {
     },
     "gemma3": {"image": "<image_soft_token>"},
 }
-METHODS = ["divprune(keep=0.4)", "pool(stride=3)", "identity"]
+NEAR = 1e-3  # a margin of two logits that counts as a tie
+METHODS = ["identity", "divprune(keep=0.4)", "pool(stride=3)"]
 
 
 def saved(name, folder):
@@ -39,6 +40,8 @@ def saved(name, folder):
         1,
         32,
     )  # vLLM's kernels take no 16
+    if name == "qwen2_5_vl":  # as its processor cuts images
+        config.vision_config.patch_size, config.vision_config.window_size = 14, 56
     if "mrope_section" in text.rope_parameters:
         text.rope_parameters["mrope_section"] = [4, 6, 6]
     text.eos_token_id = text.bos_token_id = None
@@ -72,4 +75,6 @@ def test_the_same_tokens(name, tmp_path):
             mine = ours(model, words, text, positions, asks, newlines="none")
             for a, b in zip(mine, answers[i * len(asks) :], strict=False):
                 pairs = zip(a["ids"], b["ids"], a["margin"], strict=False)
-                assert next((margin for x, y, margin in pairs if x != y), 0) < 1e-3
+                print(text, positions, a["ids"], b["ids"])
+                apart = next((margin for x, y, margin in pairs if x != y), 0)
+                assert apart < NEAR, (text, positions)

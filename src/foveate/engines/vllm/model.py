@@ -120,16 +120,12 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         self, input_tokens: list[int], mm_features: Any
     ) -> tuple[Tensor, int]:
         """(3, S) positions of a prompt whose images are yet to be seen, and how far later ones lie ahead."""
-        if not self.places:
+        images = [_stands(one) for one in mm_features]
+        cut = any(now < whole for _, now, whole in images)
+        if not self.places and not cut:
             return super().get_mrope_input_positions(input_tokens, mm_features)
-        images = []
-        for one in mm_features:
-            at = one.mm_position
-            embeds = torch.ones(at.length, dtype=torch.bool) if at.is_embed is None else at.is_embed
-            begin = at.offset + int(embeds.nonzero()[0, 0])
-            images.append(
-                (begin, int(embeds.sum()), int(one.data[field(one.modality, "size")].data))
-            )
+        if not self.places:  # counted anew, on all axes alike
+            return torch.arange(len(input_tokens)).expand(3, -1).clone(), 0
         position = positions.laid_out(len(input_tokens), images)
         return position, int(position[2, 0]) - len(input_tokens)
 
@@ -182,3 +178,11 @@ def _some(value: Any, index: list[int], of: int) -> Any:
 
 def _row(given: dict[str, Any], i: int, of: int) -> dict[str, Any]:
     return {name: _some(value, [i], of) for name, value in given.items()}
+
+
+def _stands(image: Any) -> tuple[int, int, int]:
+    """Where an image's tokens begin in a prompt, how many they are, and how many they would be."""
+    at, size = image.mm_position, int(image.data[field(image.modality, "size")].data)
+    if at.is_embed is None:
+        return at.offset, at.length, size
+    return at.offset + int(at.is_embed.nonzero()[0, 0]), int(at.is_embed.sum()), size

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from vllm.model_executor.models.transformers.multimodal import (
     MultiModalProcessor,
 )
 from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.processing import PromptUpdateDetails
 from vllm.multimodal.processing.context import InputProcessingContext
 
 from foveate.core.compressor import Compressor
@@ -103,7 +106,8 @@ class Processor(MultiModalProcessor):
         for modality in traits.MODALITIES:
             ids, sizes = (out.get(f"{modality}_replacement_{name}") for name in ("ids", "sizes"))
             if ids is not None:
-                whole = [int(_embeds(one).sum()) for one in ids.split(sizes.tolist())]
+                token = self._token(modality)
+                whole = [int((one == token).sum()) for one in ids.split(sizes.tolist())]
                 out[field(modality, "method")] = [written(text)] * len(whole)
                 out[field(modality, "size")] = torch.tensor(whole)
         return out
@@ -122,43 +126,42 @@ class Processor(MultiModalProcessor):
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
     ) -> Sequence[Any]:
-        for modality, items in out_mm_kwargs.items():
-            for item in items:
-                if item is not None and field(modality, "method") in item:
-                    self._shorten(modality, item)
-        return super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        """vLLM's, with expansions that are as long as what will be left, and no longer.
 
-    def _shorten(self, modality: str, item: Any) -> None:
-        """Take off what will be gone of an image's expansion: embedding tokens, and nothing around them.
+        It takes what an expansion repeats most for the token of embeddings, which of a short one is not sure.
+        """
+        left = {}
+        for modality, items in out_mm_kwargs.items():
+            token = self._token(modality)
+            some = [self._shortened(modality, item) for item in items]
+            left[modality] = [PromptUpdateDetails.select_token_id(ids, token) for ids in some]
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        return [replace(one, replacement=left[one.modality].__getitem__) for one in updates]
+
+    def _token(self, modality: str) -> int:
+        """The id that stands for an embedding."""
+        return traits.placeholder_id(SimpleNamespace(config=self.info.get_hf_config()), modality)
+
+    def _shortened(self, modality: str, item: Any) -> list[int]:
+        """An image's expansion without the embedding tokens that will be gone; what is around them stays.
 
         Raises ValueError where the method cannot say how many, or text stands between the tokens.
         """
-        text = read(item[field(modality, "method")].data)
-        if not text:
-            return
-        ids = item[f"{modality}_replacement_ids"].data
-        embeds = _embeds(ids)
+        ids, config = item[f"{modality}_replacement_ids"].data, self.info.get_hf_config()
+        if not (text := read(item[field(modality, "method")].data)):
+            return ids.tolist()
+        embeds = ids == self._token(modality)
         where = embeds.nonzero()[:, 0]
-        config, tiles = self.info.get_hf_config(), 1
         if len(where) > 1 and int(where.diff().max()) > 1:
             raise ValueError(
                 f"{text}: {config.model_type} puts text between the tokens of an image, and vLLM would not "
                 "know where it belongs once some are gone"
             )
-        if f"num_{modality}_patches" in item and not (given := _given(item)):
-            tiles = int(item[f"num_{modality}_patches"].data)
+        given = {name: item[name].data for name in LAID if name in item}
+        tiles = 1 if given else int(item[f"num_{modality}_patches"].data)
         try:
             grid = features.layout(config, len(where), tiles, modality, **given)
         except NotImplementedError as error:
             raise ValueError(f"{text}: {error}") from error
         kept = served.left(self.info.method(text), text, grid)
-        item[f"{modality}_replacement_ids"].data = ids[~embeds | (embeds.cumsum(0) <= kept)]
-
-
-def _given(item: Any) -> dict[str, Tensor]:
-    return {name: item[name].data for name in LAID if name in item}
-
-
-def _embeds(ids: Tensor) -> Tensor:
-    """Which ids of an expansion stand for embeddings: the one that it repeats."""
-    return ids == ids.mode().values
+        return ids[~embeds | (embeds.cumsum(0) <= kept)].tolist()
