@@ -8,4 +8,4 @@ COPY src /foveate/src
 # transformers and torch stay as vLLM has them.
 RUN pip install --no-cache-dir einops typer rich matplotlib jinja2 && pip install --no-cache-dir --no-deps /foveate
 
-ENTRYPOINT ["python3", "-m", "vllm.entrypoints.openai.api_server", "--model-impl", "transformers"]
+ENTRYPOINT ["python3", "-m", "vllm.entrypoints.openai.api_server"]

@@ -144,6 +144,7 @@ def test_an_export_is_refused_by_a_vllm_without_foveate_and_loads_as_before(tmp_
     assert run(["export", str(tmp_path / "saved"), str(tmp_path / "out"), "--json"]) == 0
     changes = json.loads(capsys.readouterr().out)["config"]
     assert changes == {"architectures": [ARCHITECTURE], "mrope_section": [1, 1, 1]}
+    assert "--model-impl" not in command("out", reading.config(str(tmp_path / "out")))
     told = json.loads((tmp_path / "out" / "config.json").read_text())
     assert told.items() >= changes.items()
     again = foveate.from_pretrained(str(tmp_path / "out"))

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from foveate.engines.vllm import served
+from foveate.engines.vllm import ARCHITECTURE, served
 
 PLACES = {
     "mrope_section": [1, 1, 1]
@@ -39,10 +39,11 @@ def command(
         )
     original = served.positions(config, told) == "original"
     places = original and not served.counts_in_three(config)
-    if original and not places:
+    if not places:
         served.check_positions(config, told)
     words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    words += ["--model-impl", "transformers"]
+    exported = ARCHITECTURE in (config.architectures or ())  # foveate's class by its name
+    words += [] if exported else ["--model-impl", "transformers"]
     words += ["--mm-processor-kwargs", json.dumps(told)] if told else []
     words += ["--hf-overrides", json.dumps(PLACES)] if places else []
     words += ["--trust-request-mm-kwargs"] if by_request else []

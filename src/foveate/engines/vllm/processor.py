@@ -84,6 +84,7 @@ class Info(MultiModalProcessingInfo):
         text = kwargs.get(served.METHOD, told.get(served.METHOD))
         if text is None:
             return SAVED if served.of_checkpoint(config) is not None else ""
+        served.of_text(text, config)
         served.check_positions(config, told)
         return text
 

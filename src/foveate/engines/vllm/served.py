@@ -34,11 +34,12 @@ def of_text(text: str, config: Any) -> Compressor:
         method = spec.build(model=config).eval()
     except TypeError as error:
         raise ValueError(f"{text}: {error}") from error
+    checked(method, text)
     if next(method.parameters(), None) is not None:
         raise ValueError(
             f"{text} has weights, which only a checkpoint brings: save the trained model, and serve that"
         )
-    return checked(method, text)
+    return method
 
 
 def of_checkpoint(config: Any) -> Compressor | None:
