@@ -33,11 +33,8 @@ def saved(name, folder):
         setattr(config, f"{kind}_token_id", words.tokenizer.convert_tokens_to_ids(token))
     text = config.get_text_config()
     text.vocab_size = len(words.tokenizer) + 8
-    text.num_attention_heads, text.num_key_value_heads, text.head_dim = (
-        2,
-        1,
-        32,
-    )  # vLLM's kernels take no 16
+    text.num_attention_heads, text.num_key_value_heads = 2, 1
+    text.head_dim = 32  # vLLM's kernels take no 16
     if name == "qwen2_5_vl":  # as its processor cuts images
         config.vision_config.patch_size, config.vision_config.window_size = 14, 56
     if "mrope_section" in text.rope_parameters:

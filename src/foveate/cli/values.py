@@ -1,15 +1,13 @@
-"""Numbers and literals as people type them: plain digits, within bounds; and lists of them."""
+"""Paths, tasks and lists of numbers as people type them, within bounds."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from foveate import tasks
-from foveate.cli.wrong import Wrong, meant
-from foveate.registry import written
+from foveate.cli.wrong import Wrong
 from foveate.registry.written import LARGEST, number
 
 SEEDS = 2**32 - 1  # the largest seed that all libraries below take
@@ -48,9 +46,3 @@ def wholes(
             f"{option} {text}: want whole numbers from {least} with commas, such as {such}, none above {most}"
         )
     return found
-
-
-def typed(where: str, text: str, like: Any) -> Any:
-    """The text as a value of the same type as this one. Raises Wrong, beginning with where, for others."""
-    with meant():
-        return written.typed(where, text, like)
