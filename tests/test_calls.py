@@ -161,6 +161,17 @@ def test_a_tapped_attention_shows_the_name_it_had(kernel):
 
 
 @torch.no_grad()
+def test_continuous_batching_is_refused_and_given_back(llava):
+    model, inputs = llava, Llava().inputs()
+    own = vars(model).copy()
+    with foveate.compressed(model, Stride(5)):
+        again = pickle.loads(pickle.dumps(model))
+        for one in (model, again):
+            with pytest.raises(NotImplementedError, match=r"continuous batching .* vLLM"):
+                one.generate_batch(inputs["input_ids"].tolist(), max_new_tokens=2)
+    assert vars(model).keys() == own.keys()
+
+
 def test_a_block_inside_a_block(llava):
     inputs = Llava().inputs((ONE,))
     with foveate.compressed(llava, Stride(8)):

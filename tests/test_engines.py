@@ -40,8 +40,11 @@ def loaded(name: str) -> set[str]:
 
 def test_what_lists_the_door_loads_nothing_heavy():
     package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert package["entry-points"] == {"lmms_eval.models": {"foveate": "foveate.engines:harness"}}
-    assert loaded("foveate.engines") == set()
+    assert package["entry-points"] == {
+        "lmms_eval.models": {"foveate": "foveate.engines:harness"},
+        "vllm.general_plugins": {"foveate": "foveate.engines.vllm:register"},
+    }
+    assert loaded("foveate.engines") == loaded("foveate.engines.vllm") == set()
     assert "torch" in loaded("foveate.engines.answers")
 
 

@@ -25,8 +25,8 @@ HOUSE = (
     ("draw", "bench", "convert", "patchqa", "embedded"),
     ("tasks",),
     ("evaluate", "train"),
-    ("leaderboard",),
-    ("cli", "engines"),
+    ("leaderboard", "engines"),
+    ("cli",),
     ("__main__",),
 )
 FLOORS = {name: floor for floor, rooms in enumerate(HOUSE) for name in rooms}

@@ -17,6 +17,7 @@ from foveate.cli.compare import compare
 from foveate.cli.convert import convert
 from foveate.cli.draw import draw
 from foveate.cli.evaluate import evaluate_one
+from foveate.cli.export import export
 from foveate.cli.leaderboard import leaderboard
 from foveate.cli.methods import methods
 from foveate.cli.train import train
@@ -41,6 +42,7 @@ app.command(cls=Command)(bench)
 app.command(cls=Command)(benchmarks)
 app.command(cls=Command)(train)
 app.command(cls=Command)(convert)
+app.command(cls=Command)(export)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

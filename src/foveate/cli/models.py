@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli import paths, said
-from foveate.cli.wrong import Failed, Wrong, nearest, unknown
+from foveate.cli.wrong import Failed, Wrong, unknown
+from foveate.registry.written import nearest
 
 if TYPE_CHECKING:
     from foveate.evaluate.plans import Loaded

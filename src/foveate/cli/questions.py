@@ -12,7 +12,8 @@ import typer
 from foveate import tasks
 from foveate.cli import output, said, values
 from foveate.cli import wrong as errors
-from foveate.cli.wrong import Failed, Wrong, nearest
+from foveate.cli.wrong import Failed, Wrong
+from foveate.registry.written import nearest
 
 if TYPE_CHECKING:
     from foveate.tasks.own import Own, Task

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-from foveate.cli import arguments, values
-from foveate.cli.wrong import Wrong, unknown
+from foveate.cli import arguments
+from foveate.cli.wrong import Wrong, meant, unknown
+from foveate.registry import written
 
 
 def chosen(name: str, pairs: Iterable[str]) -> Any:
@@ -75,4 +76,5 @@ def _value(text: str, like: Any, where: str) -> Any:
         return None
     if isinstance(like, str):
         return text
-    return values.literal(text) if like is None else values.typed(where, text, like)
+    with meant():
+        return written.literal(text) if like is None else written.typed(where, text, like)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from foveate.registry import written
 
 
 class Wrong(Exception):  # noqa: N818
@@ -27,12 +29,13 @@ def outside(error: OSError) -> str:
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> Wrong:
     """The line for a name that does not exist: the nearest one first, then all."""
-    names = list(allowed)
-    near = nearest(name, names)
-    return Wrong(f"unknown {what} {name!r}: {near}there are {', '.join(names) or 'none'}")
+    return Wrong(written.unknown(what, name, allowed))
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """The nearest of these names, as errors begin with it; empty if none is near."""
-    close = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
-    return f"nearest: {close[0]}; " if close else ""
+@contextmanager
+def meant() -> Iterator[None]:
+    """Inside, what is written without a meaning is wrong use."""
+    try:
+        yield
+    except ValueError as error:
+        raise Wrong(str(error)) from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from foveate.core.ops import real, whole
+from foveate.core.ops import budget, real, whole
 from foveate.core.sizes import sized
 from foveate.core.tokens import VisualTokens
 
@@ -234,6 +234,29 @@ class Compressor(nn.Module):
     def at(self, progress: float) -> Compressor:
         """What acts at this point of training, 0 to 1; 1.0 is inference."""
         return self
+
+    def count(self, grid: Tensor) -> int | None:
+        """How many tokens it leaves of an image, said before the image is seen.
+
+        grid (P, 3) view, row and column of each patch. None where the picture or the prompt decides, and for
+        what acts inside the language model, where every layer may see another number.
+        """
+        left: int | None = len(grid)
+        for part in self.at(1.0).parts():
+            inside = part.site > Site(Tower.language)
+            left = None if inside or left is None else part.left(left, grid)
+        return left
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """How many of `count` tokens this part leaves of an image; None where only the image says.
+
+        As many as `keep` says, unless told: a method that keeps another number must say so here. grid (P, 3)
+        of all patches, which still are the tokens where there are as many.
+        """
+        if self.keeps_all:
+            return count
+        keep = self.arguments().get("keep")
+        return None if keep is None else int(budget(keep, torch.tensor(count)))
 
     @property
     def keeps_all(self) -> bool:

@@ -205,6 +205,17 @@ def windows(cell: Tensor, side: int | Tensor, valid: Tensor) -> tuple[Tensor, in
     return window, int(window.max()) + 1 if window.numel() else 0
 
 
+def windows_of(grid: Tensor, side: int, count: int) -> int | None:
+    """How many windows of `side` × `side` cells an image has. grid (P, 3).
+
+    None where `count` tokens are no longer its patches: nothing then says where they stand.
+    """
+    if side == 1 or count != len(grid):
+        return count if side == 1 else None
+    valid = torch.ones(1, count, dtype=torch.bool, device=grid.device)
+    return len(windows(grid[None], side, valid)[0].unique())
+
+
 def nearest(there: Tensor, side: int) -> Tensor:
     """For each cell of a window, which is the nearest that is there. there (…, side²) → (…, side²)."""
     cell = torch.arange(side * side, device=there.device)

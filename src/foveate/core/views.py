@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from foveate.core.ops import in_front, pick
+from foveate.core.ops import Keep, budget, in_front, pick
 from foveate.core.tokens import DROPPED, VisualTokens
 
 
@@ -25,6 +25,16 @@ def tiles(grid: Tensor) -> Tensor:
     row, column = (cell // side).unbind(-1)
     tile = (view * (row.max() + 1) + row) * (column.max() + 1) + column
     return tile.unique(return_inverse=True)[1]
+
+
+def left_by_view(keep: Keep, count: int, grid: Tensor) -> int | None:
+    """What a budget of each view's own leaves of an image. grid (P, 3).
+
+    None where `count` tokens are no longer its patches.
+    """
+    if count != len(grid):
+        return None
+    return int(budget(keep, tiles(grid[None])[0].bincount()).sum())
 
 
 def by_view(

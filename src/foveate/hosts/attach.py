@@ -14,6 +14,7 @@ from foveate.core.compressor import Compressor, Tower
 from foveate.core.ops import real
 from foveate.hosts import (
     before,
+    calls,
     checks,
     encode,
     glance,
@@ -63,6 +64,8 @@ def compress(
     for parameter in attachment.frozen:
         parameter.requires_grad_(False)
     attachment.handles = hooks.register(whole, base, attachment)
+    # Its errors stay in a thread of transformers' own, so it is refused before there is one.
+    whole.init_continuous_batching = calls.refuse_continuous
     whole.config.visual_compression = saving.describe(method, told)
     return model
 
@@ -117,6 +120,7 @@ def restore(model: Model) -> Model:
     base.__class__ = type(base).__bases__[0]
     del base.visual_attachment
     del base.visual_compressor
+    vars(traits.unwrapped(model)).pop("init_continuous_batching", None)
     for config in (traits.unwrapped(model).config, base.config):
         if hasattr(config, "visual_compression"):
             del config.visual_compression

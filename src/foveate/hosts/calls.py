@@ -44,6 +44,14 @@ def check(base: nn.Module, kwargs: dict[str, Any], call: Call, first: bool) -> N
     _check_positions(base, kwargs.get("position_ids"), ids)
 
 
+def refuse_continuous(*args: Any, **kwargs: Any) -> None:
+    """In the place of a compressed model's init_continuous_batching. Raises NotImplementedError."""
+    raise NotImplementedError(
+        "continuous batching (generate_batch) packs prompts into one row, where foveate drops nothing: call "
+        "generate with padded batches, serve the model with vLLM and foveate[vllm], or foveate.restore(model)"
+    )
+
+
 def _check_features(kwargs: dict[str, Any]) -> None:
     given = kwargs.get("mm_encoder_outputs")
     if given is None:

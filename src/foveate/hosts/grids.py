@@ -68,6 +68,11 @@ def _square(n: int, view: int = 0) -> Tensor | None:
     return torch.cat([alone, _box(1, side, side) + torch.tensor([view, 0, 0])])
 
 
+def stacked(grids: Sequence[Tensor]) -> Tensor:
+    """(P, 3) several grids as the views of one image."""
+    return torch.cat([grid + torch.tensor([i, 0, 0]) for i, grid in enumerate(grids)])
+
+
 def _tiles(n: int, tile: int | None) -> Tensor | None:
     """Square views one behind the other: all n patches in one, or `tile` in each."""
     if tile is None or n % tile:
@@ -108,18 +113,37 @@ def _joined(base: nn.Module, newline: Tensor, size: list[int] | None) -> Tensor:
     no patch is of one tile any more: counted from 0. size: height, width.
     """
     if size is not None:
-        tile = base.config.vision_config.image_size
-        tiles = get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, tile)
-        side = math.isqrt(traits.tokens_of_view(base))
-        rows, columns = (n * side for n in tiles)
-        whole = _box(1, rows, columns).reshape(rows, columns, 3).movedim(-1, 0)
-        cells = unpad_image(whole, size).flatten(1).T + torch.tensor([1, 0, 0])
+        cells = _uncut(base, size).flatten(1).T
         if len(cells) == int((~newline).sum()):
             return cells
     row = newline.long().cumsum(0) - newline.long()
     place = torch.arange(len(newline))
     begin = torch.where(newline, place + 1, 0).cummax(0).values
     return torch.stack([torch.ones_like(row), row, place - begin], dim=-1)[~newline]
+
+
+def _uncut(base: nn.Module, size: Sequence[int]) -> Tensor:
+    """(3, rows, columns) the patches of joined tiles, as view 1, without borders. size: height, width."""
+    tile = base.config.vision_config.image_size
+    tiles = get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, tile)
+    side = math.isqrt(traits.tokens_of_view(base))
+    rows, columns = (n * side for n in tiles)
+    whole = _box(1, rows, columns) + torch.tensor([1, 0, 0])
+    return unpad_image(whole.reshape(rows, columns, 3).movedim(-1, 0), size)
+
+
+def closed(base: nn.Module, size: Sequence[int], total: int) -> Tensor | None:
+    """(P, 3) the patches of an image whose rows are closed by newlines, known by its height and width.
+
+    total: its visual tokens, newlines included. None where the model makes the image smaller.
+    """
+    view = traits.tokens_of_view(base)
+    if total == view + 1:
+        return _square(view)
+    cells = _uncut(base, size)
+    if total != view + cells.shape[1] * (cells.shape[2] + 1):
+        return None
+    return torch.cat([_square(view), cells.flatten(1).T])
 
 
 def overview(base: nn.Module, modality: str, grid: Tensor) -> Tensor:

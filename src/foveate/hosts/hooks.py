@@ -49,13 +49,18 @@ def register(model: nn.Module, base: nn.Module, attachment: Attachment) -> list[
     decoder = traits.decoder_of(base)
     enters = DecoderBefore(attachment)
     handles.append(decoder.register_forward_pre_hook(enters, with_kwargs=True))
-    if within.of(base.visual_compressor.every()):
-        handles += within.register(base)
-    if (merger := traits.merger_of(base)) is not None:
-        handles.append(merger.register_forward_hook(MergerAfter()))
+    handles += of_tower(base, base.visual_compressor)
     for i, layer in enumerate(decoder.layers if attachment.layered else ()):
         meets = LayerBefore(i, layer_type(decoder, i))
         handles.append(layer.register_forward_pre_hook(meets, with_kwargs=True))
+    return handles
+
+
+def of_tower(base: nn.Module, method: Compressor) -> list[Any]:
+    """Put those in place that encoding takes, where this method does; returns their handles."""
+    handles = within.register(base) if within.of(method.every()) else []
+    if (merger := traits.merger_of(base)) is not None:
+        handles.append(merger.register_forward_hook(MergerAfter()))
     return handles
 
 

@@ -8,6 +8,7 @@ Letters: B prompts, S columns, I images and videos, P patches, Q newlines of one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,11 +82,32 @@ def of_prompts(base: nn.Module, ids: Tensor, encoded: dict[str, Encoded]) -> Row
             images += _of_modality(base, ids, modality, encoded[modality])
             count = len(images) if modality == "image" else count
     first = next(iter(encoded.values()))
+    if images:
+        return _rows(base, images, count, first)
     D = first.units[0].shape[-1] if first.units else 0
-    if not images:
-        empty = ids.new_zeros(0, 0)
-        tokens = VisualTokens.of(torch.zeros(0, 0, D, device=ids.device))
-        return Rows(tokens, ids.new_zeros(0), empty, 0, {}, {}, None, [], first.projected)
+    tokens = VisualTokens.of(torch.zeros(0, 0, D, device=ids.device))
+    nowhere = ids.new_zeros(0), ids.new_zeros(0, 0)
+    return Rows(tokens, *nowhere, 0, {}, {}, None, [], first.projected)
+
+
+def of_units(base: nn.Module, modality: str, encoded: Encoded, sizes: Sequence[int]) -> Rows:
+    """The rows of images, or videos, that stand in no prompt: each alone, from column 0 on.
+
+    sizes: how many visual tokens each is, newlines included. Raises ValueError if that is not what there is.
+    """
+    cells = _cells(encoded)
+    if sum(sizes) != (total := len(cells["x"])):
+        raise ValueError(f"{total} visual tokens for {modality}s of {[*sizes]}: they must match")
+    device = cells["x"].device
+    column = torch.cat([torch.arange(n, device=device) for n in sizes])
+    number = torch.arange(len(sizes), device=device)
+    prompt = number.repeat_interleave(torch.tensor(sizes, device=device))
+    images = _apart_by(base, modality, cells, sizes, prompt, column)
+    return _rows(base, images, len(images) if modality == "image" else 0, encoded)
+
+
+def _rows(base: nn.Module, images: list[dict[str, Any]], count: int, first: Encoded) -> Rows:
+    """Images side by side, `count` of them before the videos. first: what was encoded first."""
     apart = ("prompt", *PLACES)
     padded = {name: _padded(images, name) for name in images[0] if name not in apart}
     valid = padded["column"] >= 0
@@ -148,10 +170,23 @@ def _of_modality(
         step = encoded.together
         sizes = [sum(sizes[i : i + step]) for i in range(0, len(sizes), step)]
     S = ids.shape[1]
-    cells["column"], prompt = found % S, found // S
+    return _apart_by(base, modality, cells, sizes, found // S, found % S)
+
+
+def _apart_by(
+    base: nn.Module,
+    modality: str,
+    cells: dict[str, Tensor],
+    sizes: Sequence[int],
+    prompt: Tensor,
+    column: Tensor,
+) -> list[dict[str, Any]]:
+    """The cells of each row, so many at a time, with the prompts and columns they stand in."""
     rows = []
-    for part in zip(*(value.split(sizes) for value in (prompt, *cells.values())), strict=True):
-        stands, row = part[0], dict(zip(cells, part[1:], strict=True))
+    for part in zip(
+        *(value.split(sizes) for value in (prompt, *cells.values(), column)), strict=True
+    ):
+        stands, row = part[0], dict(zip([*cells, "column"], part[1:], strict=True))
         if len(stands) == 0:
             continue
         if bool((stands != stands[0]).any()):

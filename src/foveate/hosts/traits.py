@@ -267,6 +267,11 @@ def tiles_are_marked(base: nn.Module) -> bool:
     return hasattr(connector_of(base), "pixel_shuffle")
 
 
+def closes_rows(config: Any) -> bool:
+    """Whether the model puts newlines behind the rows of an image, by its config."""
+    return hasattr(config, "image_grid_pinpoints")
+
+
 def whole_view(base: nn.Module) -> int | None:
     """Which of an image's views, where it has several, shows all of it: the first, or the last as -1."""
     if hasattr(base, "image_newline"):

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from torch import nn
+from torch import Tensor, nn
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, stride_of, whole, windowed
+from foveate.core.ops import Keep, stride_of, whole, windowed, windows_of
 from foveate.core.tokens import VisualTokens
 
 
@@ -62,6 +62,10 @@ class DepthwiseConv(Compressor):
         learned = rearrange(self.conv(maps), "(b m) d 1 1 -> b m d", b=len(cells))
         learned = nn.functional.gelu(self.norm(learned)) * self.gate.tanh()
         return pooled.carry((pooled.x + learned).masked_fill(~pooled.valid[..., None], 0))
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """One for each window."""
+        return windows_of(grid, self.kernel, count)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

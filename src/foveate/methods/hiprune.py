@@ -11,7 +11,7 @@ from foveate.core.compressor import Compressor, Context, language
 from foveate.core.ops import Keep, budget, check_keep, choice, neighbours, real, top, whole
 from foveate.core.sizes import scaled_block
 from foveate.core.tokens import VisualTokens
-from foveate.core.views import by_view
+from foveate.core.views import by_view, left_by_view
 
 MIDDLE = 8  # of 24 blocks, from 0
 BESIDE = [1, 3, 5, 7]  # of 3 × 3 cells: above, left, right, below
@@ -70,6 +70,10 @@ class HiPrune(Compressor):
         chosen = anchor | top(deep, n - anchor.sum(1, keepdim=True), near & valid & ~anchor)
         left = n - chosen.sum(1, keepdim=True)
         return tokens.where(chosen | top(deep, left, valid & ~chosen))
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """As many as `keep` says, of the image or of its views."""
+        return left_by_view(self.keep, count, grid) if self.per_view else super().left(count, grid)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

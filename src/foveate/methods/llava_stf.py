@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from foveate.core import warm
 from foveate.core.compressor import Compressor, Context, Site, Tower
-from foveate.core.ops import Keep, stride_of, whole, windowed
+from foveate.core.ops import Keep, stride_of, whole, windowed, windows_of
 from foveate.core.spec import spoken
 from foveate.core.tokens import VisualTokens
 
@@ -65,6 +65,10 @@ class MultiBlockFusion(Compressor):
     def warm_start(self, projector: nn.Module) -> None:
         """Begin as the identity on the selected feature."""
         warm.as_identity(self.mlp, self.feature_width)
+
+    def left(self, count: int, grid: Tensor) -> int:
+        """All of them."""
+        return count
 
     def arguments(self) -> dict[str, Any]:
         """As built."""
@@ -130,6 +134,10 @@ class SpatialFusion(Compressor):
         """
         warm.as_pooling(self.mlp, projector, self.window**2)
 
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """One for each window."""
+        return windows_of(grid, self.window, count)
+
     def arguments(self) -> dict[str, Any]:
         """As built."""
         return {
@@ -179,6 +187,10 @@ class LLaVASTF(Compressor):
         """Begin as average pooling behind the projector. Raises ValueError as `warm.as_pooling` does."""
         self.spatial.warm_start(projector)
         self.multi_block.warm_start(projector)
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """One for each window."""
+        return self.spatial.left(count, grid)
 
     def arguments(self) -> dict[str, Any]:
         """As built."""

@@ -137,6 +137,10 @@ class FlashGlobalFusion(Compressor):
             nn.init.zeros_(block.leave.weight)
         warm.as_pooling(self.leave, projector, 1)
 
+    def left(self, count: int, grid: Tensor) -> int:
+        """All of them."""
+        return count
+
     def arguments(self) -> dict[str, Any]:
         """As built."""
         return dict(self._arguments)

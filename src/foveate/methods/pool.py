@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from foveate.core.compressor import Compressor, Context, language
-from foveate.core.ops import Keep, real, stride_of, whole, windows
+from foveate.core.ops import Keep, real, stride_of, whole, windows, windows_of
 from foveate.core.tokens import VisualTokens
 
 
@@ -87,6 +87,11 @@ class Pool(Compressor):
             drawn = [torch.randint(len(self.sampled), (), generator=g) for g in context.generator]
             stride = torch.tensor(self.sampled)[torch.stack(drawn)][:, None]
         return stride
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """One for each run, or each window of the grid."""
+        runs = -(-count // self.stride)
+        return runs if self.dims == 1 else windows_of(grid, self.stride, count)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.compressor import Compressor, Context, Site, Tower, language
 from foveate.core.ops import Keep, budget, check_keep, choice, cosine, in_front, number, pick
 from foveate.core.tokens import VisualTokens
-from foveate.core.views import by_view
+from foveate.core.views import by_view, left_by_view
 
 NOTHING = 1e-9  # what is left of a sum of cosines when all is covered
 
@@ -67,6 +67,10 @@ class SCOPE(Compressor):
 
     def _pruned(self, tokens: VisualTokens, attention: Tensor) -> VisualTokens:
         return tokens.where(self._chosen(tokens, attention))
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """As many as `keep` says, of the image or of its views."""
+        return left_by_view(self.keep, count, grid) if self.per_view else super().left(count, grid)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

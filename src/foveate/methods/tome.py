@@ -34,7 +34,8 @@ class ToMe(Compressor):
 
     def forward(self, tokens: VisualTokens, context: Context) -> VisualTokens:
         """Tokens, r fewer. tokens.x (B, N, D)."""
-        r, N = self._merged(tokens), tokens.valid.shape[1]
+        r = self._merged(tokens.counts[:, None], tokens.patches[:, None])
+        N = tokens.valid.shape[1]
         with torch.no_grad():
             alike = cosine(context.keys[:, 1::2], context.keys[:, ::2])
             alike = alike.masked_fill(~tokens.valid[:, None, ::2], -torch.inf)
@@ -44,10 +45,12 @@ class ToMe(Compressor):
         into[:, 1::2] = torch.where(leaving, 2 * nearest, into[:, 1::2])
         return tokens.merge(into, N)
 
-    def _merged(self, tokens: VisualTokens) -> Tensor:
-        """(B, 1) how many pairs become one. Raises ValueError where no number of them would do."""
-        now, last = tokens.counts[:, None], budget(self.keep, tokens.patches[:, None])
-        later = self.merges - 1
+    def _merged(self, now: Tensor, patches: Tensor) -> Tensor:
+        """(B, 1) how many pairs of tokens become one. Raises ValueError where no number of them would do.
+
+        now, patches (B, 1) how many tokens there are, and there were.
+        """
+        last, later = budget(self.keep, patches), self.merges - 1
         share = (now - last + later).div(self.merges, rounding_mode="floor")
         r = share.maximum(now - last * 2 ** min(later, 31)).clamp(min=0)
         if bool((short := r > now // 2).any()):
@@ -58,6 +61,12 @@ class ToMe(Compressor):
                 f"more of {N} tokens, not {n}"
             )
         return r
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """What this merge leaves of an image of one view; of joined tiles, borders may be cut off."""
+        if int(grid[:, 0].max()) > 0:
+            return None
+        return count - int(self._merged(torch.tensor([[count]]), torch.tensor([[len(grid)]])))
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from foveate.core.compressor import Compressor, Context, Site, Tower, language
 from foveate.core.ops import Keep, budget, check_keep, choice, cosine, every_few, real, top
 from foveate.core.tokens import VisualTokens
-from foveate.core.views import by_view
+from foveate.core.views import by_view, left_by_view
 
 
 class VisionZip(Compressor):
@@ -70,6 +70,10 @@ class VisionZip(Compressor):
         joins = rest & ~target
         into = torch.where(joins, nearest, torch.arange(N, device=rest.device))
         return tokens.merge(into, N, _plus_mean(tokens.x, into, joins))
+
+    def left(self, count: int, grid: Tensor) -> int | None:
+        """As many as `keep` says, of the image or of its views."""
+        return left_by_view(self.keep, count, grid) if self.per_view else super().left(count, grid)
 
     def arguments(self) -> dict[str, Any]:
         """As given."""

@@ -1,0 +1,51 @@
+"""The long command by which vLLM serves a model with foveate."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from foveate.engines.vllm import ARCHITECTURE, served
+
+PLACES = {
+    "mrope_section": [1, 1, 1]
+}  # any will do: it is by its being there that vLLM asks for positions
+
+
+def command(
+    model: str,
+    config: Any,
+    method: str | None = None,
+    positions: str | None = None,
+    by_request: bool = False,
+    cpu: bool = False,
+    more: Sequence[str] = (),
+) -> list[str]:
+    """What to run. config: the model's, from its config.json; more: what else vLLM is to be told.
+
+    method: as `foveate compare --methods` reads it; None for the one the model was saved with. positions:
+    "original" or "renumbered", unless given as the model was saved. by_request: a request may name another
+    method, and say all else that its image processor takes. Raises ValueError for what vLLM cannot serve.
+    """
+    told = {served.METHOD: method, served.POSITIONS: positions}
+    told = {name: value for name, value in told.items() if value is not None}
+    if method is not None:
+        served.of_text(method, config)
+    elif served.of_checkpoint(config) is None and not by_request:
+        raise ValueError(
+            f'{model} was saved without a method: name one, such as "divprune(keep=36)"'
+        )
+    original = served.positions(config, told) == "original"
+    places = original and not served.counts_in_three(config)
+    if not places:
+        served.check_positions(config, told)
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    exported = ARCHITECTURE in (config.architectures or ())  # foveate's class by its name
+    words += [] if exported else ["--model-impl", "transformers"]
+    words += ["--mm-processor-kwargs", json.dumps(told)] if told else []
+    words += ["--hf-overrides", json.dumps(PLACES)] if places else []
+    words += ["--trust-request-mm-kwargs"] if by_request else []
+    words += ["--worker-cls", "foveate.engines.vllm.worker.Worker"] if cpu and places else []
+    return [*words, *more]

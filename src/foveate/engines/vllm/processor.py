@@ -1,0 +1,168 @@
+"""Prompts with as many placeholders for an image as the method leaves of it, counted before it is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models.transformers.multimodal import (
+    MultiModalProcessingInfo,
+    MultiModalProcessor,
+)
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.processing import PromptUpdateDetails
+from vllm.multimodal.processing.context import InputProcessingContext
+
+from foveate.core.compressor import Compressor
+from foveate.engines.vllm import served
+from foveate.hosts import features, traits
+
+OURS = (served.METHOD, served.POSITIONS)
+SAVED = "saved with the model"  # the name of a checkpoint's own method
+LAID = ("image_grid_thw", "video_grid_thw", "image_sizes")  # what says how an image's patches lie
+
+
+def field(modality: str, name: str) -> str:
+    """What an image is sent to the model with: its "method", and its "size" uncompressed."""
+    return f"{modality}_foveate_{name}"
+
+
+def written(text: str) -> Tensor:
+    """A text as vLLM sends it along with an image."""
+    return torch.tensor([*text.encode(), 0], dtype=torch.uint8)
+
+
+def read(value: Tensor) -> str:
+    """The text that `written` wrote."""
+    return bytes(value.flatten().tolist()).decode().rstrip("\0")
+
+
+class Context(InputProcessingContext):
+    """vLLM's, whose processors of transformers hear nothing of us: some take no argument they do not know."""
+
+    def get_merged_mm_kwargs(self, kwargs: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+        """What the server and a request say, without what they say to us."""
+        merged = super().get_merged_mm_kwargs(kwargs, **more)
+        return {name: value for name, value in merged.items() if name not in OURS}
+
+
+class Info(MultiModalProcessingInfo):
+    """Knows the server's method. Memory is reserved for images with all tokens: a request may want them."""
+
+    def __init__(self, ctx: InputProcessingContext):
+        super().__init__(Context(ctx.model_config, ctx.tokenizer))
+
+    @cached_property
+    def told(self) -> dict[str, Any]:
+        """What the server was told of us. Raises ValueError for what cannot be served."""
+        given = self.ctx.model_config.get_multimodal_config().mm_processor_kwargs or {}
+        told = {name: given[name] for name in OURS if name in given}
+        config = self.get_hf_config()
+        if served.METHOD in told:
+            served.of_text(told[served.METHOD], config)
+        elif served.of_checkpoint(config) is None:
+            return told
+        served.check_positions(config, told)
+        return told
+
+    def asked(self, kwargs: Mapping[str, Any]) -> str:
+        """The method of a request: its own, the server's, or the checkpoint's; empty for none.
+
+        Raises ValueError for positions that are not the server's.
+        """
+        config, told = self.get_hf_config(), self.told
+        wanted = kwargs.get(served.POSITIONS, told.get(served.POSITIONS))
+        if wanted != told.get(served.POSITIONS):
+            raise ValueError(
+                f"{served.POSITIONS}={wanted!r}: the server says that, for all requests"
+            )
+        text = kwargs.get(served.METHOD, told.get(served.METHOD))
+        if text is None:
+            return SAVED if served.of_checkpoint(config) is not None else ""
+        served.of_text(text, config)
+        served.check_positions(config, told)
+        return text
+
+    def method(self, text: str) -> Compressor:
+        """The method of this name, without its weights."""
+        config = self.get_hf_config()
+        return served.of_checkpoint(config) if text == SAVED else served.of_text(text, config)
+
+    def _get_num_mm_tokens(self, **sizes: Any) -> Any:
+        kwargs = self.ctx.get_merged_mm_kwargs({})
+        return self.get_hf_processor()._get_num_multimodal_tokens(**sizes, **kwargs)
+
+
+class Processor(MultiModalProcessor):
+    """vLLM's own, whose expansions lose the placeholders of tokens that will be gone."""
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        text = self.info.asked(hf_kwargs)
+        out = super()._apply_hf_processor_main(mm_items, hf_kwargs)
+        for modality in traits.MODALITIES:
+            ids, sizes = (out.get(f"{modality}_replacement_{name}") for name in ("ids", "sizes"))
+            if ids is not None:
+                token = self._token(modality)
+                whole = [int((one == token).sum()) for one in ids.split(sizes.tolist())]
+                out[field(modality, "method")] = [written(text)] * len(whole)
+                out[field(modality, "size")] = torch.tensor(whole)
+        return out
+
+    def _get_mm_fields_config(
+        self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        names = [(m, field(m, name)) for m in traits.MODALITIES for name in ("method", "size")]
+        ours = {name: (m, hf_inputs.pop(name)) for m, name in names if name in hf_inputs}
+        fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
+        for name, (modality, value) in ours.items():
+            hf_inputs[name] = value
+            fields[name] = MultiModalFieldConfig.batched(modality, keep_on_cpu=True)
+        return fields
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, Any], out_mm_kwargs: Any
+    ) -> Sequence[Any]:
+        """vLLM's, with expansions that are as long as what will be left, and no longer.
+
+        It takes what an expansion repeats most for the token of embeddings, which of a short one is not sure.
+        """
+        left = {}
+        for modality, items in out_mm_kwargs.items():
+            token = self._token(modality)
+            some = [self._shortened(modality, item) for item in items]
+            left[modality] = [PromptUpdateDetails.select_token_id(ids, token) for ids in some]
+        updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        return [replace(one, replacement=left[one.modality].__getitem__) for one in updates]
+
+    def _token(self, modality: str) -> int:
+        """The id that stands for an embedding."""
+        return traits.placeholder_id(SimpleNamespace(config=self.info.get_hf_config()), modality)
+
+    def _shortened(self, modality: str, item: Any) -> list[int]:
+        """An image's expansion without the embedding tokens that will be gone; what is around them stays.
+
+        Raises ValueError where the method cannot say how many, or text stands between the tokens.
+        """
+        ids, config = item[f"{modality}_replacement_ids"].data, self.info.get_hf_config()
+        if not (text := read(item[field(modality, "method")].data)):
+            return ids.tolist()
+        embeds = ids == self._token(modality)
+        where = embeds.nonzero()[:, 0]
+        if len(where) > 1 and int(where.diff().max()) > 1:
+            raise ValueError(
+                f"{text}: {config.model_type} puts text between the tokens of an image, and vLLM would not "
+                "know where it belongs once some are gone"
+            )
+        given = {name: item[name].data for name in LAID if name in item}
+        tiles = 1 if given else int(item[f"num_{modality}_patches"].data)
+        try:
+            grid = features.layout(config, len(where), tiles, modality, **given)
+        except NotImplementedError as error:
+            raise ValueError(f"{text}: {error}") from error
+        kept = served.left(self.info.method(text), text, grid)
+        return ids[~embeds | (embeds.cumsum(0) <= kept)].tolist()

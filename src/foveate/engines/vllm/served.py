@@ -1,0 +1,138 @@
+"""Which methods vLLM can serve, and how many tokens one leaves; every refusal in one sentence."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import foveate.methods
+from foveate.core.compressor import Compressor
+from foveate.hosts import features, saving, traits
+from foveate.hosts.switches import Switches
+from foveate.registry import written
+from foveate.registry.methods import known
+
+METHOD, POSITIONS = "foveate", "foveate_positions"  # of --mm-processor-kwargs
+PATCH = torch.zeros(
+    1, 3, dtype=torch.long
+)  # an image of which every method can say what it leaves, or none
+
+
+def of_text(text: str, config: Any) -> Compressor:
+    """The method that is written, as `foveate compare --methods` reads it. config: the model's.
+
+    Raises ValueError for what cannot be served, and for classes by path: nobody's request imports code.
+    """
+    if not isinstance(text, str) or ":" in text:
+        raise ValueError(f'foveate={text!r}: want a method by name, such as "divprune(keep=36)"')
+    spec = written.spec(text, "foveate: ")
+    try:
+        method = spec.build(model=config).eval()
+    except TypeError as error:
+        raise ValueError(f"{text}: {error}") from error
+    checked(method, text)
+    if next(method.parameters(), None) is not None:
+        raise ValueError(
+            f"{text} has weights, which only a checkpoint brings: save the trained model, and serve that"
+        )
+    return method
+
+
+def of_checkpoint(config: Any) -> Compressor | None:
+    """The method that a checkpoint was saved with, its weights still to be filled in; None without one.
+
+    Raises ValueError for what cannot be served.
+    """
+    node = saving.said(config)
+    if node is None:
+        return None
+    switches = Switches.of(node)
+    if switches.merges or switches.proportional:
+        raise ValueError(
+            f"the checkpoint says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
+        )
+    if traits.closes_rows(config) and switches.newlines == "rows":
+        raise ValueError(
+            f"{config.model_type} closes rows with newlines, and vLLM must know which of them stay before it "
+            "sees the image: save the model with compress(…, newlines='none')"
+        )
+    method = saving.rebuild(node, known()).eval()
+    return checked(method, str(method))
+
+
+def checked(method: Compressor, text: str) -> Compressor:
+    """The method, if it can be served. Raises ValueError, with those that can."""
+    try:
+        features.check(method)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}. vLLM serves {', '.join(names())}") from error
+    if method.count(PATCH) is None:
+        raise ValueError(
+            f"{text}: the picture decides how many tokens are left, and vLLM makes room for them before it "
+            f"sees any. Give it a keep, where it takes one; vLLM serves {', '.join(names())}"
+        )
+    return method
+
+
+def left(method: Compressor, text: str, grid: Tensor) -> int:
+    """How many tokens are left of an image. Raises ValueError where only the image says."""
+    if (count := method.count(grid)) is None:
+        raise ValueError(
+            f"{text}: of {len(grid)} tokens in several views, the picture decides what is left"
+        )
+    return count
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """The methods that can be served as they are, without weights of their own."""
+    return tuple(slug for slug in foveate.methods.METHODS if _plain(slug))
+
+
+def _plain(slug: str) -> bool:
+    with torch.device("meta"):
+        method = foveate.methods.METHODS[slug]()
+    try:
+        features.check(method)
+    except ValueError:
+        return False
+    return next(method.parameters(), None) is None and method.count(PATCH) is not None
+
+
+def positions(config: Any, kwargs: Mapping[str, Any]) -> str:
+    """Whether kept tokens keep their positions: as the server was told, else the checkpoint, else "original".
+
+    kwargs: the server's --mm-processor-kwargs. Raises ValueError for other words.
+    """
+    saved = Switches.of(saving.said(config) or {}).positions
+    return Switches(kwargs.get(POSITIONS, saved)).positions
+
+
+def keeps_places(config: Any) -> bool:
+    """Whether the model is served so that a token can have another position than the one before and one."""
+    return getattr(config, "mrope_section", None) is not None
+
+
+def check_positions(config: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise ValueError where original positions are wanted and vLLM would count anew."""
+    if positions(config, kwargs) == "renumbered" or keeps_places(config):
+        return
+    told = f'--mm-processor-kwargs \'{{"{POSITIONS}": "renumbered"}}\''
+    if counts_in_three(config):
+        raise ValueError(
+            f"{config.model_type} counts positions in three dimensions, and foveate keeps those of one in "
+            f"vLLM. Where its tokens may be counted anew, say so: {told}"
+        )
+    raise ValueError(
+        "kept tokens keep their positions, which vLLM must be told of: --hf-overrides "
+        f"'{{\"mrope_section\": [1, 1, 1]}}', or `foveate export`. Where they may be counted anew: {told}"
+    )
+
+
+def counts_in_three(config: Any) -> bool:
+    """Whether the language model has M-RoPE of its own."""
+    return "mrope_section" in (getattr(config.get_text_config(), "rope_parameters", None) or {})

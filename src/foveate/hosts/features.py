@@ -1,0 +1,100 @@
+"""Images in, compressed visual tokens out, without a prompt: for engines that make prompts themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from foveate.core.compressor import Compressor
+from foveate.hosts import before, checks, encode, glance, grids, hooks, rows, samples, traits
+
+ASKING = frozenset({"text", "text_ids", "text_mask"})  # what only a prompt says
+
+
+def check(method: Compressor) -> None:
+    """Raise ValueError for a method that asks for more than an image, before anything is loaded."""
+    for part in method.at(1.0).parts():
+        name = part._get_name()
+        if part.site > before.ENTRY:
+            raise ValueError(
+                f"{name} acts {part.site.words}, and the cache of an engine is as long in every layer"
+            )
+        if part.needs & ASKING:
+            raise ValueError(
+                f"{name} reads the question, and an engine encodes an image once for any question"
+            )
+
+
+@torch.no_grad()
+def features(
+    base: nn.Module, method: Compressor, sizes: Sequence[int], modality: str = "image", **given: Any
+) -> list[tuple[Tensor, Tensor]]:
+    """What a method leaves of each image: its tokens (M, D), and the places (M,) they had among its own.
+
+    sizes: how many visual tokens each image has uncompressed, newlines included; given: what the model's
+    own feature function takes, such as pixel_values. Newlines are gone, as with compress(newlines="none"):
+    nobody knows which rows keep a token before the image is seen. A place is the floor of the mean of the
+    patches that a token carries, as with positions="original".
+
+    Raises ValueError as `check` does and where sizes do not fit, NotImplementedError for DeepStack, and as
+    `compress` does where the method cannot act on this model.
+    """
+    check(method)
+    if deep := traits.deepened(base):
+        raise NotImplementedError(
+            f"DeepStack adds features behind {deep} decoder layers, and an engine is handed those of one"
+        )
+    parts = method.at(1.0).parts()
+    own = getattr(type(base), f"get_{modality}_features")
+    with _shown(base, method):
+        output = encode.encode(base, own, modality, parts, return_dict=True, **given)
+    seen = rows.of_units(base, modality, output[encode.KEY], sizes)
+    draws = samples.Draws(training=False, step=None)
+    tokens, _ = before.compress_images(base, seen, parts, draws, traced=False, merges=False)
+    left = zip(tokens.x, tokens.mean(seen.column), tokens.valid, strict=True)
+    return [(x[valid], place[valid]) for x, place, valid in left]
+
+
+@contextmanager
+def _shown(base: nn.Module, method: Compressor) -> Iterator[None]:
+    """Inside, the vision tower shows what this method asks for; afterwards it is what it was."""
+    tapped = checks.check(base, method)
+    handles = hooks.of_tower(base, method)
+    for attention, shows in tapped.items():
+        glance.tap(attention, shows)
+    try:
+        yield
+    finally:
+        for attention in tapped:
+            glance.untap(attention)
+        for handle in handles:
+            handle.remove()
+
+
+def layout(config: Any, size: int, tiles: int = 1, modality: str = "image", **given: Any) -> Tensor:
+    """(P, 3) view, row and column of each patch of an image, from what its processor says of it.
+
+    size: how many visual tokens it has uncompressed; tiles: how many views of one size; given: its row of
+    image_grid_thw or image_sizes, where the model takes one. Raises NotImplementedError where that is not
+    enough.
+    """
+    base = SimpleNamespace(config=config)
+    if traits.closes_rows(config):
+        sizes = given.get("image_sizes")  # of a video there are none
+        grid = None if sizes is None else grids.closed(base, sizes.flatten().tolist(), size)
+    else:
+        views = [size] if given else [size // tiles] * tiles
+        given = {name: value.reshape(1, -1) for name, value in given.items()}
+        cells = grids.of_units(base, modality, given, views, None)
+        fits = all(cell is not None for cell in cells) and sum(map(len, cells)) == size
+        grid = grids.stacked(cells) if fits else None
+    if grid is None:
+        raise NotImplementedError(
+            f"{config.model_type}: nothing says how the {size} tokens of an image lie before it is seen"
+        )
+    return grid
