@@ -25,7 +25,7 @@ HOUSE = (
     ("draw", "bench", "convert", "patchqa", "embedded"),
     ("tasks",),
     ("evaluate", "train"),
-    ("leaderboard",),
+    ("leaderboard", "serve"),
     ("cli", "engines"),
     ("__main__",),
 )

@@ -1,0 +1,90 @@
+"""Requests made ready for the model, on a thread of their own: the model's never waits for a picture."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+from foveate.chat import MARK
+from foveate.chat.messages import ask, check_system
+from foveate.evaluate.prompts import Ask, encode
+from foveate.serve import pictures, wire
+from foveate.serve.choice import Choice
+from foveate.serve.limits import Limits, Refused
+from foveate.serve.rows import Wanted
+
+LETTERS = 32  # of a token, at most, before anybody counts
+
+
+class Reader:
+    """Reads requests for one model. fetch: whether pictures of http(s) are fetched."""
+
+    def __init__(self, choice: Choice, limits: Limits, fetch: bool = False):
+        self.choice, self.limits, self.fetch = choice, limits, fetch
+        self.processor = copy.deepcopy(
+            choice.loaded.processor
+        )  # tokenizers serve one thread at a time
+        self.thread = ThreadPoolExecutor(1, "reader")
+        text = choice.loaded.model.config.get_text_config()
+        self._most = min(limits.prompt, text.max_position_embeddings)
+        self._held = text.max_position_embeddings
+
+    async def wanted(self, request: wire.ChatRequest, end: float) -> Wanted:
+        """What the model is to do; end is when nobody waits any more. Raises Refused."""
+        wire.check(request)
+        self._check_name(request.model)
+        plan = self.choice.plan(request.method, request.keep)
+        new = request.max_completion_tokens or request.max_tokens or self.limits.answer
+        if new > self.limits.answer:
+            raise Refused(
+                400, f"{new} tokens of answer: want at most {self.limits.answer}", "max_tokens"
+            )
+        if len(places := wire.places(request)) > self.limits.images:
+            raise Refused(
+                413, f"{len(places)} pictures: want at most {self.limits.images}", "messages"
+            )
+        data = [await asyncio.to_thread(pictures.raw, p, self.limits, self.fetch) for p in places]
+        loop = asyncio.get_running_loop()
+        shown = await loop.run_in_executor(self.thread, self._ask, request, data, new)
+        temperature, top_p = request.temperature or 0.0, request.top_p or 1.0
+        return Wanted(shown, plan, new, end, temperature, top_p, request.seed, request.stops)
+
+    def _check_name(self, name: str | None) -> None:
+        own = self.choice.loaded.name
+        if name not in (None, own):
+            raise Refused(404, f"no model {name!r}: this server has {own}", "model")
+
+    def _ask(self, request: wire.ChatRequest, data: list[bytes], new: int) -> Ask:
+        """What is shown and said. Raises Refused where it is too long, or the chat template cannot say it."""
+        said = wire.words(request)
+        if (letters := sum(map(len, said))) > LETTERS * self.limits.prompt:
+            raise Refused(413, f"{letters:,} letters are more than a prompt may hold", "messages")
+        for mark in (MARK, *self._marks()):
+            if any(mark in text for text in said):
+                why = f"the text holds {mark}: leave it out, pictures are put in by themselves"
+                raise Refused(400, why, "messages")
+        images = [pictures.opened(one, self.limits) for one in data]
+        if not images and not said[-1].strip():
+            raise Refused(400, "the last message is empty: ask something", "messages")
+        try:
+            shown, told = ask(wire.messages(request, images))
+            if not isinstance(told, str) and told[0].role == "system":
+                check_system(self.processor, told)
+            length = encode(self.processor, [(shown, told)])[0]["input_ids"].shape[1]
+        except (ValueError, TypeError, KeyError) as error:
+            raise Refused(400, " ".join(str(error).split()), "messages") from error
+        self._check_length(length, new)
+        return shown, told
+
+    def _check_length(self, length: int, new: int) -> None:
+        if length > self._most:
+            why = f"{length} tokens of prompt and pictures: want at most {self._most}"
+            raise Refused(400, why, "messages")
+        if length + new > self._held:
+            why = f"{length} tokens of prompt and pictures and {new} of answer: the model takes {self._held}"
+            raise Refused(400, why, "max_tokens")
+
+    def _marks(self) -> list[str]:
+        names = ("image_token", "video_token")
+        return [mark for n in names if isinstance(mark := getattr(self.processor, n, None), str)]
