@@ -11,6 +11,7 @@ WHEEL_VENV ?= .venv-wheel
 DOCS_VENV ?= .venv-docs
 HARNESS_VENV ?= .venv-harness
 RAY_VENV ?= .venv-ray
+SERVE_VENV ?= .venv-serve
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -32,7 +33,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions test-harness test-ray lint wheel docs docs-site bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions test-harness test-ray test-serve lint wheel docs docs-site bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -65,6 +66,10 @@ test-harness: $(HARNESS_VENV)/.ready-harness
 # A run on a local Ray cluster, in an environment of its own.
 test-ray: $(RAY_VENV)/.ready-ray
 	$(CALM) $(RAY_VENV)/bin/python -m pytest tests_ray
+
+# Our own server and its page, in an environment of its own; the page is driven in a Chromium, where there is one.
+test-serve: $(SERVE_VENV)/.ready-serve
+	$(CALM) $(SERVE_VENV)/bin/python -m pytest tests_serve
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -109,7 +114,7 @@ bloat:
 	@$(PYTHON) recipes/bloat.py
 
 clean:
-	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV) $(RAY_VENV)
+	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV) $(RAY_VENV) $(SERVE_VENV)
 
 # Both environments at once: setting them up is mostly waiting for downloads.
 set-up:
@@ -156,6 +161,13 @@ $(HARNESS_VENV)/.ready-harness: $(HARNESS_VENV)/.torch pyproject.toml constraint
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[harness]'
 	$(@D)/bin/python $(INSTALL) --no-deps lmms-eval==$(LMMS_EVAL)
+	@touch $@
+
+# gradio takes an older pillow and an older tomlkit.
+$(SERVE_VENV)/.ready-serve: $(SERVE_VENV)/.torch pyproject.toml constraints.txt
+	sed '/^pillow==/d; /^tomlkit==/d' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest httpx schemathesis websockets
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[serve]'
 	@touch $@
 
 # constraints.txt but for its transformers.

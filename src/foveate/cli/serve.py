@@ -71,7 +71,7 @@ def serve(
     """Answer OpenAI's chat completions with one model; any method and budget per request."""
     if lacking := [name for name in NEEDS if find_spec(name) is None]:
         raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[serve]'")
-    from foveate.serve.run import run
+    from foveate.serve.run import run, server
 
     if page and api_key:
         raise Wrong("--page with --api-key: the page knows no key, leave one of them out")
@@ -95,7 +95,7 @@ def serve(
     with _listening(host, port) as listening:
         at = f"http://{host}:{listening.getsockname()[1]}"
         ready = partial(output.note, f"{start.loaded.name} answers at {at}")
-        run(choice(start), limits, listening, ready, allow_fetch, api_key, own_page)
+        run(server(choice(start), limits, ready, allow_fetch, api_key, own_page), listening)
 
 
 def _listening(host: str, port: int) -> socket.socket:

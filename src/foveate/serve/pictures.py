@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 
 from PIL import Image
 
-from foveate.chat.pictures import PictureError, read
+from foveate.chat.pictures import TOO_MANY, PictureError, read
 from foveate.serve.limits import Limits, Refused
 
 MOVES = 3  # redirects that are followed
@@ -48,17 +48,14 @@ def opened(data: bytes, limits: Limits) -> Image.Image:
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if (pixels := image.width * image.height) > limits.pixels:
-                raise Refused(
-                    413,
-                    f"a picture of {image.width} x {image.height} is {pixels:,} pixels: want at most "
-                    f"{limits.pixels:,}",
-                    "messages",
-                )
+            if image.width * image.height > limits.pixels:
+                raise _large(f"{image.width} x {image.height}", limits)
             return read(image)
     except PictureError as error:
         raise _wrong(str(error)) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except TOO_MANY as error:
+        raise _large("far too many", limits) from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise _wrong("an image that cannot be read: want PNG, JPEG, WebP, GIF, …") from error
 
 
@@ -129,6 +126,11 @@ def _public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = getattr(found, "ipv4_mapped", None)
     return (mapped or found).is_global and not found.is_multicast
+
+
+def _large(size: str, limits: Limits) -> Refused:
+    why = f"a picture of {size} pixels: want at most {limits.pixels:,} in all"
+    return Refused(413, why, "messages")
 
 
 def _wrong(why: str) -> Refused:

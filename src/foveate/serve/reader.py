@@ -35,18 +35,18 @@ class Reader:
         wire.check(request)
         self._check_name(request.model)
         plan = self.choice.plan(request.method, request.keep)
-        new = request.max_completion_tokens or request.max_tokens or self.limits.answer
-        if new > self.limits.answer:
-            raise Refused(
-                400, f"{new} tokens of answer: want at most {self.limits.answer}", "max_tokens"
-            )
+        asked = request.max_completion_tokens or request.max_tokens
+        if asked is not None and asked > self.limits.answer:
+            why = f"{asked} tokens of answer: want at most {self.limits.answer}"
+            raise Refused(400, why, "max_tokens")
         if len(places := wire.places(request)) > self.limits.images:
             raise Refused(
                 413, f"{len(places)} pictures: want at most {self.limits.images}", "messages"
             )
         data = [await asyncio.to_thread(pictures.raw, p, self.limits, self.fetch) for p in places]
         loop = asyncio.get_running_loop()
-        shown = await loop.run_in_executor(self.thread, self._ask, request, data, new)
+        shown, length = await loop.run_in_executor(self.thread, self._ask, request, data)
+        new = self._room(length, asked)
         temperature, top_p = request.temperature or 0.0, request.top_p or 1.0
         return Wanted(shown, plan, new, end, temperature, top_p, request.seed, request.stops)
 
@@ -55,8 +55,11 @@ class Reader:
         if name not in (None, own):
             raise Refused(404, f"no model {name!r}: this server has {own}", "model")
 
-    def _ask(self, request: wire.ChatRequest, data: list[bytes], new: int) -> Ask:
-        """What is shown and said. Raises Refused where it is too long, or the chat template cannot say it."""
+    def _ask(self, request: wire.ChatRequest, data: list[bytes]) -> tuple[Ask, int]:
+        """What is shown and said, and how many tokens it is.
+
+        Raises Refused where it is too long, or the chat template cannot say it.
+        """
         said = wire.words(request)
         if (letters := sum(map(len, said))) > LETTERS * self.limits.prompt:
             raise Refused(413, f"{letters:,} letters are more than a prompt may hold", "messages")
@@ -74,16 +77,18 @@ class Reader:
             length = encode(self.processor, [(shown, told)])[0]["input_ids"].shape[1]
         except (ValueError, TypeError, KeyError) as error:
             raise Refused(400, " ".join(str(error).split()), "messages") from error
-        self._check_length(length, new)
-        return shown, told
-
-    def _check_length(self, length: int, new: int) -> None:
         if length > self._most:
             why = f"{length} tokens of prompt and pictures: want at most {self._most}"
             raise Refused(400, why, "messages")
-        if length + new > self._held:
-            why = f"{length} tokens of prompt and pictures and {new} of answer: the model takes {self._held}"
-            raise Refused(400, why, "max_tokens")
+        return (shown, told), length
+
+    def _room(self, length: int, asked: int | None) -> int:
+        """Tokens of an answer to a prompt of this length. Raises Refused where they do not fit."""
+        room = self._held - length
+        if (asked or 1) > room:
+            why = f"{length} tokens of prompt and pictures leave {max(room, 0)} for the answer"
+            raise Refused(400, f"{why}: the model takes {self._held}", "max_tokens")
+        return asked or min(self.limits.answer, room)
 
     def _marks(self) -> list[str]:
         names = ("image_token", "video_token")

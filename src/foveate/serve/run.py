@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from fastapi import FastAPI
 
 from foveate.serve.app import app
 from foveate.serve.choice import Choice
@@ -50,23 +51,27 @@ class Server(uvicorn.Server):
         self.force_exit = True
 
 
-def run(
+def server(
     choice: Choice,
     limits: Limits,
-    listening: socket.socket,
     ready: Callable[[], None],
     fetch: bool = False,
     api_key: str | None = None,
-    page: Callable[..., Any] | None = None,
-) -> None:
-    """Serve until a signal. ready: called once it listens; page: mounts one on (app, engine, reader)."""
+    page: Callable[[FastAPI, Engine, Reader], FastAPI] | None = None,
+) -> Server:
+    """A server that is to be run. ready: called once it listens; page: mounts one on the application."""
     engine = Engine(choice.loaded, limits, Meters())
     reader = Reader(choice, limits, fetch)
     made = app(engine, reader, api_key)
     if page is not None:
         made = page(made, engine, reader)
     config = uvicorn.Config(made, log_level="warning", access_log=False)
+    return Server(config, engine, ready)
+
+
+def run(made: Server, listening: socket.socket) -> None:
+    """Serve until a signal."""
     with contextlib.suppress(KeyboardInterrupt):  # the signal again, once all is done
-        Server(config, engine, ready).run(sockets=[listening])
-    engine.close()
-    engine.join(GRACE)
+        made.run(sockets=[listening])
+    made.engine.close()
+    made.engine.join(GRACE)

@@ -1,0 +1,49 @@
+"""The command as a process: it drains when it is told to stop; and nothing that is sent makes it fail."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import schemathesis
+from conftest import CHAT, body, said, serving
+from hypothesis import HealthCheck, given, settings, strategies
+from schemathesis.checks import not_a_server_error
+
+
+def test_told_to_stop_it_answers_what_is_here_and_exits_with_0():
+    command = [sys.executable, "-m", "foveate", "serve", "--port", "0", "--no-page", "--batch", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        line = next(line for line in server.stderr if "answers at" in line)
+        at = re.search(r"http://\S+", line)[0]
+        with httpx.Client(base_url=at, timeout=60) as client, ThreadPoolExecutor(16) as pool:
+            whole = said(client.post(CHAT, json=body(2)))
+            many = [pool.submit(client.post, CHAT, json=body(2)) for _ in range(16)]
+            next(one for one in many if one.result().status_code == 200)
+            server.send_signal(signal.SIGTERM)
+            found = [one.exception() or one.result() for one in many]
+        assert server.wait(30) == 0
+        answers = [r for r in found if isinstance(r, httpx.Response) and r.status_code == 200]
+        late = [r for r in found if r not in answers]
+        assert {said(r) for r in answers} == {whole}
+        # Whoever came after the signal found the door closed, and nobody waits for ever.
+        assert all(isinstance(r, httpx.TransportError) or r.status_code == 503 for r in late)
+
+
+def test_whatever_its_schema_allows_it_never_fails():
+    with serving() as (client, _):
+        schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+
+        @settings(max_examples=100, deadline=None, suppress_health_check=[*HealthCheck])
+        @given(data=strategies.data())
+        def ask(data):
+            case = data.draw(operation.as_strategy())
+            case.call_and_validate(base_url=str(client.base_url), checks=[not_a_server_error])
+
+        for found in schema.get_all_operations():
+            operation = found.ok()
+            ask()
