@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -16,6 +18,7 @@ from foveate.serve.limits import Refused
 Mapping = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping]]
 Send = Callable[[Mapping], Awaitable[None]]
+UPLOADS = "/gradio_api/upload"  # whose size the page limits itself
 GONE = 499  # what nobody hears: the client has left
 # Nothing of the page comes from elsewhere, and nobody shows it in a frame.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
@@ -45,9 +48,13 @@ class Guard:
 
         try:
             self._check_key(scope)
-            if scope["path"].startswith("/v1/") and scope["method"] == "POST":
-                with self.engine.place():
-                    receive = _again(await self._body(scope, receive), receive)
+            if scope["method"] == "POST" and not scope["path"].startswith(UPLOADS):
+                ours = scope["path"].startswith("/v1/")
+                with self.engine.place() if ours else nullcontext():
+                    body = await self._body(scope, receive)
+                if not ours:
+                    _check_paths(body)
+                receive = _again(body, receive)
         except Refused as refused:
             await refusal(self.engine, refused)(scope, receive, patient)
             return
@@ -89,6 +96,19 @@ def refusal(engine: Engine, refused: Refused) -> JSONResponse:
     engine.meters.requests.labels(outcome).inc()
     later = {"Retry-After": "1"} if refused.status in (429, 503) else None
     return JSONResponse(wire.error(refused), refused.status, later)
+
+
+def _check_paths(body: bytes) -> None:
+    """Raise Refused for a file of the page's that is an address: the page's own code would fetch it."""
+    try:
+        left = [json.loads(body)]
+    except ValueError:  # no JSON names no file
+        return
+    while left:
+        one = left.pop()
+        if isinstance(one, dict) and "://" in str(one.get("path", "")):
+            raise Refused(400, "a file that is an address: want one that was uploaded")
+        left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from foveate.chat import MARK
 from foveate.chat.messages import ask, check_system
@@ -14,6 +15,7 @@ from foveate.serve.choice import Choice
 from foveate.serve.limits import Limits, Refused
 from foveate.serve.rows import Wanted
 
+Message = dict[str, Any]
 LETTERS = 32  # of a token, at most, before anybody counts
 
 
@@ -44,34 +46,42 @@ class Reader:
                 413, f"{len(places)} pictures: want at most {self.limits.images}", "messages"
             )
         data = [await asyncio.to_thread(pictures.raw, p, self.limits, self.fetch) for p in places]
-        loop = asyncio.get_running_loop()
-        shown, length = await loop.run_in_executor(self.thread, self._ask, request, data)
-        new = self._room(length, asked)
+        shown, new = await self.ask(wire.messages(request, data), asked)
         temperature, top_p = request.temperature or 0.0, request.top_p or 1.0
         return Wanted(shown, plan, new, end, temperature, top_p, request.seed, request.stops)
+
+    async def ask(self, messages: list[Message], new: int | None = None) -> tuple[Ask, int]:
+        """What is shown and said, and how many tokens the answer may take; new, if they fit.
+
+        messages: as `foveate.chat.messages` has them, pictures as bytes. Raises Refused where they are too
+        long, or the chat template cannot say them.
+        """
+        loop = asyncio.get_running_loop()
+        shown, length = await loop.run_in_executor(self.thread, self._ask, messages)
+        return shown, self._room(length, new)
 
     def _check_name(self, name: str | None) -> None:
         own = self.choice.loaded.name
         if name not in (None, own):
             raise Refused(404, f"no model {name!r}: this server has {own}", "model")
 
-    def _ask(self, request: wire.ChatRequest, data: list[bytes]) -> tuple[Ask, int]:
-        """What is shown and said, and how many tokens it is.
-
-        Raises Refused where it is too long, or the chat template cannot say it.
-        """
-        said = wire.words(request)
+    def _ask(self, messages: list[Message]) -> tuple[Ask, int]:
+        """What is shown and said, and how many tokens that is."""
+        parts = [part for m in messages for part in m["content"]]
+        said = [part["text"] for part in parts if part["type"] == "text"]
         if (letters := sum(map(len, said))) > LETTERS * self.limits.prompt:
             raise Refused(413, f"{letters:,} letters are more than a prompt may hold", "messages")
         for mark in (MARK, *self._marks()):
             if any(mark in text for text in said):
                 why = f"the text holds {mark}: leave it out, pictures are put in by themselves"
                 raise Refused(400, why, "messages")
-        images = [pictures.opened(one, self.limits) for one in data]
-        if not images and not said[-1].strip():
+        if not any(p["type"] == "image" or p["text"].strip() for p in messages[-1]["content"]):
             raise Refused(400, "the last message is empty: ask something", "messages")
+        for part in parts:
+            if part["type"] == "image":
+                part["url"] = pictures.opened(part["url"], self.limits)
         try:
-            shown, told = ask(wire.messages(request, images))
+            shown, told = ask(messages)
             if not isinstance(told, str) and told[0].role == "system":
                 check_system(self.processor, told)
             length = encode(self.processor, [(shown, told)])[0]["input_ids"].shape[1]

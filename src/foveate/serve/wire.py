@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
@@ -69,6 +68,13 @@ class Message(Part):
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[Text | Picture, Field(discriminator="type")]]
     name: str | None = None
+
+    @property
+    def parts(self) -> list[Text | Picture]:
+        """Its pieces, in order."""
+        if isinstance(self.content, str):
+            return [Text(type="text", text=self.content)]
+        return self.content
 
 
 class Streaming(Part):
@@ -138,35 +144,25 @@ def check(request: ChatRequest) -> None:
 
 def places(request: ChatRequest) -> list[str]:
     """Where the pictures are, in order."""
-    return [part.image_url.url for part in _parts(request) if isinstance(part, Picture)]
+    parts = (part for message in request.messages for part in message.parts)
+    return [part.image_url.url for part in parts if isinstance(part, Picture)]
 
 
-def words(request: ChatRequest) -> list[str]:
-    """Everything that is said."""
-    own = [m.content for m in request.messages if isinstance(m.content, str)]
-    return own + [part.text for part in _parts(request) if isinstance(part, Text)]
-
-
-def messages(request: ChatRequest, images: list[Any]) -> list[dict[str, Any]]:
+def messages(request: ChatRequest, pictures: list[Any]) -> list[dict[str, Any]]:
     """The conversation with its pictures in place, as `foveate.chat.messages` takes it."""
-    left, found = iter(images), []
-    for message in request.messages:
-        role = message.role.replace("developer", "system")
-        content = message.content
-        if not isinstance(content, str):
-            content = [
+    left = iter(pictures)
+    return [
+        {
+            "role": message.role.replace("developer", "system"),
+            "content": [
                 {"type": "text", "text": part.text}
                 if isinstance(part, Text)
                 else {"type": "image", "url": next(left)}
-                for part in content
-            ]
-        found.append({"role": role, "content": content})
-    return found
-
-
-def _parts(request: ChatRequest) -> Iterator[Text | Picture]:
-    for message in request.messages:
-        yield from () if isinstance(message.content, str) else message.content
+                for part in message.parts
+            ],
+        }
+        for message in request.messages
+    ]
 
 
 def error(refused: Refused) -> dict[str, Any]:
