@@ -186,7 +186,7 @@ def _fields(methods: list[str]) -> list[Any]:
     """Where one says what is asked: the picture, and what the link holds."""
     sources = ["upload", "clipboard"]
     return [
-        gr.Image(type="filepath", label="Picture", height=260, sources=sources),
+        gr.Image(type="filepath", format="png", label="Picture", height=260, sources=sources),
         gr.Textbox(label="Question", elem_id="question"),
         gr.Dropdown(methods, value=methods[0], label="Method", elem_id="method"),
         gr.Dropdown([NONE, *methods], value=NONE, label="Beside it", elem_id="other"),
@@ -200,7 +200,7 @@ def _column(k: int) -> tuple[Any, ...]:
         return (
             column,
             gr.Textbox(label=(ALL, "Method", "Beside it")[k], elem_id=f"answer-{k}"),
-            gr.Image(label="What is kept", interactive=False, elem_id=f"kept-{k}", buttons=[]),
+            gr.Image(label="What is kept", format="png", elem_id=f"kept-{k}", buttons=[]),
             gr.Markdown(elem_id=f"figures-{k}"),
         )
 
