@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from foveate import tasks
 from foveate.core.spec import named
 from foveate.draw import panels
-from foveate.evaluate.plans import BARE, Plan
+from foveate.evaluate.plans import BARE
 from foveate.evaluate.prompts import Ask
 from foveate.registry.loading import support
 from foveate.serve.engine import Engine
@@ -63,50 +63,48 @@ class Asker:
         ]
         try:
             ask, new = await self.reader.ask([{"role": "user", "content": content}])
-            plans = [Plan(BARE, 1.0), *(self._plan(name, keep) for name in (method, other))]
-            rows = await asyncio.gather(*(self._row(plan, ask, new) for plan in plans))
         except Refused as refused:
             raise gr.Error(str(refused)) from refused
+        names = (BARE, method, other)
+        rows = await asyncio.gather(*(self._row(name, keep, ask, new) for name in names))
         found = [await self._column(row, rows[0]) for row in rows]
         return [gr.Column(visible=other != NONE), *(value for column in found for value in column)]
 
     def methods(self) -> list[str]:
-        """The methods that this model can be asked with; the usual one first."""
-        choice, found = self.reader.choice, []
-        for name, known in support(choice.loaded.model).items():
-            try:
-                found += [name] if known.works and choice.plan(name, None).compressor else []
-            except Refused:
-                continue
+        """The methods that this model can be asked with; its own one first."""
+        choice = self.reader.choice
         own = next((p.method for p in (choice.saved, choice.usual) if p and p.compressor), FIRST)
-        return sorted(found, key=lambda name: name != own)
+        works = [name for name, known in support(choice.loaded.model).items() if known.works]
+        return [name for name in dict.fromkeys((own, *works)) if name != BARE and self._has(name)]
 
-    def _plan(self, method: str, keep: float) -> Plan | Refused | None:
-        """What a column is asked with; nothing, or why it cannot be."""
-        if method == NONE:
-            return None
+    def _has(self, name: str) -> bool:
         try:
-            return self.reader.choice.plan(method, float(keep))
-        except Refused as refused:
-            return refused
+            return self.reader.plan(name, None) is not None
+        except Refused:
+            return False
 
-    async def _row(self, plan: Plan | Refused | None, ask: Ask, new: int) -> Row | Refused | None:
-        if not isinstance(plan, Plan):
-            return plan
+    async def _row(self, name: str, keep: float, ask: Ask, new: int) -> Row | str:
+        """A request and its answer, or why there is none; "" where none is wanted."""
+        if name == NONE:
+            return ""
         end = time.monotonic() + self.engine.limits.seconds
-        row = Row(Wanted(ask, plan, new, end, looks=True))
-        with self.engine.place():
-            self.engine.submit(row)
         try:
-            while not row.over:
-                await row.news()
-        finally:
-            self.engine.cancel(row)
-        return row if row.refused is None else row.refused
+            plan = await asyncio.to_thread(self.reader.plan, name, float(keep))
+            row = Row(Wanted(ask, plan, new, end, looks=True))
+            with self.engine.place():
+                self.engine.submit(row)
+            try:
+                while not row.over:
+                    await row.news()
+            finally:
+                self.engine.cancel(row)
+        except Refused as refused:
+            return str(refused)
+        return row if row.refused is None else str(row.refused)
 
-    async def _column(self, row: Row | Refused | None, full: Row | Refused | None) -> Column:
-        if not isinstance(row, Row) or not isinstance(full, Row):
-            return gr.Textbox(""), None, str(row or "")
+    async def _column(self, row: Row | str, full: Row | str) -> Column:
+        if isinstance(row, str) or isinstance(full, str):
+            return gr.Textbox(""), None, str(row)
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self.reader.thread, self._drawn, row)
         plan = row.wanted.plan

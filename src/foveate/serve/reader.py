@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any
 
 from foveate.chat import MARK
@@ -16,6 +17,7 @@ from foveate.serve.limits import Limits, Refused
 from foveate.serve.rows import Wanted
 
 Message = dict[str, Any]
+PLANS = 8  # that are kept ready
 LETTERS = 32  # of a token, at most, before anybody counts
 
 
@@ -24,6 +26,8 @@ class Reader:
 
     def __init__(self, choice: Choice, limits: Limits, fetch: bool = False):
         self.choice, self.limits, self.fetch = choice, limits, fetch
+        # Of 1 and 1.0 each its own; few, because those with weights are copies.
+        self.plan = lru_cache(PLANS, typed=True)(choice.plan)
         self.processor = copy.deepcopy(
             choice.loaded.processor
         )  # tokenizers serve one thread at a time
@@ -36,7 +40,7 @@ class Reader:
         """What the model is to do; end is when nobody waits any more. Raises Refused."""
         wire.check(request)
         self._check_name(request.model)
-        plan = self.choice.plan(request.method, request.keep)
+        plan = await asyncio.to_thread(self.plan, request.method, request.keep)
         asked = request.max_completion_tokens or request.max_tokens
         if asked is not None and asked > self.limits.answer:
             why = f"{asked} tokens of answer: want at most {self.limits.answer}"
