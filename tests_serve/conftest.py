@@ -17,7 +17,6 @@ import torch
 
 from foveate import tasks
 from foveate.cli import arguments, pictures
-from foveate.cli.ask import attach
 from foveate.cli.opening import opened
 from foveate.cli.serve import choice
 from foveate.serve.limits import Limits
@@ -71,7 +70,6 @@ def serving(
     """A client of a server that runs, and the server. endless: its answers end at their longest."""
     spec = None if method is None else arguments.specs(method)[0]
     start = opened(model, "cpu", None, spec)
-    attach(start.loaded, start.spec)
     if endless:
         start.loaded.model.generation_config.eos_token_id = None
     if page:

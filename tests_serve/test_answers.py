@@ -91,7 +91,8 @@ def test_rows_of_a_batch_end_by_themselves():
 def test_several_pictures_and_turns(embedded):
     model, processor = ours.load()
     first = body(2)["messages"][0]
-    back = {"role": "assistant", "content": "red"}
+    back = embedded.post(CHAT, json={"messages": [first]}).json()["choices"][0]["message"]
+    assert back["content"] == "red"
     later = {
         "role": "user",
         "content": [*body(3)["messages"][0]["content"], {"type": "text", "text": " ?"}],

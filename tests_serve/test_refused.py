@@ -66,6 +66,7 @@ def huge() -> str:
         (turns("user", "user"), 400, "in turn"),
         (turns("system", "user"), 400, "knows no system turn"),
         ({"messages": [{"role": "user", "content": " "}]}, 400, "is empty"),
+        ({"messages": [{"role": "user", "content": "a", "tool_calls": [1]}]}, 400, "'tool_calls'"),
         ({"messages": [{"role": "user", "content": "a <image>"}]}, 400, "holds <image>"),
         ({"messages": [{"role": "user", "content": "a " * 200_000}]}, 413, "letters"),
         ({"messages": [{"role": "user", "content": "what " * 9000}]}, 400, "tokens"),

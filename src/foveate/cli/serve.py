@@ -11,7 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from foveate.cli import arguments, models, output, pictures
-from foveate.cli.ask import Attention, Device, Dropped, Keep, Method, Model, Protocol, Set, attach
+from foveate.cli.ask import (
+    Attention,
+    Device,
+    Dropped,
+    Keep,
+    Method,
+    Model,
+    Protocol,
+    Set,
+    attach,
+    chosen_method,
+)
 from foveate.cli.opening import Opened, opened
 from foveate.cli.wrong import Failed, Wrong
 from foveate.serve.limits import Limits
@@ -24,8 +35,8 @@ NEEDS = ("fastapi", "uvicorn", "prometheus_client", "gradio")
 MOST = Limits()
 
 
-def _most(text: str, **bounds: Any) -> Any:
-    return typer.Option(help=text, **bounds)
+def _most(text: str) -> Any:
+    return typer.Option(help=text, min=1)
 
 
 def serve(
@@ -57,16 +68,14 @@ def serve(
         str | None,
         typer.Option(envvar="FOVEATE_API_KEY", help="A key that /v1 then wants from everybody."),
     ] = None,
-    queue: Annotated[int, _most("Requests at once, waiting ones among them.", min=1)] = MOST.queue,
-    batch: Annotated[int, _most("Requests that are answered together.", min=1)] = MOST.batch,
-    images: Annotated[int, _most("Pictures of a request.", min=1)] = MOST.images,
-    pixels: Annotated[int, _most("Of a picture.", min=1)] = MOST.pixels,
-    prompt: Annotated[
-        int, _most("Tokens of a prompt, its pictures' among them.", min=1)
-    ] = MOST.prompt,
-    answer: Annotated[int, _most("Tokens of an answer.", min=1)] = MOST.answer,
-    seconds: Annotated[float, _most("For a request.", min=1)] = MOST.seconds,
-    body: Annotated[int, _most("Bytes of a request.", min=1)] = MOST.body,
+    queue: Annotated[int, _most("Requests at once, waiting ones among them.")] = MOST.queue,
+    batch: Annotated[int, _most("Requests that are answered together.")] = MOST.batch,
+    images: Annotated[int, _most("Pictures of a request.")] = MOST.images,
+    pixels: Annotated[int, _most("Of a picture.")] = MOST.pixels,
+    prompt: Annotated[int, _most("Tokens of a prompt, with its pictures.")] = MOST.prompt,
+    answer: Annotated[int, _most("Tokens of an answer.")] = MOST.answer,
+    seconds: Annotated[float, _most("For a request.")] = MOST.seconds,
+    body: Annotated[int, _most("Bytes of a request.")] = MOST.body,
 ) -> None:
     """Answer OpenAI's chat completions with one model; any method and budget per request."""
     if lacking := [name for name in NEEDS if find_spec(name) is None]:
@@ -77,15 +86,11 @@ def serve(
         raise Wrong("--page with --api-key: the page knows no key, leave one of them out")
     models.check_protocol(protocol)
     switches = models.switches(positions=positions, dropped=dropped, attention=attention)
-    spec = (
-        None
-        if method is None
-        else arguments.chosen(method, None if keep is None else arguments.budget(keep), set_ or [])
-    )
+    spec = chosen_method(method, keep, set_ or [])
     limits = Limits(queue, batch, images, pixels, prompt, answer, seconds, body)
     output.hush()
     start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
-    attach(start.loaded, start.spec)
+    offered = choice(start)
     start.tell()
     own_page = None
     if page is not False and not api_key:
@@ -95,7 +100,7 @@ def serve(
     with _listening(host, port) as listening:
         at = f"http://{host}:{listening.getsockname()[1]}"
         ready = partial(output.note, f"{start.loaded.name} answers at {at}")
-        run(server(choice(start), limits, ready, allow_fetch, api_key, own_page), listening)
+        run(server(offered, limits, ready, allow_fetch, api_key, own_page), listening)
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -108,10 +113,11 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def choice(start: Opened) -> Choice:
-    """What requests may choose of a model that is ready."""
+    """What requests may choose of a model. Raises Wrong for a method that does not fit it."""
     from foveate.evaluate.plans import BARE
     from foveate.serve.choice import Choice
 
+    attach(start.loaded, start.spec)
     acting = start.acting
     if start.spec is None and start.saved is not None:
         usual = start.saved._replace(compressor=acting.compressor, trained=None)

@@ -26,7 +26,7 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
     """The server as an ASGI application. api_key: a bearer token that /v1 then wants."""
     made = FastAPI(
         title="foveate", docs_url=None, redoc_url=None
-    )  # their pages are fetched from elsewhere
+    )  # whose pages come from elsewhere
     made.add_middleware(Guard, engine=engine, api_key=api_key)
 
     @made.exception_handler(Refused)
@@ -75,8 +75,7 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
     @made.get("/healthz")
     async def health() -> JSONResponse:
         """Whether requests are taken."""
-        closing = engine.closing
-        return JSONResponse({"status": "closing" if closing else "ok"}, 503 if closing else 200)
+        return JSONResponse({"taking": engine.taking}, 200 if engine.taking else 503)
 
     @made.get("/metrics")
     async def metrics() -> Response:
@@ -126,7 +125,7 @@ async def _stream(engine: Engine, row: Row, name: str, key: str, usage: bool) ->
     try:
         yield wire.event(wire.chunk(name, key, {"role": "assistant", "content": ""}))
         while sent < len(row.shown) or not row.over:
-            if sent == len(row.shown):
+            if sent >= len(row.shown):
                 await row.news()
             if new := row.shown[sent:]:
                 yield wire.event(wire.chunk(name, key, {"content": new}))
@@ -142,6 +141,5 @@ async def _stream(engine: Engine, row: Row, name: str, key: str, usage: bool) ->
         outcome = str(refused.status)
         yield wire.event(wire.error(refused))
     finally:
-        if not row.over:
-            engine.cancel(row)
+        engine.cancel(row)
         engine.meters.requests.labels(outcome).inc()

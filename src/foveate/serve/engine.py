@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-
-import torch
 
 from foveate.evaluate.costs import costs, probes
 from foveate.evaluate.plans import Loaded, Plan
@@ -18,11 +17,7 @@ from foveate.serve.limits import Limits, Refused
 from foveate.serve.meters import Meters
 from foveate.serve.rows import Draw, Ends, Look, Row, late
 
-WRONG = (
-    ValueError,
-    TypeError,
-    NotImplementedError,
-)  # what a model says of prompts that it cannot take
+WRONG = (ValueError, NotImplementedError)  # what a model says of a prompt that it cannot take
 
 
 class Engine:
@@ -53,9 +48,8 @@ class Engine:
             if self._closing:
                 raise Refused(503, "the server is about to stop and takes no more requests")
             if self._reading + len(self._waiting) + len(self._running) >= self.limits.queue:
-                raise Refused(
-                    429, f"{self.limits.queue} requests are here already: come back later"
-                )
+                why = f"{self.limits.queue} requests are here already: come back later"
+                raise Refused(429, why)
             self._reading += 1
         try:
             yield
@@ -85,9 +79,9 @@ class Engine:
             self._bell.notify()
 
     @property
-    def closing(self) -> bool:
-        """Whether it takes no more requests."""
-        return self._closing
+    def taking(self) -> bool:
+        """Whether it takes requests and can answer them."""
+        return self._thread.is_alive() and not self._closing
 
     @property
     def idle(self) -> bool:
@@ -150,7 +144,6 @@ class Engine:
             attach.compress(self.loaded.model, plan.compressor, **plan.how)
         self._attached = wanted
 
-    @torch.inference_mode()
     def _generate(self, rows: Sequence[Row]) -> None:
         model, processor = self.loaded.model, self.loaded.processor
         how = {
@@ -172,9 +165,9 @@ class Engine:
                 read = {"columns": reply.columns, "words": reply.words}
                 steps = [] if trace is None else trace.steps
                 row.look = Look(steps, costs(model, watched, [read]))
-            if row.why in ("late", "cancelled"):
+            if row.why == "late":
                 row.refuse(late())
-            else:
+            elif row.why != "cancelled":
                 row.why, row.reply = row.why or "length", reply
                 row.tell()
 
@@ -192,4 +185,5 @@ def _refused(error: Exception) -> Refused:
     why = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, WRONG):
         return Refused(400, why)
+    logging.getLogger(__name__).error("a request failed", exc_info=error)
     return Refused(500, f"{type(error).__name__}: {why}")

@@ -28,9 +28,8 @@ class Reader:
         self.choice, self.limits, self.fetch = choice, limits, fetch
         # Of 1 and 1.0 each its own; few, because those with weights are copies.
         self.plan = lru_cache(PLANS, typed=True)(choice.plan)
-        self.processor = copy.deepcopy(
-            choice.loaded.processor
-        )  # tokenizers serve one thread at a time
+        # A tokenizer serves one thread at a time.
+        self.processor = copy.deepcopy(choice.loaded.processor)
         self.thread = ThreadPoolExecutor(1, "reader")
         text = choice.loaded.model.config.get_text_config()
         self._most = min(limits.prompt, text.max_position_embeddings)
@@ -46,9 +45,8 @@ class Reader:
             why = f"{asked} tokens of answer: want at most {self.limits.answer}"
             raise Refused(400, why, "max_tokens")
         if len(places := wire.places(request)) > self.limits.images:
-            raise Refused(
-                413, f"{len(places)} pictures: want at most {self.limits.images}", "messages"
-            )
+            why = f"{len(places)} pictures: want at most {self.limits.images}"
+            raise Refused(413, why, "messages")
         data = [await asyncio.to_thread(pictures.raw, p, self.limits, self.fetch) for p in places]
         shown, new = await self.ask(wire.messages(request, data), asked)
         temperature, top_p = request.temperature or 0.0, request.top_p or 1.0

@@ -102,8 +102,9 @@ class Row:
 
     def refuse(self, refused: Refused) -> None:
         """End without an answer."""
-        self.refused = refused
-        self.tell()
+        if not self.over:
+            self.refused = refused
+            self.tell()
 
     def step(self, token: int, decode: Callable[[list[int]], str], ends: Collection[int]) -> None:
         """Hear the next token, and end where it ends."""

@@ -33,6 +33,7 @@ NOTHING: dict[str, tuple[Any, ...]] = {
 }
 # Those that change nothing in an answer.
 IDLE = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
+STOPS = 4
 
 
 class Part(BaseModel):
@@ -62,12 +63,18 @@ class Picture(Part):
     image_url: Place
 
 
-class Message(Part):
-    """What one side says."""
+class Message(BaseModel):
+    """What one side says. Answers may be sent back as they came, with their empty fields."""
 
+    model_config = ConfigDict(extra="allow")
     role: Literal["system", "developer", "user", "assistant"]
     content: str | list[Annotated[Text | Picture, Field(discriminator="type")]]
     name: str | None = None
+
+    @property
+    def side(self) -> str:
+        """Whose turn it is: system, user or assistant."""
+        return "system" if self.role == "developer" else self.role
 
     @property
     def parts(self) -> list[Text | Picture]:
@@ -116,30 +123,39 @@ class ChatRequest(BaseModel):
 def check(request: ChatRequest) -> None:
     """Raise Refused for what would be another answer than the one that is asked for."""
     for name, value in (request.model_extra or {}).items():
-        if value is None or name in IDLE:
-            continue
-        if name not in NOTHING:
-            known = [*ChatRequest.model_fields, *NOTHING, *IDLE]
-            near = difflib.get_close_matches(name, known, n=1)
-            raise Refused(
-                400, f"unknown field {name!r}{': nearest: ' * bool(near)}{''.join(near)}", name
-            )
-        if not any(value == nothing for nothing in NOTHING[name]):
-            given = json.dumps(value)[:80]
-            raise Refused(400, f"{name}={given}: this server has no {name}; leave it out", name)
-    roles = [m.role.replace("developer", "system") for m in request.messages]
-    turns = roles[1:] if roles[0] == "system" else roles
-    if turns != [("user", "assistant")[i % 2] for i in range(len(turns))] or len(turns) % 2 == 0:
-        raise Refused(
-            400,
-            f"the messages are of {', '.join(roles)}: want at most one system message in front, then user "
-            "and assistant in turn, the user last",
-            "messages",
-        )
+        if value is not None and name not in IDLE:
+            _check_extra(name, value)
+    for message in request.messages:
+        for name, value in (message.model_extra or {}).items():
+            if value:
+                raise Refused(400, f"a message with {name!r}: want role and content", "messages")
+    _check_turns([message.side for message in request.messages])
     if request.max_tokens and request.max_completion_tokens:
         raise Refused(400, "max_tokens and max_completion_tokens at once: give one", "max_tokens")
-    if len(request.stops) > 4:
-        raise Refused(400, f"{len(request.stops)} stop words: want at most 4", "stop")
+    if len(request.stops) > STOPS:
+        raise Refused(400, f"{len(request.stops)} stop words: want at most {STOPS}", "stop")
+
+
+def _check_extra(name: str, value: Any) -> None:
+    """A field that is not ours: fine if it asks for nothing."""
+    if name not in NOTHING:
+        known = [*ChatRequest.model_fields, *NOTHING, *IDLE]
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f": nearest: {near[0]}" if near else ""
+        raise Refused(400, f"unknown field {name!r}{hint}", name)
+    if not any(value == nothing for nothing in NOTHING[name]):
+        given = json.dumps(value)[:80]
+        raise Refused(400, f"{name}={given}: this server has no {name}; leave it out", name)
+
+
+def _check_turns(sides: list[str]) -> None:
+    turns = sides[1:] if sides[0] == "system" else sides
+    fine = all(side == ("user", "assistant")[i % 2] for i, side in enumerate(turns))
+    if not fine or len(turns) % 2 == 0:
+        why = (
+            "want user and assistant in turn, the user last, and a system message in front or none"
+        )
+        raise Refused(400, why, "messages")
 
 
 def places(request: ChatRequest) -> list[str]:
@@ -153,7 +169,7 @@ def messages(request: ChatRequest, pictures: list[Any]) -> list[dict[str, Any]]:
     left = iter(pictures)
     return [
         {
-            "role": message.role.replace("developer", "system"),
+            "role": message.side,
             "content": [
                 {"type": "text", "text": part.text}
                 if isinstance(part, Text)
