@@ -54,6 +54,23 @@ def test_everybody_gets_the_answer_they_would_get_alone(embedded, alone):
     assert float(few) < float(every)  # some were answered together
 
 
+@pytest.mark.parametrize("method", [{}, {"method": "divprune", "keep": 36}, {"method": "fastv"}])
+def test_pictures_one_two_and_none_go_into_one_batch(embedded, method):
+    asked = [body(i, **method) for i in range(9)]
+    for i in range(3):
+        words = examples()[i].question
+        asked.append({"messages": [{"role": "user", "content": words}], **method})
+        asked.append(two := body(i, **method))
+        first, last = two["messages"][0]["content"]
+        two["messages"][0]["content"] = [first, *body(i + 1)["messages"][0]["content"][:1], last]
+    alone = [embedded.post(CHAT, json=one).json() for one in asked]
+    with ThreadPoolExecutor(16) as pool:
+        many = [r.json() for r in pool.map(lambda one: embedded.post(CHAT, json=one), asked)]
+    for one, other in zip(alone, many, strict=True):
+        assert one["choices"] == other["choices"] and one["usage"] == other["usage"]
+    assert {one["usage"]["visual_tokens"]["before"] for one in alone} == {0, 144, 288}
+
+
 def test_a_stream_says_the_same_piece_by_piece(embedded):
     for i in range(12):
         whole = said(embedded.post(CHAT, json=body(i)))
