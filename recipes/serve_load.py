@@ -101,7 +101,7 @@ def serving() -> Iterator[tuple[int, subprocess.Popen]]:
     command = [sys.executable, "-m", "foveate", "serve", "--port", "0", "--no-page"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            line = next(line for line in process.stderr if "answers at" in line)
+            line = next(line for line in process.stderr if "answers" in line)
             yield int(re.search(r":(\d+)", line)[1]), process
         finally:
             process.kill()

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 
 from foveate.cli import run
-from foveate.cli.opening import opened
 from foveate.cli.wrong import Failed
 from foveate.evaluate.plans import BARE, Plan
 from foveate.serve import pictures
@@ -140,12 +139,12 @@ def test_data_urls_are_read_and_nothing_else():
 
 @pytest.fixture(scope="module")
 def bare():
-    return serve.choice(opened("embedded", "cpu"))
+    return serve.offer("embedded")
 
 
 @pytest.fixture(scope="module")
 def trained():
-    return serve.choice(opened("embedded-fovea", "cpu"))
+    return serve.offer("embedded-fovea")
 
 
 @pytest.mark.parametrize(

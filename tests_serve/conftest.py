@@ -16,9 +16,8 @@ import pytest
 import torch
 
 from foveate import tasks
-from foveate.cli import arguments, pictures
-from foveate.cli.opening import opened
-from foveate.cli.serve import choice
+from foveate.cli import pictures
+from foveate.cli.serve import offer
 from foveate.serve.limits import Limits
 from foveate.serve.run import run, server
 
@@ -62,23 +61,23 @@ def said(response: httpx.Response) -> str:
 def serving(
     model: str = "embedded",
     method: str | None = None,
+    keep: str | None = None,
     limits: Limits = USUAL,
     endless: bool = False,
     page: bool = False,
     **how: Any,
 ) -> Iterator[tuple[httpx.Client, Any]]:
     """A client of a server that runs, and the server. endless: its answers end at their longest."""
-    spec = None if method is None else arguments.specs(method)[0]
-    start = opened(model, "cpu", None, spec)
+    choice = offer(model, method=method, keep=keep)
     if endless:
-        start.loaded.model.generation_config.eos_token_id = None
+        choice.loaded.model.generation_config.eos_token_id = None
     if page:
         from foveate.serve.page import mount
 
         how["page"] = functools.partial(mount, canvas=pictures.canvas)
     listens = threading.Event()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
-        made = server(choice(start), limits, listens.set, **how)
+        made = server(choice, limits, listens.set, **how)
         thread = threading.Thread(target=run, args=(made, listening))
         thread.start()
         try:

@@ -153,7 +153,7 @@ def test_a_trained_method_serves_the_budgets_that_its_weights_know(model, given,
 
 
 def test_the_servers_own_method_takes_a_requests_budget():
-    with serving(method="divprune(keep=72)") as (client, _):
+    with serving(method="divprune", keep="72") as (client, _):
         for given, after in (({}, 72), ({"keep": 9}, 9), ({"keep": "1.0"}, 144)):
             usage = client.post(CHAT, json=body(1, **given)).json()["usage"]
             assert usage["visual_tokens"]["after"] == after

@@ -77,9 +77,8 @@ class Row:
         self.text, self.shown = "", ""
         self.why: str | None = None
         self.dice = torch.Generator().manual_seed(self.seed)
-        self._clean = self._read = (
-            0  # up to where the text is made of the ids, and what went before
-        )
+        # Up to where the text is made of the ids, and up to where it was the time before.
+        self._read = self._clean = 0
 
     @property
     def over(self) -> bool:

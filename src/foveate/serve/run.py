@@ -51,6 +51,14 @@ class Server(uvicorn.Server):
         self.force_exit = True
 
 
+def application(
+    choice: Choice, limits: Limits, fetch: bool = False, api_key: str | None = None
+) -> tuple[FastAPI, Engine, Reader]:
+    """The routes, and what they call."""
+    engine, reader = Engine(choice.loaded, limits, Meters()), Reader(choice, limits, fetch)
+    return app(engine, reader, api_key), engine, reader
+
+
 def server(
     choice: Choice,
     limits: Limits,
@@ -60,9 +68,7 @@ def server(
     page: Callable[[FastAPI, Engine, Reader], FastAPI] | None = None,
 ) -> Server:
     """A server that is to be run. ready: called once it listens; page: mounts one on the application."""
-    engine = Engine(choice.loaded, limits, Meters())
-    reader = Reader(choice, limits, fetch)
-    made = app(engine, reader, api_key)
+    made, engine, reader = application(choice, limits, fetch, api_key)
     if page is not None:
         made = page(made, engine, reader)
     config = uvicorn.Config(made, log_level="warning", access_log=False)
