@@ -166,7 +166,7 @@ $(HARNESS_VENV)/.ready-harness: $(HARNESS_VENV)/.torch pyproject.toml constraint
 # gradio takes an older pillow and an older tomlkit.
 $(SERVE_VENV)/.ready-serve: $(SERVE_VENV)/.torch pyproject.toml constraints.txt
 	sed '/^pillow==/d; /^tomlkit==/d' constraints.txt > $(@D)/constraints.txt
-	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest httpx schemathesis websockets
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest httpx schemathesis websockets 'ray[serve]'
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[serve]'
 	@touch $@
 

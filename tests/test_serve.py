@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import time
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from foveate.serve.limits import Limits, Refused
 from foveate.serve.rows import Draw, Row, Wanted, begun, nucleus
 
 serve = import_module("foveate.cli.serve")  # its name in the package is the command
+ROOT = Path(__file__).parents[1]
 WORDS = {0: "a ", 1: "b", 2: " c", 3: "�", 4: "é"}
 
 
@@ -199,3 +202,15 @@ def test_without_its_extra_the_command_says_what_to_install(capsys, monkeypatch)
 def test_a_port_that_is_taken_is_said():
     with serve._listening("127.0.0.1", 0) as taken, pytest.raises(Failed, match="cannot listen"):
         serve._listening("127.0.0.1", taken.getsockname()[1])
+
+
+def test_what_the_page_says_of_the_load_is_so():
+    load = json.loads((ROOT / "results" / "serve-load.json").read_text())
+    page = " ".join((ROOT / "docs" / "site" / "serve.md").read_text().split())
+    ended, memory = load["ended"], load["megabytes"]
+    assert f"Of {load['requests']:,} requests by {load['clients']} clients" in page
+    assert sum(sum(ends.values()) for ends in ended.values()) == load["requests"]
+    assert ended.pop("good").keys() == {"200"} and load["not_as_they_should"] == []
+    assert sum(sum(ends.values()) for ends in ended.values()) / load["requests"] == 1 / 20
+    assert f"stayed at {memory['last_tenth']:.0f} MB" in page
+    assert memory["last_tenth"] / memory["second_tenth"] == pytest.approx(1, abs=0.01)

@@ -9,4 +9,8 @@ engine    the thread that owns the model, and what waits for it
 meters    what Prometheus reads
 app       the routes
 page      what a person sees at /
+guard     who may come in, and how much and how slowly one may send and read
+reader    requests made ready for the model
+run       one process
+replicas  several, on a Ray cluster
 """

@@ -11,6 +11,8 @@ from fastapi import FastAPI
 from foveate.keeping import stopping
 from foveate.serve.limits import Limits
 
+NAME = "foveate"
+
 
 def run(
     made: Callable[[], FastAPI],
@@ -51,11 +53,11 @@ def run(
 
     try:
         serve.start(http_options={"host": host, "port": port})
-        serve.run(Replica.bind())
+        serve.run(Replica.bind(), name=NAME)
         ready()
         threading.Event().wait()
     except KeyboardInterrupt:
-        pass
+        serve.delete(NAME)  # answers what is here, as a shutdown alone does not
     finally:
         serve.shutdown()
         ray.shutdown()
