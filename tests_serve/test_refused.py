@@ -100,7 +100,7 @@ def test_openais_idle_fields_are_idle(embedded):
     )
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b'{"messages": "' + b"[" * 100_000])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_is_refused(embedded, raw):
     response = embedded.post(CHAT, content=raw, headers={"content-type": "application/json"})
     assert response.status_code == 400 and response.json()["error"]["message"]

@@ -15,9 +15,9 @@ from foveate.serve import wire
 from foveate.serve.engine import Engine
 from foveate.serve.limits import Refused
 
-Mapping = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping]]
-Send = Callable[[Mapping], Awaitable[None]]
+Scope = MutableMapping[str, Any]  # of a request, and of ASGI's messages
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
 UPLOADS = "/gradio_api/upload"  # whose size the page limits itself
 GONE = 499  # what nobody hears: the client has left
 # Nothing of the page comes from elsewhere, and nobody shows it in a frame.
@@ -31,13 +31,13 @@ class Guard:
         self.app, self.engine, self.limits = app, engine, engine.limits
         self.key = None if api_key is None else f"Bearer {api_key}".encode()
 
-    async def __call__(self, scope: Mapping, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        async def patient(message: Mapping) -> None:
+        async def patient(message: Scope) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [
                     *message.get("headers", ()),
@@ -60,14 +60,14 @@ class Guard:
             return
         await self.app(scope, receive, patient)
 
-    def _check_key(self, scope: Mapping) -> None:
+    def _check_key(self, scope: Scope) -> None:
         if self.key is None or not scope["path"].startswith("/v1/"):
             return
         given = dict(scope["headers"]).get(b"authorization", b"")
         if not hmac.compare_digest(given, self.key):
             raise Refused(401, "this server wants its key: Authorization: Bearer …")
 
-    async def _body(self, scope: Mapping, receive: Receive) -> bytes:
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
         """The whole body. Raises Refused, 413 or 408, for one that is too long or comes too slowly."""
         most = self.limits.body
         too_long = Refused(413, f"the request is too long: want at most {most:,} bytes")
@@ -102,7 +102,7 @@ def _check_paths(body: bytes) -> None:
     """Raise Refused for a file of the page's that is an address: the page's own code would fetch it."""
     try:
         left = [json.loads(body)]
-    except ValueError:  # no JSON names no file
+    except (ValueError, RecursionError):  # what is no JSON names no file
         return
     while left:
         one = left.pop()
@@ -115,7 +115,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
     """What receives a body that was read before, and then what comes behind it."""
     left = [body]
 
-    async def received() -> Mapping:
+    async def received() -> Scope:
         return {"type": "http.request", "body": left.pop()} if left else await receive()
 
     return received
