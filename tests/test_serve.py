@@ -18,6 +18,7 @@ from foveate.cli import run
 from foveate.cli.wrong import Failed
 from foveate.evaluate.plans import BARE, Plan
 from foveate.serve import pictures
+from foveate.serve.choice import key
 from foveate.serve.limits import Limits, Refused
 from foveate.serve.rows import Draw, Row, Wanted, begun, nucleus
 
@@ -191,6 +192,31 @@ def test_what_a_request_cannot_choose_is_said(bare, method, keep, why):
     with pytest.raises(Refused, match=why) as refused:
         bare.plan(method, keep)
     assert refused.value.status == 400
+
+
+def test_a_batch_is_of_one_method_one_budget_and_the_same_weights(bare, trained):
+    plans = [bare.plan("divprune", 9), bare.plan("divprune", 9), bare.plan("divprune", 0.5)]
+    assert key(plans[0]) == key(plans[1]) != key(plans[2])
+    assert key(trained.plan(None, 9)) != key(trained.plan(None, 9))  # copies
+    assert key(trained.usual) == key(trained.plan(None, None))
+
+
+def test_switches_are_those_of_every_method():
+    told = {"positions": "renumbered"}
+    for one in (
+        serve.offer("embedded", switches=told),
+        serve.offer("embedded-fovea", switches=told),
+    ):
+        assert one.plan("divprune", 9).how["positions"] == "renumbered"
+    assert one.usual.how["positions"] == "renumbered"
+
+
+def test_a_method_of_one_budget_says_so(trained):
+    fixed = serve.offer("embedded-llava_stf")
+    assert fixed.settled("llava_stf") and not fixed.settled("divprune")
+    assert fixed.settled("pool(stride=4)") and not trained.settled("fovea")
+    with pytest.raises(Refused, match="trained for one budget alone"):
+        fixed.plan(None, 9)
 
 
 def test_without_its_extra_the_command_says_what_to_install(capsys, monkeypatch):

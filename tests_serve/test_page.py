@@ -95,6 +95,13 @@ def test_a_budget_that_a_method_has_not_is_said_in_its_column(page, tab, tmp_pat
     assert tab.run(value(1)) and not tab.run(value(2))
 
 
+def test_a_method_of_one_budget_is_asked_with_that(tab, tmp_path):
+    with serving("embedded-llava_stf", page=True) as (client, _):
+        asked(tab, client, tmp_path, method="llava_stf", other="stride")
+        assert tab.run(value(1)) == said(client.post(CHAT, json=body(11)))
+        assert figures(tab, 1)["visual tokens"][0].strip() == "36"
+
+
 @pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (390, False)])
 def test_it_fits_and_takes_nothing_from_elsewhere(page, tab, width, dark):
     tab.asked.clear()

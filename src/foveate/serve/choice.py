@@ -44,6 +44,12 @@ class Choice:
         except (ValueError, TypeError, NotImplementedError) as error:
             raise Refused(400, str(error), "method" if method else "keep") from error
 
+    def settled(self, method: str) -> bool:
+        """Whether there is one budget alone: of weights that know no other, or by what the method is."""
+        if self.saved is not None and method == self.saved.method:
+            return not self.saved.compressor.elastic
+        return self.parse(method).settled
+
     def _kept(self, keep: Keep) -> Plan:
         """What usually acts, at another budget."""
         if self.usual.compressor is None:
@@ -69,7 +75,10 @@ class Choice:
         """A compressor that was trained, on its own weights."""
         changes = {**arguments} if keep is None else {**arguments, "keep": keep}
         if keep not in (None, plan.keep) and not plan.compressor.elastic:
-            raise ValueError(f"{plan.method} was trained for keep={plan.keep} alone, not {keep}")
+            own = "one budget" if plan.keep is None else f"keep={plan.keep}"
+            raise ValueError(
+                f"{plan.method} was trained for {own} alone, not {keep}: leave keep out"
+            )
         if not changes:
             return plan
         return plan._replace(keep=keep or plan.keep, compressor=plan.compressor.but(**changes))
@@ -88,5 +97,7 @@ class Choice:
 
 
 def key(plan: Plan) -> str:
-    """What the requests of one batch have in common."""
-    return f"{plan.compressor} {dict(plan.how)}"
+    """What the requests of one batch have in common: a method with weights is only itself."""
+    method = plan.compressor
+    weighted = method is not None and any(True for _ in method.parameters())
+    return f"{id(method) if weighted else method} {dict(plan.how)}"

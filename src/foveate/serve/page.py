@@ -37,7 +37,7 @@ LINK = """(question, method, other, keep) => {
         link.searchParams.set(name, value)
     window.history.replaceState(null, "", link)
 }"""
-UNITS = {"MACs": (1e9, "G"), "KV cache": (1024, "KiB"), "prefill": (1e-3, "ms")}
+UNITS = {"MACs": (1e9, "G"), "KV cache": (2**20, "MiB"), "prefill": (1e-3, "ms")}
 
 Canvas = Callable[[Any, Image.Image, str, Any], Any]
 Column = tuple[Any, Any, str]  # an answer, a picture, and figures
@@ -89,7 +89,8 @@ class Asker:
             return ""
         end = time.monotonic() + self.engine.limits.seconds
         try:
-            plan = await asyncio.to_thread(self.reader.plan, name, float(keep))
+            share = None if self.reader.choice.settled(name) else float(keep)
+            plan = await asyncio.to_thread(self.reader.plan, name, share)
             row = Row(Wanted(ask, plan, new, end, looks=True))
             with self.engine.place():
                 self.engine.submit(row)
