@@ -39,7 +39,6 @@ METHODS: dict[str, dict[str, Any]] = {
     "divprune": {"keep": 36},
     "fastv": {"keep": 0.25},
 }
-QUESTIONS = 220
 BROKEN = {
     "base64": 400,
     "huge": 413,
@@ -56,11 +55,13 @@ def main() -> None:
     )
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--questions", type=int, default=220)
     parser.add_argument("--out", type=Path, default=ROOT / "results/serve-load.json")
     told = parser.parse_args()
-    truth = {method: alone(method, how) for method, how in METHODS.items()}
+    examples = tasks.examples("patchqa", told.questions)
+    truth = {method: alone(method, how, examples) for method, how in METHODS.items()}
     with serving() as (port, process):
-        load = Load(port, process.pid, truth)
+        load = Load(port, process.pid, truth, examples)
         start = time.perf_counter()
         asyncio.run(load.all(told.requests, told.clients))
         seconds = time.perf_counter() - start
@@ -87,10 +88,10 @@ def main() -> None:
     sys.exit(bool(load.wrong) or code != 0)
 
 
-def alone(method: str, how: dict[str, Any]) -> list[str]:
+def alone(method: str, how: dict[str, Any], examples: list[Any]) -> list[str]:
     """What the model says to each question."""
     model, processor = embedded.load()
-    asks = [(e.images, e.question) for e in tasks.examples("patchqa", QUESTIONS)]
+    asks = [(e.images, e.question) for e in examples]
     with foveate.compressed(model, method, **how):
         return [r.text for one in asks for r in replies(model, processor, [one], NEW)]
 
@@ -121,14 +122,14 @@ def memory(megabytes: list[float]) -> dict[str, float]:
 class Load:
     """Clients of one server, and what came of their requests. truth: the answers by method."""
 
-    def __init__(self, port: int, process: int, truth: dict[str, list[str]]):
+    def __init__(self, port: int, process: int, truth: dict[str, list[str]], examples: list[Any]):
         self.port, self.process, self.truth = port, process, truth
         self.ended = {kind: Counter() for kind in ("good", *BROKEN)}
         self.wrong: list[Any] = []
         self.times: list[float] = []
         self.megabytes: list[float] = []
-        self.pictures = [url(e.images[0]) for e in tasks.examples("patchqa", QUESTIONS)]
-        self.questions = [e.question for e in tasks.examples("patchqa", QUESTIONS)]
+        self.pictures = [url(example.images[0]) for example in examples]
+        self.questions = [example.question for example in examples]
         self.huge = url(Image.new("1", (20_000, 20_000)))
 
     async def all(self, requests: int, clients: int) -> None:
@@ -155,7 +156,7 @@ class Load:
         """One request, and whether it ended as it should."""
         dice = random.Random(n)
         kind = dice.choice([*BROKEN]) if n % 20 == 7 else "good"
-        method, which = [*METHODS][n % len(METHODS)], dice.randrange(QUESTIONS)
+        method, which = [*METHODS][n % len(METHODS)], dice.randrange(len(self.questions))
         body = self.body(kind, method, which)
         start = time.perf_counter()
         try:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import schemathesis
@@ -36,6 +38,25 @@ def test_told_to_stop_it_answers_what_is_here_and_exits_with_0():
     # Whoever came after the signal found the door closed.
     late = [r for r in found if r not in answers]
     assert all(isinstance(r, httpx.TransportError) or r.status_code == 503 for r in late)
+
+
+def test_a_load_with_broken_requests_loses_none_and_answers_the_others(tmp_path):
+    """A small one of what results/serve-load.json is the large one of."""
+    load = Path(__file__).parents[1] / "recipes" / "serve_load.py"
+    how = [
+        "--requests",
+        "200",
+        "--clients",
+        "32",
+        "--questions",
+        "11",
+        "--out",
+        tmp_path / "a.json",
+    ]
+    subprocess.run([sys.executable, load, *how], check=True, stdout=subprocess.DEVNULL)
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert found["ended"]["good"] == {"200": 190} and found["not_as_they_should"] == []
+    assert found["exit_code"] == 0
 
 
 def queue(client: httpx.Client) -> float:

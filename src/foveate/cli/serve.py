@@ -100,6 +100,7 @@ def serve(
     offered = partial(offer, model, device, protocol, method, keep, set_ or [], switches)
     output.hush()
     if ray is not None:
+        models.place(model)
         replica = partial(_replica, offered, limits, allow_fetch, api_key)
         _spread(replica, ray, limits, host, port)
         return
