@@ -214,6 +214,8 @@ def test_switches_are_those_of_every_method():
 def test_a_method_of_one_budget_says_so(trained):
     fixed = serve.offer("embedded-llava_stf")
     assert fixed.settled("llava_stf") and not fixed.settled("divprune")
+    with pytest.raises(ValueError, match="no code"):
+        fixed.settled("os:system")
     assert fixed.settled("pool(stride=4)") and not trained.settled("fovea")
     with pytest.raises(Refused, match="trained for one budget alone"):
         fixed.plan(None, 9)

@@ -48,7 +48,13 @@ class Choice:
         """Whether there is one budget alone: of weights that know no other, or by what the method is."""
         if self.saved is not None and method == self.saved.method:
             return not self.saved.compressor.elastic
-        return self.parse(method).settled
+        return self._spec(method).settled
+
+    def _spec(self, text: str) -> Spec:
+        """A method as a client writes it."""
+        if ":" in text:
+            raise ValueError(f"method {text!r}: a request may name methods, and no code")
+        return self.parse(text)
 
     def _kept(self, keep: Keep) -> Plan:
         """What usually acts, at another budget."""
@@ -59,9 +65,7 @@ class Choice:
         return self._weights(self.usual, {}, keep)
 
     def _named(self, text: str, keep: Keep) -> Plan:
-        if ":" in text:
-            raise ValueError(f"method {text!r}: a request may name methods, and no code")
-        spec = self.parse(text)
+        spec = self._spec(text)
         if keep is not None and spec.keep is not None:
             raise ValueError(f"keep={keep} beside {text}: give it once")
         keep = spec.keep if keep is None else keep

@@ -105,7 +105,7 @@ class Asker:
 
     async def _column(self, row: Row | str, full: Row | str) -> Column:
         if isinstance(row, str) or isinstance(full, str):
-            return gr.Textbox(""), None, str(row)
+            return gr.Textbox(""), None, row if isinstance(row, str) else ""
         loop = asyncio.get_running_loop()
         picture = await loop.run_in_executor(self.reader.thread, self._drawn, row)
         plan = row.wanted.plan
