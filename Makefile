@@ -12,6 +12,7 @@ DOCS_VENV ?= .venv-docs
 HARNESS_VENV ?= .venv-harness
 RAY_VENV ?= .venv-ray
 VLLM_VENV ?= .venv-vllm
+SERVE_VENV ?= .venv-serve
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -34,7 +35,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions test-harness test-ray test-vllm lint wheel docs docs-site bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions test-harness test-ray test-vllm test-serve lint wheel docs docs-site bench bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -71,6 +72,10 @@ test-ray: $(RAY_VENV)/.ready-ray
 # foveate inside vLLM on the CPU, in an environment of its own: 3.5 GB, and minutes to set up.
 test-vllm: $(VLLM_VENV)/.ready-vllm
 	$(CALM) $(VLLM_VENV)/bin/python -m pytest tests_vllm
+
+# Our own server and its page, in an environment of its own; the page is driven in a Chromium, where there is one.
+test-serve: $(SERVE_VENV)/.ready-serve
+	$(CALM) $(SERVE_VENV)/bin/python -m pytest tests_serve
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -115,7 +120,7 @@ bloat:
 	@$(PYTHON) recipes/bloat.py
 
 clean:
-	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV) $(RAY_VENV) $(VLLM_VENV)
+	rm -rf dist out $(VENV) $(WHEEL_VENV) $(DOCS_VENV) $(HARNESS_VENV) $(RAY_VENV) $(VLLM_VENV) $(SERVE_VENV)
 
 # Both environments at once: setting them up is mostly waiting for downloads.
 set-up:
@@ -173,6 +178,13 @@ $(HARNESS_VENV)/.ready-harness: $(HARNESS_VENV)/.torch pyproject.toml constraint
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest
 	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[harness]'
 	$(@D)/bin/python $(INSTALL) --no-deps lmms-eval==$(LMMS_EVAL)
+	@touch $@
+
+# gradio takes an older pillow and an older tomlkit.
+$(SERVE_VENV)/.ready-serve: $(SERVE_VENV)/.torch pyproject.toml constraints.txt
+	sed '/^pillow==/d; /^tomlkit==/d' constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt hatchling editables pytest httpx schemathesis websockets 'ray[serve]'
+	$(@D)/bin/python $(INSTALL) -c $(@D)/constraints.txt --no-build-isolation -e '.[serve]'
 	@touch $@
 
 # constraints.txt but for its transformers.

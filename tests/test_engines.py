@@ -13,7 +13,7 @@ from PIL import Image
 
 import foveate
 from foveate import embedded, tasks
-from foveate.chat import Turn
+from foveate.chat import Turn, messages
 from foveate.cli import run
 from foveate.engines import answers, opening
 from foveate.evaluate.likelihood import losses
@@ -45,7 +45,7 @@ def test_what_lists_the_door_loads_nothing_heavy():
         "vllm.general_plugins": {"foveate": "foveate.engines.vllm:register"},
     }
     assert loaded("foveate.engines") == loaded("foveate.engines.vllm") == set()
-    assert "torch" in loaded("foveate.engines.answers")
+    assert "torch" in loaded("foveate.engines.opening")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_words_of_the_user_are_found_wherever_they_stand():
     """Several texts and pictures in a turn, a system turn, and earlier answers."""
     processor = embedded.load()[1]
     processor.chat_template = CHAT
-    asked_ = answers.ask(
+    asked_ = messages.ask(
         [
             message("system", "the object is"),
             message("user", GREY, "what color ", GREY, "is it ?"),
@@ -170,7 +170,7 @@ def test_words_of_the_user_are_found_wherever_they_stand():
             message("user", GREY, "where ?"),
         ]
     )
-    answers.check_system(processor, asked_[1])
+    messages.check_system(processor, asked_[1])
     batch, asked, answered = tokens(processor, [asked_], ["left"])
     assert asked_[0] == [GREY] * 3 and batch["pixel_values"].shape[0] == 3
     assert words(processor, asked, batch).split() == [
@@ -186,13 +186,13 @@ def test_words_of_the_user_are_found_wherever_they_stand():
 
 
 def test_a_template_without_system_turns_is_refused():
-    _, turns = answers.ask([message("system", "the object is"), message("user", "what ?")])
+    _, turns = messages.ask([message("system", "the object is"), message("user", "what ?")])
     with pytest.raises(ValueError, match="knows no system turn"):
-        answers.check_system(embedded.load()[1], turns)
+        messages.check_system(embedded.load()[1], turns)
 
 
 @pytest.mark.parametrize(
-    ("messages", "asked"),
+    ("given", "asked"),
     [
         ([message("user", GREY, GREY, "a b")], ([GREY, GREY], "a b")),
         ([{"role": "user", "content": "a"}], ([], "a")),
@@ -207,13 +207,13 @@ def test_a_template_without_system_turns_is_refused():
         ),
     ],
 )
-def test_messages_become_what_is_asked(messages, asked):
-    assert answers.ask(messages) == asked
+def test_messages_become_what_is_asked(given, asked):
+    assert messages.ask(given) == asked
 
 
 def test_other_media_are_refused():
     with pytest.raises(ValueError, match="a message with video"):
-        answers.ask([{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}])
+        messages.ask([{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}])
 
 
 CASES = [

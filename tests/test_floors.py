@@ -25,7 +25,7 @@ HOUSE = (
     ("draw", "bench", "convert", "patchqa", "embedded"),
     ("tasks",),
     ("evaluate", "train"),
-    ("leaderboard", "engines"),
+    ("leaderboard", "engines", "serve"),
     ("cli",),
     ("__main__",),
 )

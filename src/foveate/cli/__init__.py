@@ -20,6 +20,7 @@ from foveate.cli.evaluate import evaluate_one
 from foveate.cli.export import export
 from foveate.cli.leaderboard import leaderboard
 from foveate.cli.methods import methods
+from foveate.cli.serve import serve
 from foveate.cli.train import train
 from foveate.cli.wrong import Failed, Wrong, outside, unknown
 from foveate.keeping import stopping
@@ -40,6 +41,7 @@ app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
 app.command(cls=Command)(bench)
 app.command(cls=Command)(benchmarks)
+app.command(cls=Command)(serve)
 app.command(cls=Command)(train)
 app.command(cls=Command)(convert)
 app.command(cls=Command)(export)

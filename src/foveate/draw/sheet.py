@@ -80,9 +80,9 @@ def heatmaps(
 
 
 def panels(
-    image: Shown, seen: Trace | Sequence[Step], i: int = 0, side: int = 336
+    image: Shown, seen: Trace | Sequence[Step], i: int = 0, side: int = 336, maps: bool = True
 ) -> list[Image.Image]:
-    """What each step left of the i-th image of its batch, its maps below, without captions.
+    """What each step left of the i-th image of its batch, its maps below if wanted, without captions.
 
     The views of the image stand side by side. Raises ValueError as `draw` does.
     """
@@ -93,7 +93,7 @@ def panels(
         for v, view in enumerate(views):
             pixels, cell = _pixels(image, v, view, side)
             shown = [paint.kept(pixels, view, cell)]
-            shown += [drawn for drawn, _ in _maps(pixels, view, cell)]
+            shown += [drawn for drawn, _ in _maps(pixels, view, cell)] if maps else []
             columns.append(layout.joined([layout.picture(one) for one in shown], down=True))
         pictures.append(layout.joined(columns, down=False))
     return pictures

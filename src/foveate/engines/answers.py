@@ -1,56 +1,13 @@
-"""What other programs ask, and how they want it answered."""
+"""How other programs want to be answered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from foveate.chat import MARK, Chat, Turn, prompt, template
-from foveate.evaluate.prompts import Ask
-
 LONGEST = 1024  # tokens of an answer, where a task says nothing
 OURS = ("until", "max_new_tokens", "do_sample", "temperature", "top_p", "top_k")
 ONE = ("num_return_sequences", "return_dict_in_generate")  # an answer is one text
-
-
-def ask(messages: Sequence[Mapping[str, Any]]) -> Ask:
-    """Messages of lmms-eval as what a model is asked.
-
-    Pictures stand where they are among the texts, or where a text with as many marks has these. Raises
-    ValueError for videos and sounds.
-    """
-    turns: list[Turn] = []
-    images: list[Any] = []
-    for message in messages:
-        parts = message["content"]
-        parts = [{"type": "text", "text": parts}] if isinstance(parts, str) else parts
-        if other := {part["type"] for part in parts} - {"text", "image"}:
-            raise ValueError(
-                f"a message with {min(other)}: foveate answers about pictures and text"
-            )
-        own = [part["url"] for part in parts if part["type"] == "image"]
-        text = "".join(part.get("text", "") for part in parts)
-        if text.count(MARK) != len(own):
-            text = "".join(part.get("text", MARK) for part in parts)
-        turns.append(Turn(message["role"], text))
-        images += own
-    return images, _question(turns, len(images)) or turns
-
-
-def _question(turns: Sequence[Turn], images: int) -> str | None:
-    """The words of one user behind all pictures, as `foveate eval` asks them; None of other turns."""
-    [first, *others] = turns
-    words = first.text.removeprefix(images * MARK)
-    plain = first.role == "user" and not others and MARK not in words
-    return words if plain else None
-
-
-def check_system(processor: Any, turns: Sequence[Turn]) -> None:
-    """Raise ValueError where the chat template writes a system turn as if the model had said it."""
-    text, where = prompt(processor, turns), "the system prompt"
-    said = template.told(processor, turns, 0)
-    (_, (start, _)), *_ = template.found(processor, said, text, where, answered=False)
-    Chat(processor).want_system(text[:start], where)
 
 
 def settings(asked: Mapping[str, Any], known: Any) -> tuple[dict[str, Any], list[str]]:

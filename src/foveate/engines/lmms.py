@@ -16,7 +16,8 @@ from lmms_eval.models.model_utils.gen_metrics import log_metrics
 from loguru import logger
 from tqdm import tqdm
 
-from foveate.engines.answers import ask, check_system, cut, settings
+from foveate.chat.messages import ask, check_system
+from foveate.engines.answers import cut, settings
 from foveate.engines.opening import opened
 from foveate.evaluate.likelihood import losses
 from foveate.evaluate.prompts import Ask

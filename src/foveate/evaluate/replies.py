@@ -54,12 +54,16 @@ def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
 
 @torch.inference_mode()
 def answers(model: Any, processor: Any, asks: Sequence[Ask], how: Mapping[str, Any]) -> list[Reply]:
-    """As `replies`, however `generate` is told to make them. With beams, no columns are noted."""
+    """As `replies`, however `generate` is told to make them: its keywords, logits_processor too.
+
+    With beams, no columns are noted.
+    """
     inputs, asked = encode(processor, asks)
     inputs, first = as_read(model, inputs), _First()
     with told(acting(model), asked), _watched(model) as steps:
-        seen = {"logits_processor": [first], "return_dict_in_generate": True}
-        out = model.generate(**inputs, **how, **seen)
+        processors = [first, *how.get("logits_processor", ())]
+        seen = {**how, "logits_processor": processors, "return_dict_in_generate": True}
+        out = model.generate(**inputs, **seen)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     said = out.sequences[:, ids.shape[1] :]
     texts = processor.batch_decode(said, skip_special_tokens=True)

@@ -1,0 +1,205 @@
+"""`foveate serve`: one model behind OpenAI's chat interface, and a page to look at it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from foveate.cli import arguments, models, output, pictures
+from foveate.cli.ask import (
+    Attention,
+    Device,
+    Dropped,
+    Keep,
+    Method,
+    Model,
+    Protocol,
+    Set,
+    attach,
+    chosen_method,
+)
+from foveate.cli.opening import opened
+from foveate.cli.wrong import Failed, Wrong
+from foveate.serve.limits import Limits
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from foveate.serve.choice import Choice
+
+T = TypeVar("T")
+NEEDS = ("fastapi", "uvicorn", "prometheus_client", "gradio")
+MOST = Limits()
+
+
+def _most(text: str) -> Any:
+    return typer.Option(help=text, min=1)
+
+
+def serve(
+    model: Model = models.EMBEDDED,
+    method: Method = None,
+    keep: Keep = None,
+    set_: Set = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Of kept tokens: 'original', or 'renumbered'.",
+            show_default="as saved, else original",
+        ),
+    ] = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
+    protocol: Protocol = None,
+    device: Device = "auto",
+    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    page: Annotated[
+        bool | None,
+        typer.Option(help="A page at /.", show_default="yes, but with a key or replicas"),
+    ] = None,
+    allow_fetch: Annotated[
+        bool, typer.Option("--allow-fetch", help="Fetch pictures of public http(s) addresses.")
+    ] = False,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="FOVEATE_API_KEY", help="A key that /v1 then wants from everybody."),
+    ] = None,
+    ray: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="So many replicas on a Ray cluster, each with a model of its own.",
+        ),
+    ] = None,
+    queue: Annotated[int, _most("Requests at once, waiting ones among them.")] = MOST.queue,
+    batch: Annotated[int, _most("Requests that are answered together.")] = MOST.batch,
+    images: Annotated[int, _most("Pictures of a request.")] = MOST.images,
+    pixels: Annotated[int, _most("Of a picture.")] = MOST.pixels,
+    prompt: Annotated[int, _most("Tokens of a prompt, with its pictures.")] = MOST.prompt,
+    answer: Annotated[int, _most("Tokens of an answer.")] = MOST.answer,
+    seconds: Annotated[float, _most("For a request.")] = MOST.seconds,
+    body: Annotated[int, _most("Bytes of a request.")] = MOST.body,
+) -> None:
+    """Answer OpenAI's chat completions with one model; any method and budget per request."""
+    if lacking := [name for name in NEEDS if find_spec(name) is None]:
+        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[serve]'")
+    if page and (api_key or ray):
+        raise Wrong("--page with --api-key or --ray: the page knows neither, leave one of them out")
+    models.check_protocol(protocol)
+    switches = models.switches(positions=positions, dropped=dropped, attention=attention)
+    chosen_method(method, keep, set_ or [])
+    limits = Limits(queue, batch, images, pixels, prompt, answer, seconds, body)
+    offered = partial(offer, model, device, protocol, method, keep, set_ or [], switches)
+    output.hush()
+    if ray is not None:
+        models.place(model)
+        replica = partial(_replica, offered, limits, allow_fetch, api_key)
+        _spread(replica, ray, limits, host, port)
+        return
+    from foveate.serve.run import run, server
+
+    choice = offered(tell=True)
+    with _listening(host, port) as listening:
+        ready = partial(_ready, host, listening.getsockname()[1])
+        own = None if page is False or api_key else _page()
+        run(server(choice, limits, ready, allow_fetch, api_key, own), listening)
+
+
+def offer(
+    model: str = models.EMBEDDED,
+    device: str = "cpu",
+    protocol: str | None = None,
+    method: str | None = None,
+    keep: str | None = None,
+    pairs: Sequence[str] = (),
+    switches: Mapping[str, str] = MappingProxyType({}),
+    tell: bool = False,
+) -> Choice:
+    """A model, and what requests may choose of it. Raises Wrong for a method that does not fit it.
+
+    tell: whether what is to know of it is said.
+    """
+    from foveate.evaluate.plans import BARE
+    from foveate.serve.choice import Choice
+
+    spec = chosen_method(method, keep, pairs)
+    start = opened(model, device, protocol, spec, keep, pairs, switches=switches)
+    attach(start.loaded, start.spec)
+    if tell:
+        start.tell()
+    acting = start.acting
+    if start.spec is None and start.saved is not None:
+        usual = start.saved._replace(compressor=acting.compressor, trained=None)
+    elif acting.method == BARE:
+        usual = acting._replace(keep=1.0, spec=None, compressor=None)
+    else:
+        how = start.loaded.how(acting.compressor)
+        usual = acting._replace(keep=start.plan.keep, how=how)
+    return Choice(start.loaded, usual, start.saved, _said(_one), _said(arguments.budget))
+
+
+def _replica(
+    offered: Callable[[], Choice], limits: Limits, fetch: bool, api_key: str | None
+) -> FastAPI:
+    """The application in a process of its own."""
+    from foveate.serve.run import application
+
+    return application(offered(), limits, fetch, api_key)[0]
+
+
+def _spread(
+    replica: Callable[[], FastAPI], replicas: int, limits: Limits, host: str, port: int
+) -> None:
+    from foveate.serve.replicas import run
+
+    try:
+        run(replica, replicas, limits, host, port, partial(_ready, host, port))
+    except ImportError as error:
+        raise Failed(str(error)) from error
+
+
+def _page() -> Callable[..., FastAPI]:
+    from foveate.serve.page import mount
+
+    return partial(mount, canvas=pictures.canvas)
+
+
+def _ready(host: str, port: int) -> None:
+    output.note(f"http://{host}:{port} answers")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises Failed where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        raise Failed(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
+
+
+def _one(text: str) -> Any:
+    """The one method that a text names."""
+    found = arguments.specs(text)
+    if len(found) != 1:
+        raise Wrong(f"method {text!r}: want one, such as divprune")
+    return found[0]
+
+
+def _said(parse: Callable[[str], T]) -> Callable[[str], T]:
+    """A parser of the command line for others: what is wrong is a ValueError, without the option's dashes."""
+
+    def parsed(text: str) -> T:
+        try:
+            return parse(text)
+        except Wrong as error:
+            raise ValueError(str(error).removeprefix("--")) from error
+
+    return parsed

@@ -1,0 +1,145 @@
+"""The routes: OpenAI's chat completions and models, health, and what Prometheus reads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from foveate.serve import wire
+from foveate.serve.engine import Engine
+from foveate.serve.guard import GONE, Guard, refusal
+from foveate.serve.limits import Refused
+from foveate.serve.reader import Reader
+from foveate.serve.rows import Row
+
+
+def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
+    """The server as an ASGI application. api_key: a bearer token that /v1 then wants."""
+    made = FastAPI(
+        title="foveate", docs_url=None, redoc_url=None
+    )  # whose pages come from elsewhere
+    made.add_middleware(Guard, engine=engine, api_key=api_key)
+
+    @made.exception_handler(Refused)
+    async def refused(_: Request, error: Refused) -> JSONResponse:
+        return refusal(engine, error)
+
+    @made.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "body") or None
+        why = f"{where or 'the request'}: {first['msg']}"
+        return refusal(engine, Refused(400, why, where))
+
+    @made.exception_handler(HTTPException)
+    async def outside(_: Request, error: HTTPException) -> JSONResponse:
+        return refusal(engine, Refused(error.status_code, str(error.detail)))
+
+    name, born = engine.loaded.name, int(time.time())
+
+    @made.post("/v1/chat/completions", response_model=None)
+    async def chat(body: wire.ChatRequest, request: Request) -> Response:
+        """Answer a conversation about pictures."""
+        end = time.monotonic() + engine.limits.seconds
+        with engine.place():
+            row = Row(await reader.wanted(body, end))
+            engine.submit(row)
+        key = f"chatcmpl-{uuid.uuid4().hex}"
+        async with _watched(engine, row, request):
+            while not row.over and not (body.stream and row.shown):
+                await row.news()
+            if row.refused is not None:
+                raise row.refused
+        if body.stream:
+            usage = body.stream_options is not None and body.stream_options.include_usage
+            pieces = _stream(engine, row, name, key, usage)
+            return StreamingResponse(pieces, media_type="text/event-stream")
+        engine.meters.requests.labels("answered").inc()
+        return JSONResponse(wire.completion(name, key, row.shown, row.why or "stop", told(row)))
+
+    @made.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The one model there is."""
+        own = {"id": name, "object": "model", "created": born, "owned_by": "foveate"}
+        return {"object": "list", "data": [own]}
+
+    @made.get("/healthz")
+    async def health() -> JSONResponse:
+        """Whether requests are taken."""
+        return JSONResponse({"taking": engine.taking}, 200 if engine.taking else 503)
+
+    @made.get("/metrics")
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(engine.meters.text(), media_type="text/plain; version=0.0.4")
+
+    return made
+
+
+def told(row: Row) -> dict[str, Any]:
+    """What there is to say of an answer: tokens as the model saw them, and what acted."""
+    reply, images = row.reply, len(row.wanted.ask[0])
+    before, after = round(reply.before * images), round(reply.after * images)
+    prompt = reply.columns[0] if reply.columns else reply.words + after
+    usage = {
+        "prompt_tokens": prompt,
+        "completion_tokens": len(row.ids),
+        "total_tokens": prompt + len(row.ids),
+        "visual_tokens": {"before": before, "after": after},
+    }
+    return {"usage": usage, "method": str(row.wanted.plan.compressor or row.wanted.plan.method)}
+
+
+@asynccontextmanager
+async def _watched(engine: Engine, row: Row, request: Request) -> AsyncIterator[None]:
+    """Inside, a row is cancelled when its client leaves; and when nobody waits for it after an error."""
+
+    async def leave() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        engine.cancel(row)
+        row.refuse(Refused(GONE, "the client has left"))
+
+    gone = asyncio.create_task(leave())
+    try:
+        yield
+    except BaseException:
+        engine.cancel(row)
+        raise
+    finally:
+        gone.cancel()
+
+
+async def _stream(engine: Engine, row: Row, name: str, key: str, usage: bool) -> AsyncIterator[str]:
+    """An answer piece by piece; its usage behind it, where that is wanted."""
+    sent, outcome = 0, "cancelled"
+    try:
+        yield wire.event(wire.chunk(name, key, {"role": "assistant", "content": ""}))
+        while sent < len(row.shown) or not row.over:
+            if sent >= len(row.shown):
+                await row.news()
+            if new := row.shown[sent:]:
+                yield wire.event(wire.chunk(name, key, {"content": new}))
+                sent += len(new)
+        if row.refused is not None:
+            raise row.refused
+        yield wire.event(wire.chunk(name, key, {}, row.why or "stop", method=told(row)["method"]))
+        if usage:
+            yield wire.event(wire.chunk(name, key, None, usage=told(row)["usage"]))
+        yield wire.event("[DONE]")
+        outcome = "answered"
+    except Refused as refused:
+        outcome = str(refused.status)
+        yield wire.event(wire.error(refused))
+    finally:
+        engine.cancel(row)
+        engine.meters.requests.labels(outcome).inc()

@@ -1,0 +1,137 @@
+"""A request's pictures: out of data URLs, or fetched where that is allowed. No file is ever opened."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import http.client
+import io
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import closing
+from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
+
+from PIL import Image
+
+from foveate.chat.pictures import TOO_MANY, PictureError, read
+from foveate.serve.limits import Limits, Refused
+
+MOVES = 3  # redirects that are followed
+PIECE = 65_536  # bytes
+SHOWN = 80  # letters of a URL in an error
+
+
+def raw(url: str, limits: Limits, fetch: bool) -> bytes:
+    """The bytes of a picture. Raises Refused for other places than data URLs, and http(s) with fetch."""
+    scheme = url[:8].partition(":")[0].lower()
+    if scheme == "data":
+        return _data(url)
+    if scheme not in ("http", "https"):
+        raise _wrong(f"{url[:SHOWN]!r}: want a data URL, data:image/png;base64,…")
+    if not fetch:
+        raise _wrong(
+            f"{url[:SHOWN]}: this server fetches no pictures (--allow-fetch): want data:image/png;base64,…"
+        )
+    try:
+        return _fetched(url, limits, _public)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _wrong(f"{url[:SHOWN]} cannot be fetched: {error}") from error
+
+
+def opened(data: bytes, limits: Limits) -> Image.Image:
+    """The picture in these bytes, upright and in RGB. Its size is looked at before it is decoded.
+
+    Raises Refused, 413 for too many pixels.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > limits.pixels:
+                raise _large(f"{image.width} x {image.height}", limits)
+            return read(image)
+    except PictureError as error:
+        raise _wrong(str(error)) from error
+    except TOO_MANY as error:
+        raise _large("far too many", limits) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _wrong("an image that cannot be read: want PNG, JPEG, WebP, GIF, …") from error
+
+
+def _data(url: str) -> bytes:
+    head, comma, body = url.partition(",")
+    if not comma:
+        raise _wrong("a data URL without a comma: want data:image/png;base64,…")
+    if not head.lower().endswith(";base64"):
+        return unquote_to_bytes(body)
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _wrong(f"a data URL whose base64 is broken: {error}") from error
+
+
+def _fetched(url: str, limits: Limits, allowed: Callable[[str], bool]) -> bytes:
+    """What a URL holds. Every address on the way is looked at before it is connected to, and then used.
+
+    allowed: whether an address may be connected to. Raises OSError, HTTPException and ValueError.
+    """
+    end = time.monotonic() + min(limits.seconds, 20)
+    for _ in range(MOVES + 1):
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("want http or https")
+        with closing(_connected(parts, end, allowed)) as connection:
+            path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
+            connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "foveate"})
+            answer = connection.getresponse()
+            if answer.status in (301, 302, 303, 307, 308):
+                url = urljoin(url, answer.headers.get("Location", ""))
+                continue
+            if answer.status != 200:
+                raise ValueError(f"status {answer.status}")
+            return _body(answer, limits.body, end)
+    raise ValueError(f"more than {MOVES} redirects")
+
+
+def _connected(
+    parts: SplitResult, end: float, allowed: Callable[[str], bool]
+) -> http.client.HTTPConnection:
+    """A connection to the host of a URL, at an address that is allowed."""
+    host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}[parts.scheme]
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(entry[4][0]) for entry in found]
+    if not all(map(allowed, addresses)):
+        raise ValueError(f"{host} is no public address")
+    plain = socket.create_connection((addresses[0], port), max(end - time.monotonic(), 0.1))
+    connection = http.client.HTTPConnection(host, port)
+    connection.sock = plain
+    if parts.scheme == "https":
+        connection.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
+    return connection
+
+
+def _body(answer: http.client.HTTPResponse, most: int, end: float) -> bytes:
+    data = bytearray()
+    while piece := answer.read1(PIECE):
+        data += piece
+        if len(data) > most:
+            raise ValueError(f"more than {most:,} bytes")
+        if time.monotonic() > end:
+            raise ValueError("it takes too long")
+    return bytes(data)
+
+
+def _public(address: str) -> bool:
+    found = ipaddress.ip_address(address.partition("%")[0])
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_global and not found.is_multicast
+
+
+def _large(size: str, limits: Limits) -> Refused:
+    why = f"a picture of {size} pixels: want at most {limits.pixels:,} in all"
+    return Refused(413, why, "messages")
+
+
+def _wrong(why: str) -> Refused:
+    return Refused(400, why, "messages")
