@@ -113,6 +113,7 @@ def test_each_request_has_its_method(url):
         ("meteor(keep=36)", "vLLM serves identity, random, stride"),
         ("divprun(keep=36)", "nearest: divprune"),
         ("divprune(keep=0)", "want an int >= 1"),
+        ("hiprune(keep=36, tower_layers=99)", "made for tower_layers=99, the model has"),
         ("os:getcwd", "want a method by name"),
         (["divprune"], "want a method by name"),
     ],
