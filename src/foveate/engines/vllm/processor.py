@@ -110,8 +110,8 @@ class Info(MultiModalProcessingInfo):
     def _method(self, text: str) -> Compressor:
         """The method of a name, without weights. Raises ValueError where this model cannot have it."""
         config = self.get_hf_config()
-        with torch.device("meta" if text == SAVED else "cpu"):
-            found = served.of_checkpoint(config) if text == SAVED else served.of_text(text, config)
+        saved = text == SAVED
+        found = served.of_checkpoint(config, "meta") if saved else served.of_text(text, config)
         if self.outline is not None:
             try:
                 features.fitting(self.outline, found)

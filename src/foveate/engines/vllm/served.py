@@ -35,22 +35,21 @@ def of_text(text: str, config: Any) -> Compressor:
     Raises ValueError for what cannot be served, and as `named` does.
     """
     spec = written.spec(named(text), "foveate: ")
-    try:
-        method = spec.build(model=config).eval()
-    except TypeError as error:
-        raise ValueError(f"{text}: {error}") from error
-    checked(method, text)
-    if next(method.parameters(), None) is not None:
+    outline = checked(spec.tried(), text)  # before there is memory for any weights
+    if next(outline.parameters(), None) is not None:
         raise ValueError(
             f"{text} has weights, which only a checkpoint brings: save the trained model, and serve that"
         )
-    return method
+    try:
+        return spec.build(model=config).eval()
+    except TypeError as error:
+        raise ValueError(f"{text}: {error}") from error
 
 
-def of_checkpoint(config: Any) -> Compressor | None:
+def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     """The method that a checkpoint was saved with, its weights still to be filled in; None without one.
 
-    Raises ValueError for what cannot be served.
+    device: where these are, "meta" for nowhere. Raises ValueError for what cannot be served.
     """
     node = saving.said(config)
     if node is None:
@@ -65,7 +64,8 @@ def of_checkpoint(config: Any) -> Compressor | None:
             f"{config.model_type} closes rows with newlines, and vLLM must know which of them stay before it "
             "sees the image: save the model with compress(…, newlines='none')"
         )
-    method = saving.rebuild(node, known()).eval()
+    with torch.device(device):
+        method = saving.rebuild(node, known()).eval()
     return checked(method, str(method))
 
 
