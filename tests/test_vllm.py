@@ -116,6 +116,9 @@ def test_positions_are_kept_or_refused():
     told = FAMILIES["llava"].config()
     told.mrope_section = [1, 1, 1]
     served.check_positions(told, {})
+    served.check_policy(told, {})
+    with pytest.raises(ValueError, match="counted anew, and mrope_section says"):
+        served.check_policy(told, {served.POSITIONS: "renumbered"})
 
 
 def test_the_command_says_all_that_vllm_must_know():

@@ -32,7 +32,7 @@ def test_methods_in_one_batch_answer_as_they_do_alone(positions):
     asks = [*questions(8), *questions(4, images=2)]
     by_method = {text: asked(processor, asks, text) for text in METHODS}
     mixed = [request for some in zip(*by_method.values(), strict=True) for request in some] * 2
-    answers = theirs(embedded.PATH, positions, mixed, enable_prefix_caching=True, **CHUNKED)
+    answers = theirs(str(embedded.PATH), positions, mixed, enable_prefix_caching=True, **CHUNKED)
     for i, text in enumerate(METHODS):
         mine = ours(model, processor, text, positions, asks)
         tokens = (150, 330) if text == "identity" else (40, 110)

@@ -41,17 +41,13 @@ def features(
     nobody knows which rows keep a token before the image is seen. A place is the floor of the mean of the
     patches that a token carries, as with positions="original".
 
-    Raises ValueError as `check` does and where sizes do not fit, NotImplementedError for DeepStack, and as
-    `compress` does where the method cannot act on this model.
+    Raises ValueError as `check` does and where sizes do not fit, and as `fitting` does.
     """
     check(method)
-    if deep := traits.deepened(base):
-        raise NotImplementedError(
-            f"DeepStack adds features behind {deep} decoder layers, and an engine is handed those of one"
-        )
+    tapped = fitting(base, method)
     parts = method.at(1.0).parts()
     own = getattr(type(base), f"get_{modality}_features")
-    with _shown(base, method):
+    with _shown(base, method, tapped):
         output = encode.encode(base, own, modality, parts, return_dict=True, **given)
     seen = rows.of_units(base, modality, output[encode.KEY], sizes)
     draws = samples.Draws(training=False, step=None)
@@ -60,10 +56,23 @@ def features(
     return [(x[valid], place[valid]) for x, place, valid in left]
 
 
+def fitting(base: nn.Module, method: Compressor) -> dict[nn.Module, dict[str, bool]]:
+    """Raise as `compress` does where a method cannot act on a model, and NotImplementedError for DeepStack.
+
+    The model may be on the meta device. Returns what `checks.check` does.
+    """
+    if deep := traits.deepened(base):
+        raise NotImplementedError(
+            f"DeepStack adds features behind {deep} decoder layers, and an engine is handed those of one"
+        )
+    return checks.check(base, method)
+
+
 @contextmanager
-def _shown(base: nn.Module, method: Compressor) -> Iterator[None]:
+def _shown(
+    base: nn.Module, method: Compressor, tapped: dict[nn.Module, dict[str, bool]]
+) -> Iterator[None]:
     """Inside, the vision tower shows what this method asks for; afterwards it is what it was."""
-    tapped = checks.check(base, method)
     handles = hooks.of_tower(base, method)
     for attention, shows in tapped.items():
         glance.tap(attention, shows)

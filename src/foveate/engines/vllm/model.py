@@ -38,6 +38,7 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         multimodal = vllm_config.model_config.get_multimodal_config()
         told = multimodal.mm_processor_kwargs or {}
+        served.check_policy(self.config, told)
         self.places = served.keeps_places(self.config)
         if self.places:  # vLLM asks for positions where a video is thinned, whoever does it
             multimodal.video_pruning_rate = multimodal.video_pruning_rate or 0.5

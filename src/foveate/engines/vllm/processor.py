@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from vllm.model_executor.models.transformers.multimodal import (
     MultiModalProcessingInfo,
     MultiModalProcessor,
@@ -20,7 +21,7 @@ from vllm.multimodal.processing.context import InputProcessingContext
 
 from foveate.core.compressor import Compressor
 from foveate.engines.vllm import served
-from foveate.hosts import features, traits
+from foveate.hosts import features, reading, saving, traits
 
 OURS = (served.METHOD, served.POSITIONS)
 SAVED = "saved with the model"  # the name of a checkpoint's own method
@@ -56,42 +57,67 @@ class Info(MultiModalProcessingInfo):
 
     def __init__(self, ctx: InputProcessingContext):
         super().__init__(Context(ctx.model_config, ctx.tokenizer))
+        self.method = lru_cache(64)(self._method)  # of a text
 
     @cached_property
     def told(self) -> dict[str, Any]:
         """What the server was told of us. Raises ValueError for what cannot be served."""
         given = self.ctx.model_config.get_multimodal_config().mm_processor_kwargs or {}
         told = {name: given[name] for name in OURS if name in given}
-        config = self.get_hf_config()
+        served.check_policy(self.get_hf_config(), told)
         if served.METHOD in told:
-            served.of_text(told[served.METHOD], config)
-        elif served.of_checkpoint(config) is None:
+            self.method(told[served.METHOD])
+        elif self.saved:
+            self.method(SAVED)
+        else:
             return told
-        served.check_positions(config, told)
+        served.check_positions(self.get_hf_config(), told)
         return told
+
+    @cached_property
+    def saved(self) -> bool:
+        """Whether the model was saved with a method."""
+        return saving.said(self.get_hf_config()) is not None
+
+    @cached_property
+    def outline(self) -> nn.Module | None:
+        """The base model without weights, to try methods on: in the engine a request would end it.
+
+        None beside an engine in this very process, where vLLM has changed transformers' classes: there the
+        engine's own error reaches whoever asks.
+        """
+        try:
+            with torch.device("meta"):
+                return traits.base_of(reading.untrained(copy.deepcopy(self.get_hf_config())))
+        except AssertionError:
+            return None
 
     def asked(self, kwargs: Mapping[str, Any]) -> str:
         """The method of a request: its own, the server's, or the checkpoint's; empty for none.
 
-        Raises ValueError for positions that are not the server's.
+        Raises ValueError for what cannot be served, and for positions that are not the server's.
         """
         config, told = self.get_hf_config(), self.told
-        wanted = kwargs.get(served.POSITIONS, told.get(served.POSITIONS))
-        if wanted != told.get(served.POSITIONS):
-            raise ValueError(
-                f"{served.POSITIONS}={wanted!r}: the server says that, for all requests"
-            )
-        text = kwargs.get(served.METHOD, told.get(served.METHOD))
-        if text is None:
-            return SAVED if served.of_checkpoint(config) is not None else ""
-        served.of_text(text, config)
-        served.check_positions(config, told)
+        policy = served.positions(config, told)
+        if kwargs.get(served.POSITIONS, policy) != policy:
+            raise ValueError(f"{served.POSITIONS}: the server says {policy!r}, for all requests")
+        text = kwargs.get(served.METHOD, told.get(served.METHOD, SAVED if self.saved else ""))
+        if text != "":
+            self.method(served.named(text))
+            served.check_positions(config, told)
         return text
 
-    def method(self, text: str) -> Compressor:
-        """The method of this name, without its weights."""
+    def _method(self, text: str) -> Compressor:
+        """The method of a name, without weights. Raises ValueError where this model cannot have it."""
         config = self.get_hf_config()
-        return served.of_checkpoint(config) if text == SAVED else served.of_text(text, config)
+        saved = text == SAVED
+        found = served.of_checkpoint(config, "meta") if saved else served.of_text(text, config)
+        if self.outline is not None:
+            try:
+                features.fitting(self.outline, found)
+            except (NotImplementedError, ValueError, TypeError) as error:
+                raise ValueError(f"{text}: {error}") from error
+        return found
 
     def _get_num_mm_tokens(self, **sizes: Any) -> Any:
         kwargs = self.ctx.get_merged_mm_kwargs({})

@@ -19,33 +19,37 @@ from foveate.registry.methods import known
 METHOD, POSITIONS = "foveate", "foveate_positions"  # of --mm-processor-kwargs
 PATCH = torch.zeros(
     1, 3, dtype=torch.long
-)  # an image of which every method can say what it leaves, or none
+)  # an image of one patch, to ask whether a method can say
+
+
+def named(text: Any) -> str:
+    """The text itself. Raises ValueError unless it names a method: no request imports a class by its path."""
+    if not isinstance(text, str) or ":" in text:
+        raise ValueError(f'foveate={text!r}: want a method by name, such as "divprune(keep=36)"')
+    return text
 
 
 def of_text(text: str, config: Any) -> Compressor:
     """The method that is written, as `foveate compare --methods` reads it. config: the model's.
 
-    Raises ValueError for what cannot be served, and for classes by path: nobody's request imports code.
+    Raises ValueError for what cannot be served, and as `named` does.
     """
-    if not isinstance(text, str) or ":" in text:
-        raise ValueError(f'foveate={text!r}: want a method by name, such as "divprune(keep=36)"')
-    spec = written.spec(text, "foveate: ")
-    try:
-        method = spec.build(model=config).eval()
-    except TypeError as error:
-        raise ValueError(f"{text}: {error}") from error
-    checked(method, text)
-    if next(method.parameters(), None) is not None:
+    spec = written.spec(named(text), "foveate: ")
+    outline = checked(spec.tried(), text)  # before there is memory for any weights
+    if next(outline.parameters(), None) is not None:
         raise ValueError(
             f"{text} has weights, which only a checkpoint brings: save the trained model, and serve that"
         )
-    return method
+    try:
+        return spec.build(model=config).eval()
+    except TypeError as error:
+        raise ValueError(f"{text}: {error}") from error
 
 
-def of_checkpoint(config: Any) -> Compressor | None:
+def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     """The method that a checkpoint was saved with, its weights still to be filled in; None without one.
 
-    Raises ValueError for what cannot be served.
+    device: where these are, "meta" for nowhere. Raises ValueError for what cannot be served.
     """
     node = saving.said(config)
     if node is None:
@@ -60,7 +64,8 @@ def of_checkpoint(config: Any) -> Compressor | None:
             f"{config.model_type} closes rows with newlines, and vLLM must know which of them stay before it "
             "sees the image: save the model with compress(…, newlines='none')"
         )
-    method = saving.rebuild(node, known()).eval()
+    with torch.device(device):
+        method = saving.rebuild(node, known()).eval()
     return checked(method, str(method))
 
 
@@ -114,7 +119,15 @@ def positions(config: Any, kwargs: Mapping[str, Any]) -> str:
 
 def keeps_places(config: Any) -> bool:
     """Whether the model is served so that a token can have another position than the one before and one."""
-    return getattr(config, "mrope_section", None) is not None
+    return getattr(config, "mrope_section", None) is not None and not counts_in_three(config)
+
+
+def check_policy(config: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise ValueError where positions are to be counted anew, and vLLM was told to ask for them."""
+    if keeps_places(config) and positions(config, kwargs) == "renumbered":
+        raise ValueError(
+            "positions are to be counted anew, and mrope_section says that tokens keep them: leave one out"
+        )
 
 
 def check_positions(config: Any, kwargs: Mapping[str, Any]) -> None:
