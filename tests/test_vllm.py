@@ -11,7 +11,7 @@ from families import FAMILIES
 
 import foveate
 from foveate import DivPrune, embedded
-from foveate.cli import run
+from foveate.cli import run, vllm
 from foveate.core.sizes import sized
 from foveate.embedded import MODELS
 from foveate.engines.vllm import ARCHITECTURE, positions, served
@@ -137,6 +137,31 @@ def test_the_command_says_all_that_vllm_must_know():
         command(EMBEDDED, config)
     with pytest.raises(ValueError, match="FastV acts before decoder layer 2"):
         command(EMBEDDED, config, "fastv(keep=36)")
+
+
+def test_serve_writes_that_command_and_refuses_what_vllm_would_not_hear():
+    told = vllm.Told("embedded", "divprune", "36", [], "renumbered", "cpu", "::1", 8001, "secret")
+    words = vllm.command(told, "--max-model-len 512")
+    told = dict(zip(words[3::2], words[4::2], strict=False))
+    assert json.loads(told["--mm-processor-kwargs"])["foveate"] == "divprune(keep=36)"
+    assert (told["--host"], told["--port"], words[-1]) == ("::1", "8001", "512")
+    assert "secret" not in words
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    {
+        "--engine vlm": "nearest: vllm",
+        "--engine vllm --batch 3": "a limit is for foveate's own server",
+        "--engine vllm --dropped merged": "--dropped is for foveate's own server",
+        "--engine vllm --method fastv": "vLLM serves identity, random",
+        "--engine-args x": "is for --engine vllm",
+        "--engine vllm --method divprune --engine-args 'x": "No closing quotation",
+    }.items(),
+)
+def test_serve_says_what_vllm_does_not(capsys, words, says):
+    assert run(["serve", *words.split()]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_an_export_is_refused_by_a_vllm_without_foveate_and_loads_as_before(tmp_path, capsys):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, pictures
+from foveate.cli import models, output, pictures, vllm
 from foveate.cli.ask import (
     Attention,
     Device,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from foveate.serve.choice import Choice
 
-T = TypeVar("T")
 NEEDS = ("fastapi", "uvicorn", "prometheus_client", "gradio")
 MOST = Limits()
 
@@ -87,8 +86,25 @@ def serve(
     answer: Annotated[int, _most("Tokens of an answer.")] = MOST.answer,
     seconds: Annotated[float, _most("For a request.")] = MOST.seconds,
     body: Annotated[int, _most("Bytes of a request.")] = MOST.body,
+    engine: Annotated[
+        str, typer.Option(help="'foveate', this server, or 'vllm', which has limits of its own.")
+    ] = vllm.ENGINES[0],
+    engine_args: Annotated[
+        str, typer.Option(help="What else vLLM is told, as its own command line has it.")
+    ] = "",
 ) -> None:
     """Answer OpenAI's chat completions with one model; any method and budget per request."""
+    output.hush()
+    limits = Limits(queue, batch, images, pixels, prompt, answer, seconds, body)
+    if vllm.asked(engine):
+        own = {"page": page, "ray": ray, "dropped": dropped, "attention": attention}
+        own |= {"protocol": protocol, "allow-fetch": allow_fetch, "a limit": limits != MOST}
+        vllm.refuse(own)
+        told = vllm.Told(model, method, keep, set_ or [], positions, device, host, port, api_key)
+        vllm.run(told, engine_args)
+        return
+    if engine_args:
+        raise Wrong("--engine-args is for --engine vllm")
     if lacking := [name for name in NEEDS if find_spec(name) is None]:
         raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[serve]'")
     if page and (api_key or ray):
@@ -96,9 +112,7 @@ def serve(
     models.check_protocol(protocol)
     switches = models.switches(positions=positions, dropped=dropped, attention=attention)
     chosen_method(method, keep, set_ or [])
-    limits = Limits(queue, batch, images, pixels, prompt, answer, seconds, body)
     offered = partial(offer, model, device, protocol, method, keep, set_ or [], switches)
-    output.hush()
     if ray is not None:
         models.place(model)
         replica = partial(_replica, offered, limits, allow_fetch, api_key)
@@ -143,7 +157,7 @@ def offer(
     else:
         how = start.loaded.how(acting.compressor)
         usual = acting._replace(keep=start.plan.keep, how=how)
-    return Choice(start.loaded, usual, start.saved, _said(_one), _said(arguments.budget))
+    return Choice(start.loaded, usual, start.saved)
 
 
 def _replica(
@@ -183,23 +197,3 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
         raise Failed(f"cannot listen at {host}, port {port}: {error.strerror or error}") from error
-
-
-def _one(text: str) -> Any:
-    """The one method that a text names."""
-    found = arguments.specs(text)
-    if len(found) != 1:
-        raise Wrong(f"method {text!r}: want one, such as divprune")
-    return found[0]
-
-
-def _said(parse: Callable[[str], T]) -> Callable[[str], T]:
-    """A parser of the command line for others: what is wrong is a ValueError, without the option's dashes."""
-
-    def parsed(text: str) -> T:
-        try:
-            return parse(text)
-        except Wrong as error:
-            raise ValueError(str(error).removeprefix("--")) from error
-
-    return parsed

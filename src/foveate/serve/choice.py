@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from foveate.core.spec import Spec
 from foveate.evaluate.plans import BARE, Loaded, Plan
+from foveate.registry import written
 from foveate.serve.limits import Refused
 
 Keep = int | float | None
@@ -21,20 +21,16 @@ class Choice:
 
     usual  what acts where a request says nothing
     saved  the model as it was saved with a compressor; None without one
-    parse  a method as people write it; raises ValueError, in our words, for what is none
-    budget the same of a budget
     """
 
     loaded: Loaded
     usual: Plan
     saved: Plan | None
-    parse: Callable[[str], Spec]
-    budget: Callable[[str], int | float]
 
     def plan(self, method: str | None, keep: int | float | str | None) -> Plan:
         """What a request asks for. Raises Refused for what this model cannot do."""
         try:
-            given = keep if keep is None else self.budget(str(keep))
+            given = keep if keep is None else written.budget(str(keep))
         except ValueError as error:
             raise Refused(400, str(error), "keep") from error
         if method is None and given is None:
@@ -54,7 +50,7 @@ class Choice:
         """A method as a client writes it."""
         if ":" in text:
             raise ValueError(f"method {text!r}: a request may name methods, and no code")
-        return self.parse(text)
+        return written.spec(text)
 
     def _kept(self, keep: Keep) -> Plan:
         """What usually acts, at another budget."""

