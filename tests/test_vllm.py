@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,6 +21,7 @@ from foveate.engines.vllm.exported import export
 from foveate.hosts import features, reading
 from foveate.methods import METHODS
 
+ROOT = Path(__file__).parents[1]
 LLAVA, QWEN = (FAMILIES[name].config() for name in ("llava", "qwen2_5_vl"))
 EMBEDDED, FUSED = (str(MODELS[name]) for name in ("embedded", "embedded-llava_stf"))
 
@@ -197,3 +199,11 @@ def test_sizes_of_the_model_reach_the_method():
     assert len(served.of_text("tome(keep=8)", LLAVA).parts()) == len(
         sized(METHODS["tome"], LLAVA, keep=8).parts()
     )
+
+
+def test_the_page_says_what_the_file_does():
+    runs = json.loads((ROOT / "results" / "vllm-answers.json").read_text())["runs"]
+    same, of = (sum(run[name] for run in runs) for name in ("same", "of"))
+    page = (ROOT / "docs" / "site" / "vllm.md").read_text()
+    assert f"[{same:,} of {of:,}](../../results/vllm-answers.json)" in page
+    assert f"over {len({r['method'] for r in runs if r['method']})} methods" in page
