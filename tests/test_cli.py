@@ -778,6 +778,15 @@ def test_names_are_known_without_what_loads_models():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_the_list_of_methods_loads_no_compiler_and_no_transformers():
+    """Arithmetic on the meta device would load the one, which takes as long as torch itself."""
+    code = (
+        "import sys; from foveate.cli import run; run(['methods']); "
+        "sys.exit(bool({'torch._dynamo', 'transformers'} & sys.modules.keys()))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 @pytest.mark.slow
 def test_json_is_all_there_is_on_stdout(files, tiny):
     command = ["ask", str(files / "good.png"), "what ?", "--model", tiny, "--json"]
