@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 import torch
 from families import FAMILIES
@@ -9,11 +11,12 @@ from PIL import Image
 from processors import processor
 from transformers import Qwen2_5_VLProcessor, Qwen2VLVideoProcessor
 
-from recipes.vllm_answers import asked, ours, theirs
+from recipes.vllm_answers import NEW_TOKENS, asked, ours, theirs
 
 IDS = {
     "llava": {"image": "<image>"},
     "llava_next": {"image": "<image>"},
+    "idefics3": {"image": "<image>"},
     "qwen2_5_vl": {
         "image": "<|image_pad|>",
         "video": "<|video_pad|>",
@@ -56,7 +59,7 @@ def saved(name, folder):
     return model.eval(), words
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", [name for name in IDS if name != "idefics3"])
 def test_the_same_tokens(name, tmp_path):
     model, words = saved(name, tmp_path)
     draw = torch.Generator().manual_seed(0)
@@ -72,3 +75,13 @@ def test_the_same_tokens(name, tmp_path):
                 pairs = zip(a["ids"], b["ids"], a["margin"], strict=False)
                 apart = next((margin for x, y, margin in pairs if x != y), 0)
                 assert apart < NEAR, (text, positions)
+
+
+def test_text_between_an_images_tokens_is_refused_and_a_bare_image_is_not(tmp_path, capfd):
+    _, words = saved("idefics3", tmp_path)
+    asks = [((Image.new("RGB", (64, 64), "red"),), "What is in the picture?")]
+    (answer,) = theirs(str(tmp_path), "renumbered", asked(words, asks, None))
+    assert len(answer["ids"]) == NEW_TOKENS
+    with pytest.raises(subprocess.CalledProcessError):
+        theirs(str(tmp_path), "renumbered", asked(words, asks, METHODS[1]))
+    assert "idefics3 puts text between the tokens of an image" in capfd.readouterr().err

@@ -59,23 +59,30 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         """(M, D) of each image. Images of one method are encoded together."""
         told, size = (kwargs.pop(field(modality, name)) for name in ("method", "size"))
         texts, sizes = [read(text) for text in told], size.flatten().tolist()
+        if not any(texts):
+            return self._whole(modality, pixel_values, num_patches, kwargs)
         counts = num_patches.flatten().tolist()
-        pixels = (
-            pixel_values.split(counts) if isinstance(pixel_values, Tensor) else list(pixel_values)
-        )
+        pixels = pixel_values
+        if isinstance(pixel_values, Tensor):
+            pixels = pixel_values.split(counts)
         found: dict[int, Tensor] = {}
         for text in dict.fromkeys(texts):
             mine = [i for i, other in enumerate(texts) if other == text]
             own = {name: _some(value, mine, len(texts)) for name, value in kwargs.items()}
-            some = [pixels[i] for i in mine]
-            if not text:
-                units = num_patches.new_tensor([counts[i] for i in mine])
-                left = super()._process_vision_input(modality, _joined(some), units, **own)
-                left = [self._placed(x, torch.arange(len(x), device=x.device)) for x in left]
-            else:
+            some, units = [pixels[i] for i in mine], [counts[i] for i in mine]
+            if text:
                 left = self._compressed(modality, text, some, [sizes[i] for i in mine], own)
+            else:
+                left = self._whole(modality, _joined(some), num_patches.new_tensor(units), own)
             found.update(zip(mine, left, strict=True))
         return [found[i] for i in range(len(texts))]
+
+    def _whole(
+        self, modality: str, pixel_values: Any, num_patches: Tensor, given: dict[str, Any]
+    ) -> list[Tensor]:
+        """Images as vLLM encodes them."""
+        left = super()._process_vision_input(modality, pixel_values, num_patches, **given)
+        return [self._placed(x, torch.arange(len(x), device=x.device)) for x in left]
 
     def _compressed(
         self,
@@ -86,9 +93,7 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         given: dict[str, Any],
     ) -> list[Tensor]:
         joined = _joined(pixels)
-        if not isinstance(
-            joined, Tensor
-        ):  # of other sizes each: one by one, so that none is padded
+        if not isinstance(joined, Tensor):  # one by one, so that none is padded to another's size
             alone = (
                 self._compressed(modality, text, [one[None]], [size], _row(given, i, len(pixels)))
                 for i, (one, size) in enumerate(zip(pixels, sizes, strict=True))
