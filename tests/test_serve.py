@@ -183,7 +183,7 @@ def test_a_saved_method_keeps_its_weights_at_any_budget(trained):
         ("meteor", 9, "has weights"),
         ("os:system", 9, "no code"),
         ("divprune(keep=9)", 9, "give it once"),
-        ("divprune, pool", 9, "no method"),
+        ("divprune, pool", 9, "want one"),
         ("divprune", True, "keep='True'"),
         ("pool", 0.4, "1/stride"),
     ],

@@ -47,6 +47,8 @@ def spec(text: str, where: str = "") -> Spec:
     """One method, as in `specs`."""
     from foveate.registry import methods
 
+    if OUTSIDE.search(text):
+        raise ValueError(f"{where}{text}: want one method, such as divprune")
     match = SPEC.fullmatch(text)
     if match is None:
         raise ValueError(
