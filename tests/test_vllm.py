@@ -207,3 +207,16 @@ def test_the_page_says_what_the_file_does():
     page = (ROOT / "docs" / "site" / "vllm.md").read_text()
     assert f"[{same:,} of {of:,}](../../results/vllm-answers.json)" in page
     assert f"over {len({r['method'] for r in runs if r['method']})} methods" in page
+
+
+def test_what_the_page_says_of_the_load_is_so():
+    found = json.loads((ROOT / "results" / "vllm-load.json").read_text())["clients"]
+    page = (ROOT / "docs" / "site" / "vllm.md").read_text()
+    _, *arms = found["1"]
+    for arm in arms:
+        ratios = [found[n][arm]["per_second_ratio"] for n in ("1", "4", "16")]
+        first = [found[n][arm]["first_token_ratio"][1] for n in ("1", "16")]
+        cells = [f"{mid:.2f} ({low:.2f}–{high:.2f})" for low, mid, high in ratios]
+        assert f"| {arm} | {' | '.join([*cells, *(f'{x:.2f}' for x in first)])} |" in page
+    for arms in found.values():  # at no number of clients slower than without
+        assert all(row["per_second_ratio"][1] >= 1 for row in arms.values())
