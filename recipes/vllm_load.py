@@ -79,14 +79,13 @@ def main() -> None:
 def model(path: Path) -> str:
     """A folder with bench's small model, and a processor of PatchQA's words that fits it."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
     torch.manual_seed(0)
     processor, config = embedded.load()[1], CONFIGS["small"].config()
     processor.image_processor.size = {"shortest_edge": SIDE}
     processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}
     processor.patch_size, config.image_token_id = PATCH, processor.image_token_id
-    AutoModelForImageTextToText.from_config(config).save_pretrained(path)
+    reading.untrained(config).save_pretrained(path)
     processor.save_pretrained(path)
     return str(path)
 
