@@ -161,6 +161,13 @@ def test_a_key_follows_the_code_and_not_its_comments(tmp_path, monkeypatch):
     again.write_text('def f(x):\n    """Says otherwise."""\n    # why\n    return x+1\n')
     changed.write_text("def f(x):\n    return x + 2\n")
     assert room.Used(again, None).told() == plain != room.Used(changed, None).told()
+    does, says = tmp_path / "v.py", tmp_path / "w.py"
+    does.write_text("class A:\n    def forward(self): ...\n")
+    says.write_text(does.read_text() + "    def left(self): ...\n    def __str__(self): ...\n")
+    assert room.Used(does, None).told() == room.Used(says, None).told()
+    assert "left_by_view" not in {
+        u.name for u in room.Used(room.PACKAGE / "methods" / "visionzip.py", None).uses()
+    }
 
 
 def test_the_command_makes_what_is_missing_and_no_more(capsys, tmp_path):

@@ -28,6 +28,7 @@ from foveate.methods import METHODS
 from foveate.tasks.metrics import EXACT
 
 SEEDS = (0, 1, 2)
+SAYS = frozenset({"count", "left", "but", "_called", "extra_repr", "__str__"})  # of a compressor
 SWITCHED = ("dropped", "attention")  # what may be asked of any method, beside its own positions
 KEEPS = (0.5, 0.25, 0.125, 0.0625)
 PACKAGE = Path(inspect.getsourcefile(Compressor) or "").parents[1]
@@ -123,7 +124,7 @@ def _entry(work: Work, one: Plan, questions: str) -> Entry:
     what = {
         "switches": sorted(word for name, word in switched.items() if word != USUAL[name]),
         "trained": one.trained is not None,
-        "question": bool(needs & ({"text"} | PROMPT_ROWS)),
+        "question": bool(needs & ({"text", "text_ids"} | PROMPT_ROWS)),
         "inside": any(part.site > language(0) for part in parts),
         "baseline": one.method in (BARE, *LOWER),
     }
@@ -154,8 +155,8 @@ class Used:
     name: str | None
 
     def told(self) -> list[str]:
-        """Its code without docstrings, as a tree in words."""
-        return [ast.dump(_bare(node)) for node in self._nodes()]
+        """Its code without docstrings and what only says, as a tree in words."""
+        return [ast.dump(node) for node in self._nodes()]
 
     def uses(self) -> Iterator[Used]:
         """What its code names: of the same file, or imported from a shared room."""
@@ -163,12 +164,13 @@ class Used:
         for name in names & _defined(self.file).keys() if self.name else ():
             yield Used(self.file, name)
         for name, file in _imported(self.file).items():
-            if self.name is None or name in names:
+            if name in names:
                 yield Used(file, name)
 
     def _nodes(self) -> list[ast.stmt]:
         every = _defined(self.file)
-        return list(every.values()) if self.name is None else [every[self.name]]
+        found = list(every.values()) if self.name is None else [every[self.name]]
+        return [_bare(node) for node in found]
 
 
 @functools.cache
@@ -200,9 +202,11 @@ def _imported(file: Path) -> dict[str, Path]:
 
 
 def _bare(tree: ast.stmt) -> ast.stmt:
-    """A copy without docstrings."""
+    """A copy without docstrings, and without what a compressor says and does not do."""
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            node.body = [one for one in node.body if getattr(one, "name", None) not in SAYS]
         first = getattr(node, "body", None)
         first = first[0] if isinstance(first, list) and first else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
