@@ -10,5 +10,5 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "train")]
 
 
 def pytest_configure(config):
-    """What vLLM warns of is no error of ours, nor that it takes a transformers which foveate does not name."""
+    """What vLLM warns of is no error of ours, nor that its transformers is one foveate does not name."""
     config.addinivalue_line("filterwarnings", "default")
