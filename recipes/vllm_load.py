@@ -27,7 +27,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import numpy as np
@@ -90,18 +90,21 @@ def model(path: Path) -> str:
     return str(path)
 
 
+def started(words: list[str], log: IO[str], **environment: str) -> subprocess.Popen[bytes]:
+    """A server on its way."""
+    told = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", **environment}
+    return subprocess.Popen(words, env=told, stdout=log, stderr=subprocess.STDOUT)
+
+
 @contextmanager
 def serving(words: list[str], **environment: str) -> Iterator[str]:
     """The address of a server, once it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    told = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", **environment}
     url, until = f"http://127.0.0.1:{port}", time.monotonic() + WAIT
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [*words, "--port", str(port)], env=told, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = started([*words, "--host", "127.0.0.1", "--port", str(port)], log, **environment)
         try:
             while True:
                 try:

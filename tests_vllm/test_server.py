@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,40 +16,10 @@ from foveate import DivPrune, embedded
 from foveate.engines.vllm.command import command
 from foveate.engines.vllm.exported import export
 from foveate.hosts import reading
+from recipes.vllm_load import WAIT, serving, started
 
 SHOP = Path(__file__).parents[1] / "examples" / "shop.png"
-WAIT = 300  # seconds until a server answers
 SMALL = ["--max-model-len", "512", "--dtype", "float32", "--enforce-eager", "--max-num-seqs", "4"]
-
-
-def started(words, log, **environment):
-    """A server on its way."""
-    told = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", **environment}
-    return subprocess.Popen(words, env=told, stdout=log, stderr=subprocess.STDOUT)
-
-
-@contextmanager
-def serving(words, tmp_path):
-    """The address of a server, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with (tmp_path / "log").open("w") as log:
-        process = started([*words, "--host", "127.0.0.1", "--port", str(port)], log)
-    try:
-        url, until = f"http://127.0.0.1:{port}", time.monotonic() + WAIT
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health")
-                break
-            except OSError:
-                assert process.poll() is None, (tmp_path / "log").read_text()[-3000:]
-                assert time.monotonic() < until
-                time.sleep(1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def ask(url, model, method=None, **more):
@@ -84,11 +49,11 @@ def ask(url, model, method=None, **more):
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory):
+def url():
     path = embedded.PATH
     told = ["divprune(keep=36)", None, True, True, SMALL]
     words = command(str(path), reading.config(str(path)), *told)
-    with serving(words, tmp_path_factory.mktemp("server")) as address:
+    with serving(words) as address:
         yield address
 
 
@@ -142,7 +107,7 @@ def test_an_export_is_served_compressed_or_not_at_all(compressed, tmp_path):
     out = tmp_path / "out"
     export(compressed, out)
     words = command(str(out), reading.config(str(out)), cpu=True, more=SMALL)
-    with serving(words, tmp_path) as address:
+    with serving(words) as address:
         status, answer = ask(address, str(out))
     assert status == 200, answer
     assert answer[1] < 100

@@ -42,6 +42,7 @@ files      the files of a saved model, and what is broken in them
 whole      whether what was read is a whole model
 saving     what a checkpoint says of its compressor
 assemble   a new LLaVA from a tower and a language model
+features   images in, compressed tokens out, without a prompt: for engines
 clip       a whole CLIP: what a LMM left of it behind
 protocol   how papers ask, which checkpoints do not say
 cost       what a prefill costs, part by part
