@@ -165,6 +165,11 @@ def test_a_key_follows_the_code_and_not_its_comments(tmp_path, monkeypatch):
     does.write_text("class A:\n    def forward(self): ...\n")
     says.write_text(does.read_text() + "    def left(self): ...\n    def __str__(self): ...\n")
     assert room.Used(does, None).told() == room.Used(says, None).told()
+    empty, given = tmp_path / "t.py", tmp_path / "u.py"
+    empty.write_text(does.read_text() + "    new: int | None = None\n")
+    given.write_text(does.read_text() + "    new: int = 3\n")
+    told = [room.Used(file, None).told() for file in (does, empty, given)]
+    assert told[0] == told[1] != told[2]
     assert "left_by_view" not in {
         u.name for u in room.Used(room.PACKAGE / "methods" / "visionzip.py", None).uses()
     }

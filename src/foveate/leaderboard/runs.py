@@ -202,13 +202,24 @@ def _imported(file: Path) -> dict[str, Path]:
 
 
 def _bare(tree: ast.stmt) -> ast.stmt:
-    """A copy without docstrings, and without what a compressor says and does not do."""
+    """A copy without docstrings, without what a compressor says and does not do, and without empty fields.
+
+    A field that is None unless it is given changes no answer until code reads it; the code is here.
+    """
     tree = copy.deepcopy(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            node.body = [one for one in node.body if getattr(one, "name", None) not in SAYS]
+            node.body = [one for one in node.body if not (_says(one) or _empty(one))]
         first = getattr(node, "body", None)
         first = first[0] if isinstance(first, list) and first else None
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
             node.body = node.body[1:]
     return tree
+
+
+def _says(node: ast.stmt) -> bool:
+    return getattr(node, "name", None) in SAYS
+
+
+def _empty(node: ast.stmt) -> bool:
+    return isinstance(node, ast.AnnAssign) and ast.unparse(node.value or node) == "None"
