@@ -212,8 +212,12 @@ def test_messages_become_what_is_asked(given, asked):
 
 
 def test_other_media_are_refused():
-    with pytest.raises(ValueError, match="a message with video"):
-        messages.ask([{"role": "user", "content": [{"type": "video", "url": "a.mp4"}]}])
+    with pytest.raises(ValueError, match="a message with audio"):
+        messages.ask([{"role": "user", "content": [{"type": "audio", "url": "a.wav"}]}])
+    watch = [{"type": "video", "url": "a.mp4"}, {"type": "text", "text": "what ?"}]
+    assert messages.ask([{"role": "user", "content": watch}]) == (["a.mp4"], "what ?")
+    with pytest.raises(ValueError, match=r"a video 3: want a file of \.mp4"):
+        messages.ask([{"role": "user", "content": [{"type": "video", "url": 3}]}])
 
 
 CASES = [

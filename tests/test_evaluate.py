@@ -164,7 +164,10 @@ def test_the_prompt_falls_back_to_llava(processor):
     class Plain:
         image_token = "<image>"
 
-    assert evaluate.prompt(Plain(), "why ?", 2) == "USER: <image>\n<image>\nwhy ? ASSISTANT:"
+    assert (
+        evaluate.prompt(Plain(), "why ?", ["image"] * 2)
+        == "USER: <image>\n<image>\nwhy ? ASSISTANT:"
+    )
     assert evaluate.prompt(processor, "why ?") == "USER: <image>\nwhy ? ASSISTANT:"
 
 

@@ -175,7 +175,7 @@ WRONG = {
     ),
     "twice": ({"image": "red.png", "question": "x", "choices": ["a", "a"]}, "has one twice"),
     "marks": ({"image": "red.png", "question": "<image> <image>?"}, "2 <image> marks and 1 images"),
-    "a video": ({"video": "a.mp4", "question": "x"}, '"video" is not read'),
+    "a video": ({"video": "a.mp4", "question": "x"}, "no such video: "),
     "missing": ({"image": "no.png", "question": "x"}, "no such image"),
     "outside": ({"image": "../no.png", "question": "x"}, "--outside"),
     "half": ({"image": "red.png", "question": "\ud800"}, "half a character"),

@@ -179,8 +179,11 @@ WRONG = [
     (talk(image=3), '"image" is 3; want a path'),
     (talk(image=["a", None]), "\"image\" is ['a', None]"),
     (talk(image={"a": 1}), "\"image\" is {'a': 1}"),
-    (talk(video="a.mp4"), '"video" is not read'),
-    (talk(videos=["a.mp4"]), '"videos" is not read'),
+    (talk(human("<image>"), TOLD, video="a.mp4"), "a.mp4 is a video, which training does not read"),
+    (
+        talk(human("<image>"), TOLD, images=["a.mp4"]),
+        "a.mp4 is a video, which training does not read",
+    ),
     (talk(image=float("nan")), '"image" is nan; want a path'),
     (talk(images="a.png", image=["b.png"]), '"image" and "images" name dif'),
     (talk(images=[3]), '"images" is [3]; want a path'),
@@ -434,7 +437,8 @@ def test_names_that_no_file_can_have_are_faults_of_their_records(tmp_path, outsi
 
 
 def test_images_that_are_none_are_one_fault(tmp_path):
-    values = [talk(image=bad) for bad in (3, ["a", ""], "a\0", {"a": 1})] + [talk(video="a.mp4")]
+    values = [talk(image=bad) for bad in (3, ["a", ""], "a\0", {"a": 1})]
+    values += [talk(human("<image>"), TOLD, video="a.mp4")]
     found = check(Records(written(tmp_path, FORMS["list"](values))))
     assert [p.kind for p in found] == ["image paths"] * 4 + ["a video"]
 

@@ -56,7 +56,7 @@ def test_it_is_as_if_they_were_not_there(model, bad, tmp_path):
     assert told == {
         'set.json: record 4 ("3", line 1)': "turn 2 is an empty answer",
         'set.json: record 5 ("4", line 1)': f"no such image: {bad.parent / '4.png'}",
-        'set.json: record 8 ("7", line 1)': f"{bad.parent / '7.png'} is empty (0 bytes): want an image file",
+        'set.json: record 8 ("7", line 1)': f"{bad.parent / '7.png'} is empty (0 bytes)",
     }
     assert "skipped" not in want
 

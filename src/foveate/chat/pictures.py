@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 SHORTEST = 4  # pixels of a side; with fewer, processors take rows for colours
 LONGEST = 100  # processors scale the shorter side up, so a hair's breadth becomes a huge picture
+VIDEOS = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N")
 TOO_MANY = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 TURNS = {
@@ -82,10 +83,21 @@ def read(source: Path | str | Image.Image, coarse: bool = False) -> Image.Image:
         raise PictureError(f"{name} is broken and cannot be read: {why}") from error
 
 
+def is_video(source: Path | str | Image.Image) -> bool:
+    """Whether this is a path of a video, by how it ends."""
+    return isinstance(source, os.PathLike | str) and Path(source).suffix.lower() in VIDEOS
+
+
 def trouble(source: Path | str | Image.Image) -> tuple[str, str] | None:
-    """Of what kind the fault is that `read` would raise, and what it is; None if there is none."""
+    """Of what kind the fault is that `read` would raise, and what it is; None if there is none.
+
+    A video is not decoded: what reads it is the model's own processor.
+    """
     try:
-        read(source, coarse=True)
+        if is_video(source):
+            _want_file(Path(source), str(source), "video")
+        else:
+            read(source, coarse=True)
     except PictureError as error:
         return error.kind, error.what
     return None
@@ -124,13 +136,13 @@ def _read(image: Image.Image, name: str, coarse: bool) -> Image.Image:
     return found
 
 
-def _want_file(path: Path, name: str) -> None:
+def _want_file(path: Path, name: str, what: str = "image") -> None:
     if not path.exists():
-        raise PictureError(f"no such image: {name}", "missing image")
+        raise PictureError(f"no such {what}: {name}", f"missing {what}")
     if not path.is_file():  # a pipe would be waited for
-        raise PictureError(f"{name} is no file: want an image file")
+        raise PictureError(f"{name} is no file, as an image or a video is")
     if path.stat().st_size == 0:
-        raise PictureError(f"{name} is empty (0 bytes): want an image file")
+        raise PictureError(f"{name} is empty (0 bytes)")
 
 
 def _want_sane(image: Image.Image, name: str) -> None:

@@ -68,28 +68,34 @@ class Chat:
         return first - len(self.lead), last + len(self.end)
 
 
-def prompt(processor: Any, question: Told, images: int = 1) -> str:
+def prompt(processor: Any, question: Told, kinds: Sequence[str] = ("image",)) -> str:
     """The text of a prompt that asks one question behind its images, up to where the answer begins.
 
-    A question with marks has its images there; one that is the last of several turns, in those.
+    A question with marks has its images there; one that is the last of several turns, in those. kinds: of
+    each, whether it is an "image" or a "video".
     """
-    return render(processor, told(processor, question, images), answered=False)
+    return render(processor, told(processor, question, kinds), answered=False)
 
 
-def asked(processor: Any, question: Told, images: int = 1) -> Said:
+def asked(processor: Any, question: Told, kinds: Sequence[str] = ("image",)) -> Said:
     """The same prompt, and where the user speaks. Raises ValueError where the template rewrites it."""
-    turns = told(processor, question, images)
+    turns = told(processor, question, kinds)
     text = render(processor, turns, answered=False)
     spans = found(processor, turns, text, "the question", answered=False)
     return Said(text, tuple(trimmed(text, span) for role, span in spans if role == "user"), ())
 
 
-def told(processor: Any, question: Told, images: int) -> list[dict[str, Any]]:
+def told(processor: Any, question: Told, kinds: Sequence[str]) -> list[dict[str, Any]]:
     """The turns of a prompt as chat templates take them."""
-    if not isinstance(question, str):
-        chat = Chat(processor)
-        return [spoken(turn.role, chat.ended(turn)) for turn in question]
-    return [spoken("user", question) if MARK in question else asking(question, images)]
+    chat = None if isinstance(question, str) else Chat(processor)
+    if chat is not None:
+        turns = [spoken(turn.role, chat.ended(turn)) for turn in question]
+    else:
+        turns = [spoken("user", question) if MARK in question else asking(question, len(kinds))]
+    pictures = [part for turn in turns for part in turn["content"] if part["type"] == "image"]
+    for part, kind in zip(pictures, kinds, strict=False):
+        part["type"] = kind
+    return turns
 
 
 def trimmed(text: str, span: Span) -> Span:
@@ -100,7 +106,7 @@ def trimmed(text: str, span: Span) -> Span:
 
 def asking(question: str, images: int) -> dict[str, Any]:
     """A user's turn: images, and a question behind them."""
-    content = [{"type": "image"}] * images + [{"type": "text", "text": question}]
+    content = [*({"type": "image"} for _ in range(images)), {"type": "text", "text": question}]
     return {"role": "user", "content": content}
 
 
@@ -108,11 +114,11 @@ def render(processor: Any, turns: Sequence[dict[str, Any]], answered: bool = Tru
     """The turns as text; with answered=False up to where the next answer begins."""
     if getattr(processor, "chat_template", None) is not None:
         return processor.apply_chat_template(turns, add_generation_prompt=not answered)
-    mark = image_mark(processor)
+    marks = {"image": image_mark(processor), "video": getattr(processor, "video_token", "<video>")}
     text = ""
     for turn in turns:
-        images = sum(part["type"] == "image" for part in turn["content"])
-        words = images * f"{mark}\n" + "".join(p.get("text", "") for p in turn["content"])
+        words = "".join(f"{marks[p['type']]}\n" for p in turn["content"] if p["type"] in marks)
+        words += "".join(p.get("text", "") for p in turn["content"])
         text += {"user": f"USER: {words} ", "system": f"{words} "}.get(
             turn["role"], f"ASSISTANT: {words}"
         )

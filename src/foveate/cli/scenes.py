@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from foveate.chat.pictures import read
+from foveate.chat.pictures import is_video, read
 from foveate.cli import pictures
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
     from foveate.evaluate.report import Scene
 
     budget, which = shown_budget(plans), chosen(work.examples, n)
-    examples = [work.examples[i] for i in which]
+    examples = [work.examples[i] for i in which if not any(map(is_video, work.examples[i].images))]
     if not examples:
         return []
     panels: list[list[Any]] = [[] for _ in examples]

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from foveate.chat.pictures import is_video
 from foveate.core.compressor import Compressor, Context, language
 from foveate.core.ops import Keep, budget, check_keep, top
 from foveate.core.spec import Skipped
@@ -119,8 +120,14 @@ def baselines(
     return found, skipped
 
 
+def _want_pictures(examples: Sequence[Any]) -> None:
+    if any(is_video(one) for example in examples for one in example.images):
+        raise NotImplementedError("it changes pictures, and some of these are videos")
+
+
 def _downsampled(loaded: Loaded, keep: Keep, examples: Sequence[Any]) -> Plan:
     """A tower of one size gets a smaller table of positions; another a smaller picture."""
+    _want_pictures(examples)
     whole = _seen(loaded, examples[0])
     most = int(budget(keep, torch.tensor(whole)))
     try:
@@ -157,6 +164,7 @@ def scaled(image: Image.Image, side: float) -> Image.Image:
 
 
 def _blind(loaded: Loaded, keep: Keep, examples: Sequence[Any]) -> Plan:
+    _want_pictures(examples)
     grey = Through(loaded.processor, lambda image: Image.new("RGB", image.size, GREY))
     return Plan("blind", keep, own=replace(loaded, processor=grey))
 

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from foveate.chat import Said, Span, Told, asked, columns, prompt, verify
-from foveate.chat.pictures import read
+from foveate.chat.pictures import is_video, read
 from foveate.core.compressor import Compressor
 from foveate.hosts import attach, traits
 from foveate.hosts.asked import instruction
+from foveate.hosts.videos import videos
 from foveate.tasks.metrics import EXACT, Metric, labels
 
 Ask = tuple[Sequence[Image.Image | Path], Told]  # the images of one prompt, and what is asked
@@ -49,9 +50,11 @@ def tokens(
 
     Raises ValueError where these cannot be found: without a fast tokenizer, or one that names what it did.
     """
-    prompts = [prompt(processor, question, len(images)) for images, question in asks]
+    kinds = [["video" if is_video(one) else "image" for one in own] for own, _ in asks]
+    prompts = [prompt(processor, ask[1], own) for ask, own in zip(asks, kinds, strict=True)]
     texts = prompts if answers is None else list(map(str.__add__, prompts, answers))
-    images = [[read(image) for image in own] for own, _ in asks]
+    images = [[read(image) for image in own if not is_video(image)] for own, _ in asks]
+    clips = [str(one) for own, _ in asks for one in own if is_video(one)]
     start = getattr(processor.tokenizer, "bos_token", None)
     fast = getattr(processor.tokenizer, "is_fast", False)
     if answers is not None and not fast:
@@ -64,13 +67,16 @@ def tokens(
         padding_side="left",
         add_special_tokens=not (start and texts[0].startswith(start)),
         return_tensors="pt",
+        **videos(processor, clips),
         **dict.fromkeys(places, True),
     )
     offsets = batch.pop("offset_mapping", None)
     moves = batch.pop("text_replacement_offsets", None)
-    marks = partial(marked, texts, [*map(len, images)], offsets, moves)
+    marks = partial(marked, texts, [*map(len, kinds)], offsets, moves)
     try:
-        found = marks([asked(processor, words, len(own)).questions for own, words in asks])
+        found = marks(
+            [asked(processor, a[1], k).questions for a, k in zip(asks, kinds, strict=True)]
+        )
     except ValueError:
         found = None
     behind = [[(len(a), len(b))] for a, b in zip(prompts, texts, strict=True)]

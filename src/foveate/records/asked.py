@@ -11,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from foveate.chat import MARK, Turn
 from foveate.records.conversations import turns
-from foveate.records.faults import Fault, brief, faults, halved, names, pictures
+from foveate.records.faults import PICTURES, Fault, brief, faults, halved, names, pictures
 from foveate.records.shape import shape
 
 if TYPE_CHECKING:
     from PIL import Image
 
-KEYS = ("id", "image", "images", "question", "answer", "answers", "choices", "group")
-READ = frozenset({*KEYS, "video", "videos"})  # or refused
+KEYS = ("id", *PICTURES, "question", "answer", "answers", "choices", "group")
 BESIDE = frozenset({"conversations", "system", "model"})  # of LLaVA's files
-LISTS = ("image", "images", "answer", "answers", "choices")  # in whose cells a JSON list is one
+LISTS = (*PICTURES, "answer", "answers", "choices")  # in whose cells a JSON list is one
 LETTERS = 26  # choices have letters
 
 
@@ -61,12 +60,8 @@ def wrong(value: Any) -> list[Fault]:
     found = pictures(value)
     images = None if found else len(names(value))
     if images == 0:
-        found = [("no image", 'names no image, under "image" or "images"')]
-    found += [
-        ("a video", f'"{key}" is not read; give its frames as a list under "images"')
-        for key in ("video", "videos")
-        if value.get(key)
-    ]
+        what = 'names no image, under "image" or "images", and no video'
+        found = [("no image", what)]
     return found + _question(value, images) + _answers(value) + _choices(value) + _group(value)
 
 
@@ -147,7 +142,7 @@ def strange(value: Any) -> set[str]:
     """Its keys that nothing reads."""
     if not isinstance(value, Mapping):
         return set()
-    return set(value) - READ - (BESIDE if "conversations" in value else set())
+    return set(value) - set(KEYS) - (BESIDE if "conversations" in value else set())
 
 
 def made(

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from foveate.chat import Record, Turn
-from foveate.records.faults import ROLES, faults, names
+from foveate.chat.pictures import is_video
+from foveate.records.faults import ROLES, Fault, faults, names
 from foveate.records.index import scan
 from foveate.records.rows import MalformedError, Rows
 from foveate.records.shape import shape, strange
@@ -44,11 +45,17 @@ class Records(Rows[Record]):
 
     def made(self, value: Any, i: int, where: str) -> Record:
         """The record as it is trained on."""
-        if wrong := faults(value):
+        if wrong := faults(value) or unwatched(value):
             raise MalformedError(where, wrong)
         paths = self.pictures(names(value), where, WAY)
         name = value.get("id")
         return Record(str(self.number(i) if name is None else name), paths, turns(value), where)
+
+
+def unwatched(value: dict[str, Any]) -> list[Fault]:
+    """Its videos, which questions may have and training does not read."""
+    what = 'is a video, which training does not read; give its frames as a list under "image"'
+    return [("a video", f"{name} {what}") for name in names(value) if is_video(name)]
 
 
 def turns(value: dict[str, Any]) -> tuple[Turn, ...]:

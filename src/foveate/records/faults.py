@@ -18,6 +18,7 @@ ROLES = {
     "system": "system",
 }
 HALF = re.compile("[\ud800-\udfff]")  # half a character: JSON may hold it, no text may
+PICTURES = ("image", "images", "video", "videos")  # one of them names a record's pictures
 INSTEAD = (("from", "role"), ("value", "content"))  # keys of a turn, and those of other files
 BRIEF = 80  # characters shown of what somebody wrote
 SHOWN = 60  # and of an id
@@ -25,8 +26,8 @@ Fault = tuple[str, str]  # its kind, and what it is in this record
 
 
 def names(value: dict[str, Any]) -> list[str]:
-    """The image paths of a record as the file has them, under "image" or "images"."""
-    found = value.get("image") or value.get("images") or []
+    """The paths of a record's pictures as the file has them, a video being one."""
+    found = next((value[key] for key in PICTURES if value.get(key)), [])
     return [found] if isinstance(found, str) else found
 
 
@@ -34,12 +35,7 @@ def faults(value: Any) -> list[Fault]:
     """Everything that is wrong with the JSON value of a record, files aside."""
     if not isinstance(value, dict):
         return [("no object", f"want an object, found {type(value).__name__}")]
-    wrong = pictures(value)
-    found = wrong + [
-        ("a video", f'"{key}" is not read; give its frames as a list under "image"')
-        for key in ("video", "videos")
-        if value.get(key)
-    ]
+    found = pictures(value)
     images = None if found else len(names(value))
     turns = value.get("conversations")
     if not isinstance(turns, list) or not turns:
@@ -54,7 +50,7 @@ def faults(value: Any) -> list[Fault]:
 
 def pictures(value: dict[str, Any]) -> list[Fault]:
     """What is wrong with the paths of a record's pictures."""
-    given = [(key, value[key]) for key in ("image", "images") if value.get(key)]
+    given = [(key, value[key]) for key in PICTURES if value.get(key)]
     listed = [[paths] if isinstance(paths, str) else paths for _, paths in given]
     for (key, shown), paths in zip(given, listed, strict=True):
         if not isinstance(paths, list) or not all(isinstance(p, str) and p for p in paths):
@@ -62,8 +58,10 @@ def pictures(value: dict[str, Any]) -> list[Fault]:
             return [("image paths", what)]
         if bad := [path for path in paths if HALF.search(path) or "\0" in path]:
             return [("image paths", f"{brief(bad[0])} can be no file's path")]
-    if len(listed) == 2 and listed[0] != listed[1]:
-        return [("image paths", '"image" and "images" name different files; want one of them')]
+    if any(paths != listed[0] for paths in listed):
+        both = " and ".join(f'"{key}"' for key, _ in given)
+        what = f'{both} name different files; want one of them, or all in order under "images"'
+        return [("image paths", what)]
     return []
 
 

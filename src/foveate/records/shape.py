@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from foveate.chat import MARK
+from foveate.records.faults import PICTURES
 
 # Keys of a record, and of a turn: those that are read, and those that LLaVA's files have beside them.
-KNOWN = frozenset({"id", "image", "images", "conversations", "system", "video", "videos", "model"})
+KNOWN = frozenset({"id", *PICTURES, "conversations", "system", "model"})
 SAID = frozenset({"from", "value"})
 Shape = tuple[bool, int, int]  # whether it names an image, how many questions, which has the first
 
@@ -21,7 +22,7 @@ def shape(value: Any) -> Shape:
     first = turns[0].get("from") if turns and isinstance(turns[0], dict) else None
     turns = turns[1:] if first == "system" else turns
     marked = (n for n, t in enumerate(turns) if isinstance(t, dict) and MARK in str(t.get("value")))
-    has = bool(value.get("image") or value.get("images"))
+    has = any(value.get(key) for key in PICTURES)
     return has, max(1, len(turns) // 2), next(marked, 0) // 2
 
 
