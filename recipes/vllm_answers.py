@@ -145,7 +145,11 @@ def asked(processor: Any, asks: Sequence[Any], method: str | None) -> list[dict[
     from foveate.chat import prompt
 
     return [
-        {"prompt": prompt(processor, words, ["image"] * len(own)), "images": list(own), "method": method}
+        {
+            "prompt": prompt(processor, words, ["image"] * len(own)),
+            "images": list(own),
+            "method": method,
+        }
         for own, words in asks
     ]
 

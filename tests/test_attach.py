@@ -33,7 +33,7 @@ from foveate import (
     VisionZip,
 )
 from foveate.core.compressor import language
-from foveate.hosts import traits
+from foveate.hosts import later, traits
 
 
 @pytest.fixture
@@ -487,3 +487,25 @@ def test_layers_where_nothing_happens_have_no_hook(method, switches, layered):
         traits.decoder_of(traits.base_of(model)).config._attn_implementation = "flash_attention_2"
         with pytest.raises(ValueError, match="compress again"):
             model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kernel", "positions", "made"),
+    [
+        ((ONE,), "sdpa", "original", 0),  # every layer takes what the model prepares for all
+        ((ONE,), "sdpa", "renumbered", 1),
+        ((ONE,), "eager", "original", 1),  # its masks are as long as a layer's cache
+        ((ONE, TEXT), "sdpa", "original", 1),  # padded
+    ],
+)
+def test_a_decoding_step_makes_nothing_for_layers_that_need_nothing(
+    monkeypatch, prompts, kernel, positions, made
+):
+    views, view = [], later._view
+    monkeypatch.setattr(later, "_view", lambda *given: views.append(1) or view(*given))
+    family = FAMILIES["llava"]
+    model = family.model()
+    model.set_attn_implementation(kernel)
+    foveate.compress(model, FastV(4, layer=2), positions)
+    greedy(model, family.inputs(prompts), 4)
+    assert len(views) == 3 * made  # of the first word the prompt

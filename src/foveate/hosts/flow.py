@@ -254,6 +254,7 @@ class Later:
     decoder   the language model
     fed       columns the call came with
     tail      (B, columns behind the prompt) which of them are real; None if all are
+    same      whether layers above a cut take what the model prepares for all, if no window is in the way
     position  (A, B, new) position ids that entered the language model, by axis
     views     masks and rotary embeddings made for stages, by stage and kind of layer
     """
@@ -262,6 +263,7 @@ class Later:
     decoder: nn.Module
     fed: int
     tail: Tensor | None
+    same: bool = False
     position: Tensor | None = None
     views: dict[Any, Any] = field(default_factory=dict)
 

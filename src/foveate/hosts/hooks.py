@@ -28,7 +28,7 @@ from foveate.hosts.attachment import Attachment
 from foveate.hosts.calls import PIXELS
 from foveate.hosts.flow import KEY, Call, Flow, Later, Path, Prompt
 from foveate.hosts.glance import MergerAfter
-from foveate.hosts.positions import entered_positions, layer_type
+from foveate.hosts.positions import entered_positions, layer_type, window_of
 from foveate.hosts.prompted import PromptGlance
 from foveate.hosts.switches import Switches
 
@@ -47,7 +47,8 @@ def register(model: nn.Module, base: nn.Module, attachment: Attachment) -> list[
         base.register_forward_hook(BaseAfter(attachment), with_kwargs=True),
     ]
     decoder = traits.decoder_of(base)
-    enters = DecoderBefore(attachment)
+    windowed = any(window_of(decoder, i) is not None for i in range(len(decoder.layers)))
+    enters = DecoderBefore(attachment, windowed)
     handles.append(decoder.register_forward_pre_hook(enters, with_kwargs=True))
     handles += of_tower(base, base.visual_compressor)
     for i, layer in enumerate(decoder.layers if attachment.layered else ()):
@@ -232,15 +233,17 @@ class DecoderBefore:
     """Notes the positions that enter the language model; takes over what is added to its first layers."""
 
     attachment: Attachment
+    windowed: bool  # whether any layer looks back only so far
 
     def __call__(self, decoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         """args, and kwargs with the flow where layers are met."""
         flow: Flow | None = kwargs.get(KEY)
-        if not self.attachment.layered:
+        later = None if flow is None else flow.later
+        same = later is not None and later.same and not self.windowed
+        met = self.attachment.layered and not same
+        if not met:
             kwargs = {name: value for name, value in kwargs.items() if name != KEY}
-        if flow is None or (flow.prompt is None and flow.later is None):
-            return args, kwargs
-        if flow.prompt is None and not self.attachment.layered:
+        if flow is None or (flow.prompt is None and not (met and later is not None)):
             return args, kwargs  # no layer asks where later columns stand
         return args, self._entered(flow, kwargs)
 
@@ -265,11 +268,11 @@ class LayerBefore:
     layer: int
     kind: str  # as layer_type has it
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """The layer's arguments for the sequence as short as it is here."""
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """The layer's arguments for the sequence as short as it is here; None where they are."""
         flow: Flow | None = kwargs.pop(KEY, None)  # of this very call: nobody else has the dict
         if flow is None:
-            return args, kwargs
+            return None
         hidden = args[0] if args else kwargs["hidden_states"]
         if flow.prompt is None:
             if flow.later is not None:

@@ -46,8 +46,13 @@ def call(
     mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
     seen = int(cache.get_seq_length()) - memory.length
     new = _new_columns(fed, seen, memory, position, mask)
+    if mask is not None and not _static(cache) and bool(mask.all()):  # the model would wait for it
+        kwargs, mask = {**kwargs, "attention_mask": None}, None
     tail = None if mask is None else mask[:, memory.outside :].bool()
-    now = Later(memory, traits.decoder_of(base), fed, tail)
+    decoder = traits.decoder_of(base)
+    plain = memory.real is None and mask is None and new == 1
+    bare = plain and kwargs.get("attention_mask") is None
+    now = Later(memory, decoder, fed, tail, bare and _same_above(memory, decoder, cache))
     kwargs = {**kwargs, name: kwargs[name][:, fed - new :]}
     if position is not None:
         kwargs["position_ids"] = position = position[..., fed - new :]
@@ -57,7 +62,7 @@ def call(
         ahead = torch.arange(seen, seen + new, device=memory.following.device)
         position = memory.following[:, None] + ahead
     kwargs["position_ids"] = position if memory.shift is None else position - memory.shift[:, None]
-    if memory.real is None and tail is None and new == 1:
+    if plain:
         kwargs["attention_mask"] = None  # plainly everything: no mask to make, none to wait for
         return kwargs, now
     real = memory.real
@@ -65,6 +70,21 @@ def call(
         real = torch.ones(rows, memory.length, dtype=torch.bool, device=memory.following.device)
     kwargs["attention_mask"] = _with_tail(real, tail, seen + new).long()
     return kwargs, now
+
+
+def _static(cache: Any) -> bool:
+    return getattr(cache, "is_compileable", False)
+
+
+def _same_above(memory: Memory, decoder: nn.Module, cache: Any) -> bool:
+    """Whether one column behind full rows is the same to every layer: no mask, and where it stands.
+
+    To layers that look back all the way.
+    """
+    if not memory.stages or memory.renumbered or memory.weight is not None or _static(cache):
+        return False
+    full = all(stage.full and stage.weight is None for stage in memory.stages.values())
+    return full and decoder.config._attn_implementation == "sdpa"
 
 
 def _new_columns(
@@ -136,7 +156,7 @@ def _view(
 def _layer_mask(
     now: Later, stage: Stage, layer: int, hidden: Tensor, columns: int, cache: Any
 ) -> Tensor | None:
-    new, static = hidden.shape[1], getattr(cache, "is_compileable", False)
+    new, static = hidden.shape[1], _static(cache)
     window = window_of(now.decoder, layer)
     if window is not None and now.memory.length + columns > window:
         return _window_mask(now, stage, layer, hidden, columns, cache)
