@@ -12,6 +12,7 @@ from foveate.cli import said, streams
 from foveate.cli.ask import ask
 from foveate.cli.bench import bench
 from foveate.cli.benchmarks import benchmarks
+from foveate.cli.calibrate import calibrate
 from foveate.cli.command import Command, UsageError
 from foveate.cli.compare import compare
 from foveate.cli.convert import convert
@@ -39,6 +40,7 @@ app.command(cls=Command)(compare)
 app.command(cls=Command)(leaderboard)
 app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
+app.command(cls=Command)(calibrate)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(benchmarks)
 app.command(cls=Command)(serve)

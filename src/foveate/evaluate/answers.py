@@ -43,6 +43,7 @@ def record_of(example: Any, reply: Reply, metric: Metric, seconds: float) -> dic
         "columns": reply.columns and list(reply.columns),
         "words": reply.words,
         "seconds": seconds,
+        "doubt": reply.doubt,
         "recall": recall(getattr(example, "asked", ()), reply.carried),
     }
 

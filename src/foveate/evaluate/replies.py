@@ -30,6 +30,7 @@ class Reply:
              and (P, 3); empty of a bare model, and where rows are no images
     made     tokens of the answer, with the one that ends it
     seconds  until its first token was chosen, a prompt's share of its batch
+    doubt    entropy of that token, in nats; None with beams
     """
 
     text: str
@@ -41,6 +42,7 @@ class Reply:
     carried: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
     made: int = 0
     seconds: float = field(default=0.0, compare=False)
+    doubt: float | None = None
 
 
 def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int) -> list[Reply]:
@@ -80,7 +82,8 @@ def answers(model: Any, processor: Any, asks: Sequence[Ask], how: Mapping[str, A
         own = None if had is None else tuple(had[row])
         carried = _carried(steps[: _acts(model)], images, row)
         read = (before, after, left[row], own, words[row], carried)
-        found.append(Reply(text.strip(), *read, made[row], seconds))
+        doubt = first.doubts[row] if one else None
+        found.append(Reply(text.strip(), *read, made[row], seconds, doubt))
     return found
 
 
@@ -107,16 +110,25 @@ def _carried(steps: list[Step], images: list[int], row: int) -> tuple[tuple[Tens
     return tuple((steps[-1].owner[i].cpu(), steps[0].grid[i].cpu()) for i in which)
 
 
+def entropy(scores: Tensor) -> Tensor:
+    """(B,) in nats, of the next token at these scores (B, V)."""
+    likely = scores.float().log_softmax(-1)
+    return -(likely.exp() * likely).nan_to_num(0.0).sum(-1)
+
+
 class _First:
-    """Sees the scores of every next token, and notes how long the first one took."""
+    """Sees the scores of every next token; notes how long the first one took, and how sure it was."""
 
     def __init__(self) -> None:
         self.start, self.seconds = time.perf_counter(), 0.0
+        self.doubts: list[float] = []
 
     def __call__(self, ids: Tensor, scores: Tensor) -> Tensor:
         """The scores (B, V) as they are; refused where none of a row is the largest."""
         want_numbers(scores)
-        self.seconds = self.seconds or time.perf_counter() - self.start
+        if not self.doubts:
+            self.seconds = time.perf_counter() - self.start
+            self.doubts = entropy(scores).tolist()
         return scores
 
 

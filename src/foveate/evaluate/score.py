@@ -43,10 +43,10 @@ def scores(answers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Accuracy, intervals and counts of answers with `kind`, `group` and `right`.
 
     A group is the mean of its kinds, overall the mean of all kinds: no kind weighs more for being
-    asked more often. Answers of no kind weigh the same each: see `by_question`.
+    asked more often. Answers of no kind, and those without a score, weigh the same each: see `by_question`.
     """
     answers = list(answers)
-    if any(answer["kind"] is None for answer in answers):
+    if any(answer["kind"] is None or answer["right"] is None for answer in answers):
         return by_question(answers)
     tallies: dict[str, list[int]] = {}
     group_of: dict[str, str] = {}

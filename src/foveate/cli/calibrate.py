@@ -1,0 +1,170 @@
+"""`foveate calibrate`: a budget for each question, and a bound on how many answers it changes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foveate.cli import arguments, models, output, values
+from foveate.cli import questions as asking
+from foveate.cli.ask import (
+    AsJson,
+    Attention,
+    Device,
+    Dropped,
+    Method,
+    Model,
+    New,
+    Protocol,
+    chosen_method,
+)
+from foveate.cli.compare import Batch, Seed
+from foveate.cli.opening import Opened, opened
+from foveate.cli.work import alone, done, folder, work
+from foveate.cli.wrong import Wrong
+from foveate.keeping.shared import Ranks
+
+if TYPE_CHECKING:
+    from foveate.core.spec import Spec
+    from foveate.evaluate.plans import Plan
+    from foveate.evaluate.work import Work
+    from foveate.ladder import Ladder
+
+LIMIT = 1100
+KEEPS = "0.0625,0.125,0.25,0.5"
+
+
+def calibrate(
+    model: Model = models.EMBEDDED,
+    task: asking.Asked = "patchqa",
+    method: Method = None,
+    keeps: Annotated[str, typer.Option(help="The ladder's budgets with commas.")] = KEEPS,
+    risk: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Answers that may differ, as a share.")
+    ] = 0.02,
+    delta: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="How likely the bound may be wrong.")
+    ] = 0.05,
+    limit: asking.limited(LIMIT) = None,
+    out: Annotated[
+        Path, typer.Option(**values.PATH, help="Folder for ladder.json; it resumes there.")
+    ] = Path("out/ladder"),
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    max_new_tokens: New = 8,
+    device: Device = "auto",
+    protocol: Protocol = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
+    json: AsJson = False,
+) -> None:
+    """Find when to look again: few tokens for each question, more in doubt, no labels needed."""
+    asking.named(task)
+    models.check_protocol(protocol)
+    spec = None if method is None else chosen_method(method, None, [])
+    switches = models.switches(dropped=dropped, attention=attention)
+    mine = asking.own("none", columns, images, outside, skip)
+    with alone(folder(out), "calibrate"), output.answering() as emit:
+        output.hush()
+        questions = asking.taken(task, limit, LIMIT, seed, mine)
+        start = opened(model, device, protocol, spec, switches=switches)
+        plans = _plans(start, spec, arguments.budgets(keeps, []))
+        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        runs = done(job, plans)
+        if not Ranks.here().first:
+            return
+        ladder, found = _ladder(job, plans, runs, spec, risk, delta)
+        path = ladder.write(out / "ladder.json", found)
+        if json:
+            emit({**asdict(ladder), **found, "ladder": str(path)})
+    for line in [] if json else (*_said(ladder, found), f"ladder: {path}"):
+        output.say(line)
+
+
+def _plans(start: Opened, spec: Spec | None, keeps: list[Any]) -> list[Plan]:
+    """All tokens, then the ladder from its foot. Raises Wrong for a method without a ladder."""
+    from foveate.evaluate.plans import BARE, Plan, fitting, spread
+
+    if spec is not None:
+        asked = [Plan(str(spec), keep, spec) for keep in keeps]
+    elif start.saved is not None and start.saved.compressor.elastic:
+        asked = [one._replace(trained=None) for one in spread(start.saved, keeps)]
+    else:
+        raise Wrong("say which method with --method, or a model saved with one for any budget")
+    fit, unfit = fitting(start.loaded, [Plan(BARE, 1.0), *asked])
+    if unfit:
+        raise Wrong(f"{unfit[0]['method']} at {unfit[0]['keep']}: {unfit[0]['why']}")
+    return fit
+
+
+def _ladder(
+    job: Work,
+    plans: list[Plan],
+    runs: list[dict[str, Any]],
+    spec: Spec | None,
+    risk: float,
+    delta: float,
+) -> tuple[Ladder, dict[str, Any]]:
+    """The ladder with its threshold, and what came of the questions on it and at each budget alone."""
+    from foveate.ladder import Ladder, Rungs, calibrated
+
+    (full, told), *rest = zip(plans, runs, strict=True)
+    rest.sort(key=lambda one: one[1]["tokens"])
+    rungs = Rungs.of([*(run for _, run in rest), told])
+    way, keeps = calibrated(rungs, risk, delta), [*(one.keep for one, _ in rest), full.keep]
+    ladder = Ladder(
+        method=None if spec is None else str(spec),
+        keeps=tuple(keeps[way.first : way.last + 1]),
+        threshold=way.threshold,
+        risk=risk,
+        delta=delta,
+        n=len(rungs),
+        task=job.task,
+        examples=told["job"]["examples"],
+        model=told["job"]["model"],
+        fingerprint=told["job"]["fingerprint"],
+        switches=dict(rest[0][0].how),
+    )
+    walk = rungs.walk(way)
+    alone = zip(keeps, rungs.tokens.mean(0).tolist(), rungs.differs.sum(0).tolist(), strict=True)
+    return ladder, {
+        "differ": int(walk.differs.sum()),
+        "tokens": float(walk.tokens.mean()),
+        "answered": {str(keep): int((walk.rung == n).sum()) for n, keep in enumerate(keeps)},
+        "alone": {str(keep): {"tokens": t, "differ": d} for keep, t, d in alone},
+    }
+
+
+def _said(ladder: Ladder, found: dict[str, Any]) -> list[str]:
+    """The same in words."""
+    n, sure = ladder.n, 100 * (1 - ladder.delta)
+    lines = [
+        f"keep {keep} alone: {one['tokens']:.1f} tokens, {one['differ'] / n:.1%} of {n:,} answers differ"
+        for keep, one in found["alone"].items()
+    ]
+    if ladder.keeps == (1.0,):
+        return [
+            *lines,
+            f"nothing with fewer tokens is shown to differ in at most {ladder.risk:.1%}: ask more questions, "
+            "or allow more",
+        ]
+    answered = {str(keep): found["answered"][str(keep)] for keep in ladder.keeps}
+    way = ", ".join(f"{many / n:.0%} at {keep}" for keep, many in answered.items())
+    if len(answered) > 1:
+        lines.append(
+            f"climb while the first token has more than {ladder.threshold:.3g} nats of entropy"
+        )
+    return [
+        *lines,
+        f"answered: {way}",
+        f"{found['tokens']:.1f} tokens of an image on the whole way, {found['differ'] / n:.1%} differ",
+        f"with {sure:g} % probability at most {ladder.risk:.1%} of all answers differ, of questions drawn as "
+        "these were",
+    ]
