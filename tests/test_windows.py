@@ -101,6 +101,16 @@ def test_where_no_mask_can_say_so_it_is_refused():
         generated(model, Narrow().inputs(PROMPTS), 3, **STATIC)
 
 
+@pytest.mark.parametrize("prompts", [(ONE,), PROMPTS])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_static_cache_of_windows_alone_knows_the_first_columns(attention, prompts):
+    """Its mask hides them from the last column, and they are real."""
+    narrow = EveryLayer()
+    model, inputs = narrow.model(attention), narrow.inputs(prompts)
+    foveate.compress(model, Stride(4))
+    close(generated(model, inputs, 14, **STATIC), generated(model, inputs, 14), 2e-5)
+
+
 @pytest.mark.parametrize("method", [FastV(1.0), Pool(1, layer=2)], ids=str)
 def test_where_nothing_is_dropped_nothing_is_refused(method):
     model, inputs = Narrow().model(), Narrow().inputs(PROMPTS)

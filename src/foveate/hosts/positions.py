@@ -57,14 +57,14 @@ class Cut:
 def padding_mask(mask: Any, length: int) -> Tensor | None:
     """(B, length) which columns are real, from any mask a model may be called with; None if all are.
 
-    4-D masks are read at their last query row, which sees every real column.
+    4-D masks are read where a column looks at itself: with a window, the last one does not see the first.
     """
     if isinstance(mask, dict):
         mask = mask.get("full_attention", next(iter(mask.values())))
     if mask is None:
         return None
     if mask.dim() == 4:
-        mask = mask[:, 0, -1]
+        mask = mask[:, 0].diagonal(dim1=-2, dim2=-1)
         mask = mask if mask.dtype == torch.bool else mask == 0
     return mask[:, :length].bool()
 
