@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 from browser import CHROMIUM, browser
 from conftest import CHAT, body, examples, said, serving
@@ -114,16 +117,30 @@ def test_it_fits_and_takes_nothing_from_elsewhere(page, tab, width, dark):
     assert tab.asked and away == []
 
 
-def test_the_page_opens_no_address(page):
-    file = {"path": "http://example.com/a.png", "meta": {"_type": "gradio.FileData"}}
-    asked_ = {
-        "data": [file, "what ?", "divprune", "(none)", 0.5],
-        "fn_index": 0,
-        "session_hash": "a",
-    }
-    response = page.post("/gradio_api/queue/join", json=asked_)
-    assert response.status_code == 400 and "uploaded" in response.text
-    file["path"] = "/etc/passwd"
+def joined(page, path) -> httpx.Response:
+    """What asking about this file says, as the page's own script asks."""
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    data = [file, "what ?", "divprune", "(none)", 0.5]
+    asked_ = {"data": data, "fn_index": 1, "session_hash": "a"}
     for place in ("/gradio_api/run/columns", "/gradio_api/api/columns"):
         response = page.post(place, json=asked_)
         assert response.status_code >= 400 and "root:" not in response.text
+    return page.post("/gradio_api/queue/join", json=asked_)
+
+
+def test_the_page_opens_no_address_and_no_file_of_the_server(page, tmp_path):
+    examples()[11].images[0].save(picture := tmp_path / "picture.png")
+    uploads = Path(tempfile.gettempdir(), "gradio")
+    beside = [str(uploads / ".." / picture.relative_to("/tmp")), f"{uploads}/../../etc/passwd"]
+    for path in (
+        "http://example.com/a.png",
+        "/etc/passwd",
+        str(picture),
+        "README.md",
+        *beside,
+        "\0",
+    ):
+        response = joined(page, path)
+        assert response.status_code == 400 and "uploaded" in response.text, path
+    for path in ("/etc/passwd", str(picture)):
+        assert page.get(f"/gradio_api/file={path}").status_code in (403, 404)

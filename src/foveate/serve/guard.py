@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import os
+import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from starlette.responses import JSONResponse
@@ -99,16 +102,22 @@ def refusal(engine: Engine, refused: Refused) -> JSONResponse:
 
 
 def _check_paths(body: bytes) -> None:
-    """Raise Refused for a file of the page's that is an address: the page's own code would fetch it."""
+    """Raise Refused for a file of the page's that was not uploaded: its code would copy and show any."""
     try:
         left = [json.loads(body)]
     except (ValueError, RecursionError):  # what is no JSON names no file
         return
     while left:
         one = left.pop()
-        if isinstance(one, dict) and "://" in str(one.get("path", "")):
-            raise Refused(400, "a file that is an address: want one that was uploaded")
+        if isinstance(one, dict) and (path := one.get("path")) and not _uploaded(str(path)):
+            raise Refused(400, "a file that was not uploaded: choose it on the page")
         left += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+
+
+def _uploaded(path: str) -> bool:
+    """Whether a path leads to where Gradio keeps uploads."""
+    folder = os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir(), "gradio")
+    return "\0" not in path and Path(path).resolve().is_relative_to(Path(folder).resolve())
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

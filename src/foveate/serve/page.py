@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ LINK = """(question, method, other, keep) => {
         link.searchParams.set(name, value)
     window.history.replaceState(null, "", link)
 }"""
+ONCE = "prefill"
+COLUMNS = 1 + 3 * 3  # what `columns` gives
 UNITS = {"MACs": (1e9, "G"), "KV cache": (2**20, "MiB"), "prefill": (1e-3, "ms")}
 
 Canvas = Callable[[Any, Image.Image, str, Any], Any]
@@ -56,7 +59,7 @@ class Asker:
     ) -> list[Any]:
         """What stands in the columns: all tokens, the method, and the other one; and whether that is seen."""
         if path is None or not question.strip():
-            raise gr.Error("Choose a picture and ask something about it.")
+            raise said("Choose a picture and ask something about it.")
         content = [
             {"type": "image", "url": Path(path).read_bytes()},
             {"type": "text", "text": question},
@@ -64,11 +67,17 @@ class Asker:
         try:
             ask, new = await self.reader.ask([{"role": "user", "content": content}])
         except Refused as refused:
-            raise gr.Error(str(refused)) from refused
+            raise said(str(refused)) from refused
         names = (BARE, method, other)
         rows = await asyncio.gather(*(self._row(name, keep, ask, new) for name in names))
         found = [await self._column(row, rows[0]) for row in rows]
         return [gr.Column(visible=other != NONE), *(value for column in found for value in column)]
+
+    async def again(self, path: str | None, question: str, *settings: Any) -> list[Any]:
+        """The columns after a setting was changed; as they are while nothing is asked yet."""
+        if path is None or not question.strip():
+            return [gr.skip()] * COLUMNS
+        return await self.columns(path, question, *settings)
 
     def methods(self) -> list[str]:
         """The methods that this model can be asked with; its own one first."""
@@ -132,18 +141,25 @@ def figures(row: Row) -> dict[str, float]:
 
 
 def told(own: Mapping[str, float], full: Mapping[str, float]) -> str:
-    """Figures as a table, beside their share of those of all tokens."""
+    """Figures as a table, beside their share of those of all tokens; one run has a time, and no ratio."""
     lines = []
     for name, value in own.items():
         size, unit = UNITS.get(name, (1, ""))
-        lines.append(f"| {name} | {value / size:.3g} {unit} | {value / full[name]:.0%} |")
+        share = "" if name == ONCE else f"{value / full[name]:.0%}"
+        lines.append(f"| {name} | {value / size:.3g} {unit} | {share} |")
     return "\n".join([lines[0], "| :--- | ---: | ---: |", *lines[1:]])
+
+
+def said(why: str) -> gr.Error:
+    """An error for whoever sees the page, which shows it as HTML, and for no log."""
+    return gr.Error(html.escape(why), print_exception=False)
 
 
 def mount(app: FastAPI, engine: Engine, reader: Reader, canvas: Canvas) -> FastAPI:
     """The application with the page at /."""
     asker = Asker(engine, reader, canvas)
     made = blocks(asker, engine.loaded.name)
+    made.has_launched = True  # else Gradio takes any file of this machine for one of the page's own
     fonts = ["system-ui", "sans-serif"]
     return gr.mount_gradio_app(
         app,
@@ -173,10 +189,13 @@ def blocks(asker: Asker, name: str) -> gr.Blocks:
             [[one.images[0], one.question] for one in tasks.examples("patchqa", SHOWN)],
             [image, question],
         )
-        events = [button.click, question.submit, keep.release, method.input, other.input]
         how = {"api_visibility": "private", "concurrency_limit": 8}
-        asked = gr.on(events, asker.columns, [image, *settings], outputs, **how)
-        asked.then(None, settings, None, js=LINK)
+        for events, ask in (
+            ([button.click, question.submit], asker.columns),
+            ([keep.release, method.input, other.input], asker.again),
+        ):
+            asked = gr.on(events, ask, [image, *settings], outputs, **how)
+            asked.then(None, settings, None, js=LINK)
         made.load(_settings(methods), None, settings, api_visibility="private")
     return made
 
@@ -185,7 +204,8 @@ def _fields(methods: list[str]) -> list[Any]:
     """Where one says what is asked: the picture, and what the link holds."""
     sources = ["upload", "clipboard"]
     return [
-        gr.Image(type="filepath", format="png", label="Picture", height=260, sources=sources),
+        # Handed over as it was uploaded: the server looks at its size first, and reads it its own way.
+        gr.Image(type="filepath", image_mode=None, label="Picture", height=260, sources=sources),
         gr.Textbox(label="Question", elem_id="question"),
         gr.Dropdown(methods, value=methods[0], label="Method", elem_id="method"),
         gr.Dropdown([NONE, *methods], value=NONE, label="Beside it", elem_id="other"),
