@@ -132,12 +132,18 @@ def from_pretrained(
     return attach.compress(model, made, **how)
 
 
-def read(path: str, trust: Sequence[str] = (), dtype: Any = "auto") -> tuple[Any, Any]:
-    """A model as it was saved, with a compressor or bare, and its processor. Raises as `from_pretrained`."""
-    compressed = saving.said(reading.config(path)) is not None
+def read(
+    path: str, trust: Sequence[str] = (), dtype: Any = "auto", headless: bool = False
+) -> tuple[Any, Any]:
+    """A model as it was saved, with a compressor or bare, and its processor. Raises as `from_pretrained`.
+
+    headless: without its decoder layers.
+    """
+    said = reading.config(path)
+    compressed, less = saving.said(said) is not None, {"config": reading.headless(said)}
     processor = reading.processor(path)  # before the weights: it takes no time
     one = partial(from_pretrained, trust=trust) if compressed else reading.model
-    model = one(path, dtype=dtype)
+    model = one(path, dtype=dtype, **(less if headless else {}))
     whole.check_asked(path, model, processor)
     return model, processor
 

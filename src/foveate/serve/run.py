@@ -8,12 +8,14 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import uvicorn
 from fastapi import FastAPI
 
 from foveate.serve.app import app
 from foveate.serve.choice import Choice
 from foveate.serve.engine import Engine
+from foveate.serve.front import Front
 from foveate.serve.limits import Limits
 from foveate.serve.meters import Meters
 from foveate.serve.reader import Reader
@@ -32,6 +34,11 @@ class Server(uvicorn.Server):
         """Begin to listen, and say so."""
         await super().startup(sockets)
         self.ready()
+
+    def stop(self) -> None:
+        """Take nothing more, answer what is here, and end. From any thread."""
+        self.engine.close()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal: close, and again: leave."""
@@ -52,10 +59,16 @@ class Server(uvicorn.Server):
 
 
 def application(
-    choice: Choice, limits: Limits, fetch: bool = False, api_key: str | None = None
+    choice: Choice,
+    limits: Limits,
+    fetch: bool = False,
+    api_key: str | None = None,
+    vllm: httpx.AsyncClient | None = None,
 ) -> tuple[FastAPI, Engine, Reader]:
-    """The routes, and what they call."""
-    engine, reader = Engine(choice.loaded, limits, Meters()), Reader(choice, limits, fetch)
+    """The routes, and what they call. vllm: what answers in the model's place, as `Front` has it."""
+    meters = Meters()
+    front = None if vllm is None else Front(choice.loaded, meters, vllm)
+    engine, reader = Engine(choice.loaded, limits, meters, front), Reader(choice, limits, fetch)
     return app(engine, reader, api_key), engine, reader
 
 
@@ -66,9 +79,10 @@ def server(
     fetch: bool = False,
     api_key: str | None = None,
     page: Callable[[FastAPI, Engine, Reader], FastAPI] | None = None,
+    vllm: httpx.AsyncClient | None = None,
 ) -> Server:
     """A server that is to be run. ready: called once it listens; page: mounts one on the application."""
-    made, engine, reader = application(choice, limits, fetch, api_key)
+    made, engine, reader = application(choice, limits, fetch, api_key, vllm)
     if page is not None:
         made = page(made, engine, reader)
     config = uvicorn.Config(made, log_level="warning", access_log=False)

@@ -1,0 +1,153 @@
+"""In front of vLLM: tower, projector and method act here, and vLLM answers from what is left.
+
+vLLM is handed the vectors that enter the language model, as prompt_embeds of its completions. So it need not
+know how many tokens an image leaves, and a method may read the question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import copy
+import io
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import torch
+from torch import Tensor
+
+from foveate.evaluate.plans import Loaded
+from foveate.evaluate.prompts import Ask, acting, encode, told
+from foveate.evaluate.replies import Reply, as_read
+from foveate.evaluate.shares import Kept, of_prompts
+from foveate.hosts import attach, entering, traits
+from foveate.serve.limits import Refused
+from foveate.serve.meters import Meters
+from foveate.serve.rows import Row, ends, late
+
+NAME = "behind"  # what vLLM was told to call the model
+PATH = "/v1/completions"
+ENDED = ("stop", "length")
+
+
+class Front:
+    """Makes what enters the language model, and lets vLLM answer. The method is on the model already.
+
+    vllm: a client whose base address is vLLM's, for the server's event loop alone.
+    """
+
+    def __init__(self, loaded: Loaded, meters: Meters, vllm: httpx.AsyncClient):
+        self.loaded, self.meters, self.vllm = loaded, meters, vllm
+        # A tokenizer serves one thread at a time.
+        self.tokenizer = copy.deepcopy(loaded.processor.tokenizer)
+        self._ends = ends(loaded.model)
+
+    def __call__(self, rows: Sequence[Row]) -> None:
+        """See to it that rows of one method are answered. Raises ValueError as `entering.prompts` does."""
+        asks = [row.wanted.ask for row in rows]
+        made = entered(self.loaded, asks)
+        self.meters.note([reply for _, reply in made], [len(images) for images, _ in asks])
+        for row, (x, reply) in zip(rows, made, strict=True):
+            row.hand_on(self._answer(row, request(row, x), reply))
+
+    async def _answer(self, row: Row, body: dict[str, Any], reply: Reply) -> None:
+        start = time.monotonic()
+        try:
+            async with asyncio.timeout(row.wanted.end - start):
+                if not row.cancelled:
+                    await self._read(row, body)
+        except TimeoutError:
+            row.refuse(late())
+        except Refused as refused:
+            row.refuse(refused)
+        except (httpx.HTTPError, ValueError, KeyError) as error:
+            why = str(error) or type(error).__name__
+            row.refuse(Refused(502, f"vLLM, behind this server, gives no answer: {why}"))
+        else:
+            self.meters.decode.observe(time.monotonic() - start)
+            row.answer(reply)
+
+    async def _read(self, row: Row, body: dict[str, Any]) -> None:
+        """Hear an answer to its end, or to the row's own. Raises Refused for what vLLM refuses."""
+        async with self.vllm.stream("POST", PATH, json=body, timeout=None) as answer:
+            if answer.status_code != 200:
+                raise refused(answer.status_code, (await answer.aread()).decode(errors="replace"))
+            async for line in answer.aiter_lines():
+                data = line.removeprefix("data: ")
+                if data and data != "[DONE]":
+                    self._hear(row, json.loads(data))
+                if row.why:
+                    return
+        raise Refused(502, "vLLM, behind this server, ended in the middle of an answer")
+
+    def _hear(self, row: Row, piece: dict[str, Any]) -> None:
+        """A piece of an answer: its tokens, and at the end why there are no more."""
+        if "error" in piece:
+            raise refused(502, json.dumps(piece))
+        (one,) = piece["choices"]
+        for token in one["token_ids"] or ():
+            if row.why is None:
+                row.step(token, self._decode, self._ends)
+        if (why := one["finish_reason"]) in ENDED:
+            row.end(why)
+        elif why is not None:
+            raise Refused(502, f"vLLM, behind this server, broke an answer off: {why}")
+
+    def _decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def entered(loaded: Loaded, asks: Sequence[Ask]) -> list[tuple[Tensor, Reply]]:
+    """What enters the language model of each question, (S, D), and a reply that has yet to be said."""
+    model, start = loaded.model, time.perf_counter()
+    inputs, asked = encode(loaded.processor, asks)
+    inputs = as_read(model, inputs)
+    with told(acting(model), asked):
+        made = entering.prompts(model, **inputs)
+    base, images = traits.base_of(model), [len(own) for own, _ in asks]
+    visual = traits.is_visual(base, inputs["input_ids"])
+    before = visual.sum(1).tolist()
+    words = (inputs["attention_mask"].bool() & ~visual).sum(1).tolist()
+    counts = attach.last_counts(model) if attach.is_compressed(model) and any(images) else None
+    after = before if counts is None else of_prompts(counts, images)
+    seconds = (time.perf_counter() - start) / len(asks)
+    shares = [
+        [tokens / max(n, 1) for tokens, n in zip(some, images, strict=True)]
+        for some in (before, after)
+    ]
+    return [
+        (x, Reply("", came, left, Kept(), (len(x),), count, seconds=seconds))
+        for x, came, left, count in zip(made, *shares, words, strict=True)
+    ]
+
+
+def request(row: Row, x: Tensor) -> dict[str, Any]:
+    """What vLLM is asked. x (S, D); stop words are found in front, where text is made of tokens."""
+    torch.save(x.cpu(), file := io.BytesIO())
+    wanted = row.wanted
+    return {
+        "model": NAME,
+        "prompt_embeds": base64.b64encode(file.getvalue()).decode(),
+        "max_tokens": wanted.new,
+        "temperature": wanted.temperature,
+        "top_p": wanted.top_p,
+        "seed": wanted.seed,
+        "stream": True,
+        "return_token_ids": True,
+    }
+
+
+def refused(status: int, said: str) -> Refused:
+    """What a client hears of a status that is not 200."""
+    try:
+        why = json.loads(said)["error"]["message"]
+    except (ValueError, KeyError, TypeError):
+        why = said[:200]
+    if status == 400:
+        return Refused(400, f"vLLM: {why}")
+    return Refused(
+        503 if status in (429, 503) else 502, f"vLLM, behind this server: {status}, {why}"
+    )
