@@ -72,8 +72,8 @@ def opened(
     """The model of a command. keep and pairs, without a method, change what it was saved with.
 
     A class of one's own that the model was saved with keeps its weights, with the arguments given here.
-    trust: such classes by name, beside that of spec; switches, headless as in `models.load`. Raises Wrong and Failed
-    as that does, and Wrong for changes that what was saved does not take.
+    trust: such classes by name, beside that of spec; switches, headless as in `models.load`. Raises Wrong
+    and Failed as that does, and Wrong for changes that what was saved does not take.
     """
     from foveate import evaluate
 

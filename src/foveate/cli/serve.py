@@ -116,7 +116,8 @@ def serve(
         raise Wrong(f"{'--front' if front else '--engine-args'} is for --engine vllm")
     needs = NEEDS[:-1] if front else NEEDS  # without a page
     if lacking := [name for name in needs if find_spec(name) is None]:
-        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[serve]'")
+        extra = "vllm" if front else "serve"
+        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[{extra}]'")
     if front and (page or ray):
         raise Wrong("--front has no page and no replicas: leave --page and --ray out")
     if page and (api_key or ray):
@@ -152,12 +153,15 @@ def _serve(
     behind: Behind | None = None,
 ) -> None:
     """Until a signal, or until the vLLM behind has ended."""
+    from foveate.serve.front import Front
     from foveate.serve.run import run, server
 
     with _listening(host, port) as listening:
         ready = partial(_ready, host, listening.getsockname()[1])
-        client = None if behind is None else behind.client
-        made = server(choice, limits, ready, fetch, api_key, page, client)
+        how = {"fetch": fetch, "api_key": api_key, "page": page}
+        if behind is not None:
+            how["answers"] = partial(Front, vllm=behind.client, room=behind.room)
+        made = server(choice, limits, ready, **how)
         if behind is not None:
             behind.watch(made.stop)
         run(made, listening)

@@ -71,9 +71,9 @@ def behind(told: Told, more: str, offered: Callable[[], Choice]) -> Iterator[tup
     where it is not installed or ends by itself.
     """
     from foveate.engines.vllm import served
-    from foveate.engines.vllm.behind import running
+    from foveate.engines.vllm.behind import Ended, running
     from foveate.engines.vllm.command import behind as written
-    from foveate.hosts import features, reading
+    from foveate.hosts import reading
     from foveate.serve.front import entered
 
     path, spec = models.place(told.model), chosen_method(told.method, told.keep, told.pairs)
@@ -81,13 +81,13 @@ def behind(told: Told, more: str, offered: Callable[[], Choice]) -> Iterator[tup
         rest = shlex.split(more)
         served.check_front(reading.config(path), spec and spec.tried(), told.positions)
     _check_there()
-    choice = replace(offered(), check=features.check_place)
+    choice = replace(offered(), check=served.check_place)
     with meant():
         entered(choice.loaded, [([Image.new("RGB", (64, 64))], "?")])
     try:
         with running(lambda folder: written(path, folder, rest)) as made:
             yield choice, made
-    except RuntimeError as error:
+    except Ended as error:
         raise Failed(str(error)) from error
 
 

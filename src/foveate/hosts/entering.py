@@ -70,7 +70,7 @@ def _check_heard(base: nn.Module, call: dict[str, Any]) -> None:
         raise ValueError(
             f"{kind} hands its decoder {more[0]}, and vLLM takes a prompt's vectors alone"
         )
-    if not (mask is None or isinstance(mask, Tensor) and mask.dim() == 2):
+    if not (mask is None or (isinstance(mask, Tensor) and mask.dim() == 2)):
         raise ValueError(
             f"the visual tokens of {kind} look at those behind them, and vLLM would let a prompt look back "
             "alone"

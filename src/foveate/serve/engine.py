@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from foveate.evaluate.plans import Loaded, Plan
 from foveate.hosts import attach
 from foveate.serve.choice import key
-from foveate.serve.generating import Generating
 from foveate.serve.limits import Limits, Refused
 from foveate.serve.meters import Meters
 from foveate.serve.rows import Row, late
@@ -25,14 +24,11 @@ class Engine:
     """One model that answers what waits, in batches of the same method and budget.
 
     Everything public may be called from any thread; the model is only ever touched by its own. answer: what
-    answers a batch; None for the model itself.
+    a batch is given to, its method being on the model.
     """
 
-    def __init__(
-        self, loaded: Loaded, limits: Limits, meters: Meters, answer: Answer | None = None
-    ):
-        self.loaded, self.limits, self.meters = loaded, limits, meters
-        self._answers = answer or Generating(loaded, meters)
+    def __init__(self, loaded: Loaded, limits: Limits, meters: Meters, answer: Answer):
+        self.loaded, self.limits, self.meters, self._given = loaded, limits, meters, answer
         self._bell = threading.Condition()
         self._reading, self._closing = 0, False
         self._waiting: list[Row] = []
@@ -135,7 +131,7 @@ class Engine:
             return
         try:
             self._attach(rows[0].wanted.plan)
-            self._answers(rows)
+            self._given(rows)
         except Exception as error:
             if len(rows) == 1:
                 rows[0].refuse(_refused(error))

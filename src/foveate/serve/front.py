@@ -36,22 +36,44 @@ ENDED = ("stop", "length")
 class Front:
     """Makes what enters the language model, and lets vLLM answer. The method is on the model already.
 
-    vllm: a client whose base address is vLLM's, for the server's event loop alone.
+    vllm: a client whose base address is vLLM's, for the server's event loop alone; room: tokens of prompt and
+    answer that it takes.
     """
 
-    def __init__(self, loaded: Loaded, meters: Meters, vllm: httpx.AsyncClient):
-        self.loaded, self.meters, self.vllm = loaded, meters, vllm
+    def __init__(self, loaded: Loaded, meters: Meters, vllm: httpx.AsyncClient, room: int):
+        self.loaded, self.meters, self.vllm, self.room = loaded, meters, vllm, room
         # A tokenizer serves one thread at a time.
         self.tokenizer = copy.deepcopy(loaded.processor.tokenizer)
         self._ends = ends(loaded.model)
 
     def __call__(self, rows: Sequence[Row]) -> None:
-        """See to it that rows of one method are answered. Raises ValueError as `entering.prompts` does."""
+        """See to it that rows of one method are answered.
+
+        Raises ValueError as `entering.prompts` does, and for prompts that leave no room for an answer.
+        """
         asks = [row.wanted.ask for row in rows]
         made = entered(self.loaded, asks)
+        if (most := max(len(x) for x, _ in made)) >= self.room:
+            why = f"{most} tokens of text and what is left of pictures"
+            raise ValueError(f"{why}: vLLM takes {self.room} with the answer (--max-model-len)")
         self.meters.note([reply for _, reply in made], [len(images) for images, _ in asks])
         for row, (x, reply) in zip(rows, made, strict=True):
-            row.hand_on(self._answer(row, request(row, x), reply))
+            row.hand_on(self._answer(row, self._request(row, x), reply))
+
+    def _request(self, row: Row, x: Tensor) -> dict[str, Any]:
+        """What vLLM is asked. x (S, D); stop words are found here, where tokens become text."""
+        torch.save(x.cpu(), file := io.BytesIO())
+        wanted = row.wanted
+        return {
+            "model": NAME,
+            "prompt_embeds": base64.b64encode(file.getvalue()).decode(),
+            "max_tokens": min(wanted.new, self.room - len(x)),
+            "temperature": wanted.temperature,
+            "top_p": wanted.top_p,
+            "seed": wanted.seed,
+            "stream": True,
+            "return_token_ids": True,
+        }
 
     async def _answer(self, row: Row, body: dict[str, Any], reply: Reply) -> None:
         start = time.monotonic()
@@ -122,22 +144,6 @@ def entered(loaded: Loaded, asks: Sequence[Ask]) -> list[tuple[Tensor, Reply]]:
         (x, Reply("", came, left, Kept(), (len(x),), count, seconds=seconds))
         for x, came, left, count in zip(made, *shares, words, strict=True)
     ]
-
-
-def request(row: Row, x: Tensor) -> dict[str, Any]:
-    """What vLLM is asked. x (S, D); stop words are found in front, where text is made of tokens."""
-    torch.save(x.cpu(), file := io.BytesIO())
-    wanted = row.wanted
-    return {
-        "model": NAME,
-        "prompt_embeds": base64.b64encode(file.getvalue()).decode(),
-        "max_tokens": wanted.new,
-        "temperature": wanted.temperature,
-        "top_p": wanted.top_p,
-        "seed": wanted.seed,
-        "stream": True,
-        "return_token_ids": True,
-    }
 
 
 def refused(status: int, said: str) -> Refused:

@@ -8,18 +8,19 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from foveate.evaluate.plans import Loaded
 from foveate.serve.app import app
 from foveate.serve.choice import Choice
-from foveate.serve.engine import Engine
-from foveate.serve.front import Front
+from foveate.serve.engine import Answer, Engine
+from foveate.serve.generating import Generating
 from foveate.serve.limits import Limits
 from foveate.serve.meters import Meters
 from foveate.serve.reader import Reader
 
+Answers = Callable[[Loaded, Meters], Answer]
 GRACE = 2.0  # seconds to write what was answered; open pages would stay for ever
 
 
@@ -63,12 +64,12 @@ def application(
     limits: Limits,
     fetch: bool = False,
     api_key: str | None = None,
-    vllm: httpx.AsyncClient | None = None,
+    answers: Answers = Generating,
 ) -> tuple[FastAPI, Engine, Reader]:
-    """The routes, and what they call. vllm: what answers in the model's place, as `Front` has it."""
+    """The routes, and what they call. answers: makes what answers a batch."""
     meters = Meters()
-    front = None if vllm is None else Front(choice.loaded, meters, vllm)
-    engine, reader = Engine(choice.loaded, limits, meters, front), Reader(choice, limits, fetch)
+    engine = Engine(choice.loaded, limits, meters, answers(choice.loaded, meters))
+    reader = Reader(choice, limits, fetch)
     return app(engine, reader, api_key), engine, reader
 
 
@@ -79,10 +80,10 @@ def server(
     fetch: bool = False,
     api_key: str | None = None,
     page: Callable[[FastAPI, Engine, Reader], FastAPI] | None = None,
-    vllm: httpx.AsyncClient | None = None,
+    answers: Answers = Generating,
 ) -> Server:
     """A server that is to be run. ready: called once it listens; page: mounts one on the application."""
-    made, engine, reader = application(choice, limits, fetch, api_key, vllm)
+    made, engine, reader = application(choice, limits, fetch, api_key, answers)
     if page is not None:
         made = page(made, engine, reader)
     config = uvicorn.Config(made, log_level="warning", access_log=False)

@@ -24,8 +24,12 @@ PAUSE = 0.2  # seconds between two looks whether it answers
 GRACE = 20.0  # seconds to end in order
 
 
+class Ended(Exception):  # noqa: N818
+    """vLLM has ended, and nobody told it to."""
+
+
 class Behind:
-    """A vLLM as it runs, and a client of it."""
+    """A vLLM as it runs, a client of it, and the tokens of prompt and answer that it takes."""
 
     def __init__(self, words: Sequence[str], socket: Path):
         self.socket = socket
@@ -35,12 +39,13 @@ class Behind:
         self.client = httpx.AsyncClient(transport=transport, base_url=ADDRESS)
 
     def wait(self) -> None:
-        """Until it answers. Raises RuntimeError where it ends instead."""
+        """Until it answers. Raises Ended where it ends instead."""
         transport = httpx.HTTPTransport(uds=str(self.socket))
         with httpx.Client(transport=transport, base_url=ADDRESS) as client:
             while self.process.poll() is None:
                 with contextlib.suppress(httpx.TransportError):
                     if client.get("/health").status_code == 200:
+                        self.room: int = client.get("/v1/models").json()["data"][0]["max_model_len"]
                         return
                 time.sleep(PAUSE)
         self.check()
@@ -55,9 +60,9 @@ class Behind:
         threading.Thread(target=wait, name="vllm", daemon=True).start()
 
     def check(self) -> None:
-        """Raise RuntimeError where it has ended by itself."""
+        """Raise Ended where it has."""
         if (code := self.process.poll()) is not None:
-            raise RuntimeError(f"vLLM has ended with exit code {code}; what it said is above")
+            raise Ended(f"vLLM has ended with exit code {code}; what it said is above")
 
     def stop(self) -> None:
         """End it, in order if that goes, and all that it started."""
@@ -73,7 +78,7 @@ class Behind:
 def running(words: Callable[[Path], Sequence[str]]) -> Iterator[Behind]:
     """Inside, a vLLM answers. words: its command, for a folder with room for a socket and links.
 
-    Raises RuntimeError where it ends by itself, before it answers or later.
+    Raises Ended where it ends by itself, before it answers or later.
     """
     with tempfile.TemporaryDirectory(prefix="foveate-") as folder:
         made = Behind(words(Path(folder)), Path(folder) / SOCKET)

@@ -96,7 +96,15 @@ def check_front(config: Any, method: Compressor | None, positions: str | None) -
         with torch.device("meta"):
             method = saving.rebuild(node, known())
     if method is not None:
+        check_place(method)
+
+
+def check_place(method: Compressor) -> None:
+    """Raise ValueError for a method inside the language model, with who serves it."""
+    try:
         features.check_place(method)
+    except ValueError as error:
+        raise ValueError(f"{error}: `foveate serve` has it, without --engine vllm") from error
 
 
 def left(method: Compressor, text: str, grid: Tensor) -> int:
