@@ -182,6 +182,7 @@ def offer(
 
     tell: whether what is to know of it is said; headless: without the decoder's layers, which vLLM has.
     """
+    from foveate.engines.vllm.served import check_place
     from foveate.evaluate.plans import BARE
     from foveate.serve.choice import Choice
 
@@ -198,7 +199,8 @@ def offer(
     else:
         how = start.loaded.how(acting.compressor)
         usual = acting._replace(keep=start.plan.keep, how=how)
-    return Choice(start.loaded, usual, start.saved)
+    check = {"check": check_place} if headless else {}
+    return Choice(start.loaded, usual, start.saved, **check)
 
 
 def _replica(

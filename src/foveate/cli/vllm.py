@@ -81,7 +81,7 @@ def behind(told: Told, more: str, offered: Callable[[], Choice]) -> Iterator[tup
         rest = shlex.split(more)
         served.check_front(reading.config(path), spec and spec.tried(), told.positions)
     _check_there()
-    choice = replace(offered(), check=served.check_place)
+    choice = offered()
     with meant():
         entered(choice.loaded, [([Image.new("RGB", (64, 64))], "?")])
     try:
