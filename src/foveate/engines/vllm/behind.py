@@ -33,8 +33,9 @@ class Behind:
 
     def __init__(self, words: Sequence[str], socket: Path):
         self.socket = socket
+        own = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         # What it says is no answer of ours; and a Ctrl-C is for the server in front, which then stops it.
-        self.process = subprocess.Popen(words, stdout=2, start_new_session=True)
+        self.process = subprocess.Popen(words, stdout=2, start_new_session=True, env=own)
         transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits())
         self.client = httpx.AsyncClient(transport=transport, base_url=ADDRESS)
 
