@@ -39,7 +39,7 @@ def test_families_that_vllm_alone_serves_otherwise_or_not_at_all(name, tmp_path)
     pixels = [torch.randint(0, 256, (h, w, 3), generator=draw, dtype=torch.uint8) for h, w in sizes]
     asks = [((Image.fromarray(one.numpy()),), "What is in the picture?") for one in pixels]
     text = "divprune(keep=0.4)"
-    with fronted(str(tmp_path), "--method", text) as url:
+    with fronted(str(tmp_path), "--method", "divprune", "--keep", "0.4") as url:
         (theirs,) = burst(url, asks, [{}])
     for a, b in zip(ours(model, words, text, "renumbered", asks), theirs, strict=True):
         said = words.decode(a["ids"], skip_special_tokens=True).strip()
