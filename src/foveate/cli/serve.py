@@ -31,7 +31,6 @@ from foveate.serve.limits import Limits
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from foveate.engines.vllm.behind import Behind
     from foveate.serve.choice import Choice
 
 NEEDS = ("fastapi", "uvicorn", "prometheus_client", "httpx", "gradio")
@@ -134,36 +133,33 @@ def serve(
         _spread(replica, ray, limits, host, port)
         return
     offered = partial(offered, tell=True)
-    how = (limits, host, port, allow_fetch, api_key)
+    start = partial(_serve, limits, host, port, fetch=allow_fetch, api_key=api_key)
     if front:
+        from foveate.serve.front import Front
+
         with vllm.behind(told, engine_args, offered) as (choice, behind):
-            _serve(choice, *how, behind=behind)
+            answers = partial(Front, socket=behind.socket, room=behind.room)
+            start(choice, behind.watch, answers=answers)
     else:
-        _serve(offered(), *how, page=None if page is False or api_key else _page())
+        start(offered(), page=None if page is False or api_key else _page())
 
 
 def _serve(
-    choice: Choice,
     limits: Limits,
     host: str,
     port: int,
-    fetch: bool,
-    api_key: str | None,
-    page: Callable[..., FastAPI] | None = None,
-    behind: Behind | None = None,
+    choice: Choice,
+    watch: Callable[[Callable[[], None]], None] | None = None,
+    **how: Any,
 ) -> None:
-    """Until a signal, or until the vLLM behind has ended."""
-    from foveate.serve.front import Front
+    """Serve until a signal. watch: is told how to end it from elsewhere; how: as `server` takes it."""
     from foveate.serve.run import run, server
 
     with _listening(host, port) as listening:
         ready = partial(_ready, host, listening.getsockname()[1])
-        how = {"fetch": fetch, "api_key": api_key, "page": page}
-        if behind is not None:
-            how["answers"] = partial(Front, vllm=behind.client, room=behind.room)
         made = server(choice, limits, ready, **how)
-        if behind is not None:
-            behind.watch(made.stop)
+        if watch is not None:
+            watch(made.stop)
         run(made, listening)
 
 

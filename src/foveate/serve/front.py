@@ -13,6 +13,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,19 +30,18 @@ from foveate.serve.meters import Meters
 from foveate.serve.rows import Row, ends, late
 
 NAME = "behind"  # what vLLM was told to call the model
-PATH = "/v1/completions"
+URL = "http://vllm/v1/completions"  # of the socket: a name, and no network
 ENDED = ("stop", "length")
 
 
 class Front:
     """Makes what enters the language model, and lets vLLM answer. The method is on the model already.
 
-    vllm: a client whose base address is vLLM's, for the server's event loop alone; room: tokens of prompt and
-    answer that it takes.
+    socket: the file where vLLM listens; room: tokens of prompt and answer that it takes.
     """
 
-    def __init__(self, loaded: Loaded, meters: Meters, vllm: httpx.AsyncClient, room: int):
-        self.loaded, self.meters, self.vllm, self.room = loaded, meters, vllm, room
+    def __init__(self, loaded: Loaded, meters: Meters, socket: Path, room: int):
+        self.loaded, self.meters, self.socket, self.room = loaded, meters, str(socket), room
         # A tokenizer serves one thread at a time.
         self.tokenizer = copy.deepcopy(loaded.processor.tokenizer)
         self._ends = ends(loaded.model)
@@ -94,7 +94,11 @@ class Front:
 
     async def _read(self, row: Row, body: dict[str, Any]) -> None:
         """Hear an answer to its end, or to the row's own. Raises Refused for what vLLM refuses."""
-        async with self.vllm.stream("POST", PATH, json=body, timeout=None) as answer:
+        way = httpx.AsyncHTTPTransport(uds=self.socket, verify=False)  # a file: there is no TLS
+        async with (
+            httpx.AsyncClient(transport=way, timeout=None) as client,
+            client.stream("POST", URL, json=body) as answer,
+        ):
             if answer.status_code != 200:
                 raise refused(answer.status_code, (await answer.aread()).decode(errors="replace"))
             async for line in answer.aiter_lines():
@@ -129,21 +133,18 @@ def entered(loaded: Loaded, asks: Sequence[Ask]) -> list[tuple[Tensor, Reply]]:
     inputs = as_read(model, inputs)
     with told(acting(model), asked):
         made = entering.prompts(model, **inputs)
-    base, images = traits.base_of(model), [len(own) for own, _ in asks]
-    visual = traits.is_visual(base, inputs["input_ids"])
-    before = visual.sum(1).tolist()
+    visual = traits.is_visual(traits.base_of(model), inputs["input_ids"])
     words = (inputs["attention_mask"].bool() & ~visual).sum(1).tolist()
-    counts = attach.last_counts(model) if attach.is_compressed(model) and any(images) else None
-    after = before if counts is None else of_prompts(counts, images)
+    images = [len(own) for own, _ in asks]
+    before = after = visual.sum(1).tolist()
+    if attach.is_compressed(model) and any(images):
+        after = of_prompts(attach.last_counts(model), images)
     seconds = (time.perf_counter() - start) / len(asks)
-    shares = [
-        [tokens / max(n, 1) for tokens, n in zip(some, images, strict=True)]
-        for some in (before, after)
-    ]
-    return [
-        (x, Reply("", came, left, Kept(), (len(x),), count, seconds=seconds))
-        for x, came, left, count in zip(made, *shares, words, strict=True)
-    ]
+    found = []
+    for x, came, left, n, text in zip(made, before, after, images, words, strict=True):
+        each = came / max(n, 1), left / max(n, 1)
+        found.append((x, Reply("", *each, Kept(), (len(x),), text, seconds=seconds)))
+    return found
 
 
 def refused(status: int, said: str) -> Refused:

@@ -17,9 +17,7 @@ import httpx
 
 from foveate.engines.vllm.command import SOCKET
 
-ADDRESS = (
-    "http://vllm"  # of a socket in a folder that nobody else may enter: a name, and no network
-)
+ADDRESS = "http://vllm"  # of the socket: a name, and no network
 PAUSE = 0.2  # seconds between two looks whether it answers
 GRACE = 20.0  # seconds to end in order
 
@@ -29,27 +27,22 @@ class Ended(Exception):  # noqa: N818
 
 
 class Behind:
-    """A vLLM as it runs, a client of it, and the tokens of prompt and answer that it takes."""
+    """A vLLM as it runs, the file where it listens, and the tokens of prompt and answer that it takes."""
 
     def __init__(self, words: Sequence[str], socket: Path):
         self.socket = socket
         own = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         # What it says is no answer of ours; and a Ctrl-C is for the server in front, which then stops it.
         self.process = subprocess.Popen(words, stdout=2, start_new_session=True, env=own)
-        transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=httpx.Limits())
-        self.client = httpx.AsyncClient(transport=transport, base_url=ADDRESS)
 
     def wait(self) -> None:
         """Until it answers. Raises Ended where it ends instead."""
-        transport = httpx.HTTPTransport(uds=str(self.socket))
-        with httpx.Client(transport=transport, base_url=ADDRESS) as client:
-            while self.process.poll() is None:
-                with contextlib.suppress(httpx.TransportError):
-                    if client.get("/health").status_code == 200:
-                        self.room: int = client.get("/v1/models").json()["data"][0]["max_model_len"]
-                        return
+        way = httpx.HTTPTransport(uds=str(self.socket))
+        with httpx.Client(transport=way, base_url=ADDRESS) as client:
+            while not (self.socket.exists() and _answers(client)):
+                self.check()
                 time.sleep(PAUSE)
-        self.check()
+            self.room: int = client.get("/v1/models").json()["data"][0]["max_model_len"]
 
     def watch(self, ended: Callable[[], None]) -> None:
         """Call `ended`, from a thread of its own, once it has."""
@@ -73,6 +66,13 @@ class Behind:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 @contextmanager
