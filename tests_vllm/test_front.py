@@ -34,6 +34,9 @@ def test_ragged_methods_and_readers_of_the_question_answer_as_they_do_alone():
 def test_families_that_vllm_alone_serves_otherwise_or_not_at_all(name, tmp_path):
     """Newlines stay, text between an image's tokens is no matter, and what is cut is counted anew."""
     model, words = saved(name, tmp_path)
+    if name == "idefics3":  # a tile of this model's
+        words.image_seq_len = 16
+        words.save_pretrained(tmp_path)
     draw = torch.Generator().manual_seed(0)
     sizes = [(64, 64), (64, 96), (96, 64)]
     pixels = [torch.randint(0, 256, (h, w, 3), generator=draw, dtype=torch.uint8) for h, w in sizes]
