@@ -32,7 +32,7 @@ MORE = {
 def beheaded(model, folder):
     """The same model, read again without its decoder layers."""
     model.save_pretrained(folder)
-    config = reading.headless(reading.config(folder))
+    config = reading.headless(folder, reading.config(folder))
     return reading.model(folder, config=config, dtype=torch.float32).eval()
 
 

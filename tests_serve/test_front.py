@@ -14,6 +14,7 @@ from conftest import CHAT, body, examples, said, serving
 
 import foveate
 from foveate import embedded as ours
+from foveate.cli import run
 from foveate.engines.vllm.behind import Ended, running
 from foveate.evaluate import replies
 from foveate.serve.limits import Limits
@@ -186,6 +187,26 @@ socketserver.UnixStreamServer(sys.argv[1], One).serve_forever()
         made.process.kill()
         made.process.wait()
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        ("--front", 2, "--front is for --engine vllm"),
+        ("--engine vllm --front --page", 2, "no page and no replicas"),
+        ("--engine vllm --front --method cdpruner", 2, "say --positions renumbered"),
+        ("--engine vllm --front --model embedded-fovea", 2, "say --positions renumbered"),
+        (
+            "--engine vllm --front --positions renumbered --method fastv",
+            2,
+            "`foveate serve` has it",
+        ),
+        ("--engine vllm --front --positions renumbered --method cdpruner", 1, "foveate[vllm]"),
+    ],
+)
+def test_the_command_refuses_before_it_loads_anything(capsys, words, code, says):
+    assert run(["serve", *words.split()]) == code
+    assert says in capsys.readouterr().err
 
 
 def test_the_front_hands_nothing_else_on(front):

@@ -115,8 +115,12 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
     return found
 
 
-def headless(said: Any) -> Any:
-    """The config of the same model without its decoder layers, whose weights are then not read."""
+def headless(path: str | Path, said: Any) -> Any:
+    """The config of the same model without its decoder layers, whose weights are then not read.
+
+    Raises Unreadable as `check_kind` does.
+    """
+    check_kind(path, said)
     said = copy.deepcopy(said)
     said.get_text_config().num_hidden_layers = 0
     return said

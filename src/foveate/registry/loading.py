@@ -140,10 +140,11 @@ def read(
     headless: without its decoder layers.
     """
     said = reading.config(path)
-    compressed, less = saving.said(said) is not None, {"config": reading.headless(said)}
+    compressed = saving.said(said) is not None
+    less = {"config": reading.headless(path, said)} if headless else {}
     processor = reading.processor(path)  # before the weights: it takes no time
     one = partial(from_pretrained, trust=trust) if compressed else reading.model
-    model = one(path, dtype=dtype, **(less if headless else {}))
+    model = one(path, dtype=dtype, **less)
     whole.check_asked(path, model, processor)
     return model, processor
 

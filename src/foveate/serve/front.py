@@ -85,8 +85,8 @@ class Front:
             row.refuse(late())
         except Refused as refused:
             row.refuse(refused)
-        except (httpx.HTTPError, ValueError, KeyError) as error:
-            why = str(error) or type(error).__name__
+        except Exception as error:  # of the connection, or of what came
+            why = f"{type(error).__name__}: {error}"
             row.refuse(Refused(502, f"vLLM, behind this server, gives no answer: {why}"))
         else:
             self.meters.decode.observe(time.monotonic() - start)
