@@ -113,10 +113,7 @@ def serve(
         return
     if engine == vllm.ENGINES[0] and (front or engine_args):
         raise Wrong(f"{'--front' if front else '--engine-args'} is for --engine vllm")
-    needs = NEEDS[:-1] if front else NEEDS  # without a page
-    if lacking := [name for name in needs if find_spec(name) is None]:
-        extra = "vllm" if front else "serve"
-        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[{extra}]'")
+    _check_there(front)
     if front and (page or ray):
         raise Wrong("--front has no page and no replicas: leave --page and --ray out")
     if page and (api_key or ray):
@@ -142,6 +139,13 @@ def serve(
             start(choice, behind.watch, answers=answers)
     else:
         start(offered(), page=None if page is False or api_key else _page())
+
+
+def _check_there(front: bool) -> None:
+    """Raise Failed where a package is missing. A front has no page."""
+    needs, extra = (NEEDS[:-1], "vllm") if front else (NEEDS, "serve")
+    if lacking := [name for name in needs if find_spec(name) is None]:
+        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[{extra}]'")
 
 
 def _serve(

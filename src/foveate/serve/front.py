@@ -29,7 +29,6 @@ from foveate.serve.limits import Refused
 from foveate.serve.meters import Meters
 from foveate.serve.rows import Row, ends, late
 
-NAME = "behind"  # what vLLM was told to call the model
 URL = "http://vllm/v1/completions"  # of the socket: a name, and no network
 ENDED = ("stop", "length")
 
@@ -65,7 +64,6 @@ class Front:
         torch.save(x.cpu(), file := io.BytesIO())
         wanted = row.wanted
         return {
-            "model": NAME,
             "prompt_embeds": base64.b64encode(file.getvalue()).decode(),
             "max_tokens": min(wanted.new, self.room - len(x)),
             "temperature": wanted.temperature,

@@ -18,7 +18,6 @@ PLACES = {
 
 SOCKET = "vllm.sock"
 UNCOMPRESSED = {"visual_compression": None}  # of what a checkpoint says: its method acts in front
-BEHIND = "behind"  # what a vLLM behind foveate's server calls its model
 
 
 def command(
@@ -64,8 +63,8 @@ def behind(model: str, folder: Path, more: Sequence[str] = ()) -> list[str]:
     folder: for the socket it listens at, and for links to weights that vLLM would not follow. more: as in
     `command`.
     """
-    words = [*SERVER, "--model", linked(model, folder), "--served-model-name", BEHIND]
-    words += ["--model-impl", "transformers", "--language-model-only", "--enable-prompt-embeds"]
+    words = [*SERVER, "--model", linked(model, folder), "--model-impl", "transformers"]
+    words += ["--language-model-only", "--enable-prompt-embeds"]
     words += ["--hf-overrides", json.dumps(UNCOMPRESSED), "--uds", str(folder / SOCKET)]
     return [*words, *more]
 
