@@ -60,7 +60,7 @@ def ours(
     import torch
 
     import foveate
-    from foveate.evaluate import encode
+    from foveate.evaluate.prompts import acting, encode, told
     from foveate.registry import written
 
     saved = text is None
@@ -68,8 +68,8 @@ def ours(
     foveate.compress(model, method, positions=positions, **more)
     found = []
     for first in range(0, len(asks), BATCH):
-        batch, _ = encode(processor, asks[first : first + BATCH])
-        with torch.no_grad():
+        batch, words = encode(processor, asks[first : first + BATCH])
+        with torch.no_grad(), told(acting(model), words):
             out = model.generate(
                 **batch,
                 max_new_tokens=NEW_TOKENS,

@@ -97,8 +97,8 @@ def started(words: list[str], log: IO[str], **environment: str) -> subprocess.Po
 
 
 @contextmanager
-def serving(words: list[str], **environment: str) -> Iterator[str]:
-    """The address of a server, once it answers."""
+def serving(words: list[str], health: str = "/health", **environment: str) -> Iterator[str]:
+    """The address of a server, once it answers. health: where it says so."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -108,7 +108,7 @@ def serving(words: list[str], **environment: str) -> Iterator[str]:
         try:
             while True:
                 try:
-                    urllib.request.urlopen(f"{url}/health")
+                    urllib.request.urlopen(f"{url}{health}")
                     break
                 except OSError:
                     if process.poll() is not None or time.monotonic() > until:

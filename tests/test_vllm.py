@@ -201,11 +201,13 @@ def test_sizes_of_the_model_reach_the_method():
     )
 
 
-def test_the_page_says_what_the_file_does():
-    runs = json.loads((ROOT / "results" / "vllm-answers.json").read_text())["runs"]
-    same, of = (sum(run[name] for run in runs) for name in ("same", "of"))
+def test_the_page_says_what_the_files_do():
     page = (ROOT / "docs" / "site" / "vllm.md").read_text()
-    assert f"[{same:,} of {of:,}](../../results/vllm-answers.json)" in page
+    for file in ("vllm-answers", "vllm-front"):
+        runs = json.loads((ROOT / "results" / f"{file}.json").read_text())["runs"]
+        same, of = (sum(run[name] for run in runs) for name in ("same", "of"))
+        assert f"[{same:,} of {of:,}](../../results/{file}.json)" in page
+    runs = json.loads((ROOT / "results" / "vllm-answers.json").read_text())["runs"]
     assert f"over {len({r['method'] for r in runs if r['method']})} methods" in page
 
 

@@ -7,8 +7,9 @@ import functools
 import io
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -65,10 +66,11 @@ def serving(
     limits: Limits = USUAL,
     endless: bool = False,
     page: bool = False,
+    offered: Mapping[str, Any] = MappingProxyType({}),
     **how: Any,
 ) -> Iterator[tuple[httpx.Client, Any]]:
     """A client of a server that runs, and the server. endless: its answers end at their longest."""
-    choice = offer(model, method=method, keep=keep)
+    choice = offer(model, method=method, keep=keep, **offered)
     if endless:
         choice.loaded.model.generation_config.eos_token_id = None
     if page:

@@ -35,11 +35,13 @@ def load(
     protocol: str | None = None,
     trust: Sequence[str] = (),
     switches: Mapping[str, str] = MappingProxyType({}),
+    headless: bool = False,
 ) -> Loaded:
     """The model and its processor; one that was saved compressed comes back compressed.
 
     protocol: whose it is asked with; None for its own. trust: compressors of one's own that it may name.
     switches: what `compress` is told of every method, that of a model that was saved with one too.
+    headless: without its decoder layers.
     Raises Wrong for names that cannot be one and for protocols that do not fit, Failed if it cannot be
     read.
     """
@@ -49,7 +51,7 @@ def load(
 
     target, path = place_to_run(device), place(name)
     with _loading(name):
-        model, processor = read(path, trust)
+        model, processor = read(path, trust, headless=headless)
         _switch(model, switches)
         model = model.to(target).eval()
     folder = Path(name).expanduser()

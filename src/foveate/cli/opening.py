@@ -67,12 +67,13 @@ def opened(
     pairs: Sequence[str] = (),
     trust: Sequence[str] = (),
     switches: Mapping[str, str] = MappingProxyType({}),
+    headless: bool = False,
 ) -> Opened:
     """The model of a command. keep and pairs, without a method, change what it was saved with.
 
     A class of one's own that the model was saved with keeps its weights, with the arguments given here.
-    trust: such classes by name, beside that of spec; switches as in `models.load`. Raises Wrong and Failed
-    as that does, and Wrong for changes that what was saved does not take.
+    trust: such classes by name, beside that of spec; switches, headless as in `models.load`. Raises Wrong
+    and Failed as that does, and Wrong for changes that what was saved does not take.
     """
     from foveate import evaluate
 
@@ -80,7 +81,7 @@ def opened(
     mine = spec is not None and ":" in spec.slug
     typed = [*trust, *([spec.slug] if mine else [])]
     own = [one for one in typed if ":" in one]
-    loaded = models.load(name, device, protocol, own, switches)
+    loaded = models.load(name, device, protocol, own, switches, headless)
     if spec is None:
         _adjust(loaded, *_changes(loaded, keep, pairs))
     saved = evaluate.plans.own(loaded)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from foveate.serve.choice import Choice
 
-NEEDS = ("fastapi", "uvicorn", "prometheus_client", "gradio")
+NEEDS = ("fastapi", "uvicorn", "prometheus_client", "httpx", "gradio")
 MOST = Limits()
 
 
@@ -92,39 +92,79 @@ def serve(
     engine_args: Annotated[
         str, typer.Option(help="What else vLLM is told, as its own command line has it.")
     ] = "",
+    front: Annotated[
+        bool,
+        typer.Option(
+            "--front",
+            help="This server with vLLM behind: for methods that read the question, or keep as many "
+            "tokens as the picture wants.",
+        ),
+    ] = False,
 ) -> None:
     """Answer OpenAI's chat completions with one model; any method and budget per request."""
     output.hush()
     limits = Limits(queue, batch, images, pixels, prompt, answer, seconds, body)
-    if vllm.asked(engine):
+    told = vllm.Told(model, method, keep, set_ or [], positions, device, host, port, api_key)
+    if vllm.asked(engine) and not front:
         own = {"page": page, "ray": ray, "dropped": dropped, "attention": attention}
         own |= {"protocol": protocol, "allow-fetch": allow_fetch, "a limit": limits != MOST}
         vllm.refuse(own)
-        told = vllm.Told(model, method, keep, set_ or [], positions, device, host, port, api_key)
         vllm.run(told, engine_args)
         return
-    if engine_args:
-        raise Wrong("--engine-args is for --engine vllm")
-    if lacking := [name for name in NEEDS if find_spec(name) is None]:
-        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[serve]'")
+    if engine == vllm.ENGINES[0] and (front or engine_args):
+        raise Wrong(f"{'--front' if front else '--engine-args'} is for --engine vllm")
+    _check_there(front)
+    if front and (page or ray):
+        raise Wrong("--front has no page and no replicas: leave --page and --ray out")
     if page and (api_key or ray):
         raise Wrong("--page with --api-key or --ray: the page knows neither, leave one of them out")
     models.check_protocol(protocol)
     switches = models.switches(positions=positions, dropped=dropped, attention=attention)
     chosen_method(method, keep, set_ or [])
-    offered = partial(offer, model, device, protocol, method, keep, set_ or [], switches)
+    switches |= {"positions": "renumbered"} if front else {}
+    how = {"switches": switches, "headless": front}
+    offered = partial(offer, model, device, protocol, method, keep, set_ or [], **how)
     if ray is not None:
         models.place(model)
         replica = partial(_replica, offered, limits, allow_fetch, api_key)
         _spread(replica, ray, limits, host, port)
         return
+    offered = partial(offered, tell=True)
+    start = partial(_serve, limits, host, port, fetch=allow_fetch, api_key=api_key)
+    if front:
+        from foveate.serve.front import Front
+
+        with vllm.behind(told, engine_args, offered) as (choice, behind):
+            answers = partial(Front, socket=behind.socket, room=behind.room)
+            start(choice, behind.watch, answers=answers)
+    else:
+        start(offered(), page=None if page is False or api_key else _page())
+
+
+def _check_there(front: bool) -> None:
+    """Raise Failed where a package is missing. A front has no page."""
+    needs, extra = (NEEDS[:-1], "vllm") if front else (NEEDS, "serve")
+    if lacking := [name for name in needs if find_spec(name) is None]:
+        raise Failed(f"no {', '.join(lacking)}: pip install 'foveate[{extra}]'")
+
+
+def _serve(
+    limits: Limits,
+    host: str,
+    port: int,
+    choice: Choice,
+    watch: Callable[[Callable[[], None]], None] | None = None,
+    **how: Any,
+) -> None:
+    """Serve until a signal. watch: is told how to end it from elsewhere; how: as `server` takes it."""
     from foveate.serve.run import run, server
 
-    choice = offered(tell=True)
     with _listening(host, port) as listening:
         ready = partial(_ready, host, listening.getsockname()[1])
-        own = None if page is False or api_key else _page()
-        run(server(choice, limits, ready, allow_fetch, api_key, own), listening)
+        made = server(choice, limits, ready, **how)
+        if watch is not None:
+            watch(made.stop)
+        run(made, listening)
 
 
 def offer(
@@ -136,16 +176,18 @@ def offer(
     pairs: Sequence[str] = (),
     switches: Mapping[str, str] = MappingProxyType({}),
     tell: bool = False,
+    headless: bool = False,
 ) -> Choice:
     """A model, and what requests may choose of it. Raises Wrong for a method that does not fit it.
 
-    tell: whether what is to know of it is said.
+    tell: whether what is to know of it is said; headless: without the decoder's layers, which vLLM has.
     """
+    from foveate.engines.vllm.served import check_place
     from foveate.evaluate.plans import BARE
     from foveate.serve.choice import Choice
 
     spec = chosen_method(method, keep, pairs)
-    start = opened(model, device, protocol, spec, keep, pairs, switches=switches)
+    start = opened(model, device, protocol, spec, keep, pairs, switches=switches, headless=headless)
     attach(start.loaded, start.spec)
     if tell:
         start.tell()
@@ -157,7 +199,8 @@ def offer(
     else:
         how = start.loaded.how(acting.compressor)
         usual = acting._replace(keep=start.plan.keep, how=how)
-    return Choice(start.loaded, usual, start.saved)
+    check = {"check": check_place} if headless else {}
+    return Choice(start.loaded, usual, start.saved, **check)
 
 
 def _replica(

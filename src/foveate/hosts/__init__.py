@@ -44,6 +44,7 @@ saving     what a checkpoint says of its compressor
 assemble   a new LLaVA from a tower and a language model
 features   images in, compressed tokens out, without a prompt: for engines
 videos     the frames of a video that a processor asks for
+entering   images and questions in, what enters the language model out: for engines
 clip       a whole CLIP: what a LMM left of it behind
 protocol   how papers ask, which checkpoints do not say
 cost       what a prefill costs, part by part

@@ -81,7 +81,7 @@ def _check_site(base: nn.Module, part: Compressor) -> None:
         within.check(base, part)
     if tower != Tower.language:
         return
-    if layer >= layers:
+    if layer and layer >= layers:
         raise ValueError(f"the model has decoder layers 0 to {layers - 1}")
     if layer > 0 and (deep := traits.deepened(base)) >= layers:
         raise NotImplementedError(

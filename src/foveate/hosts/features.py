@@ -18,15 +18,21 @@ ASKING = frozenset({"text", "text_ids", "text_mask"})  # what only a prompt says
 
 def check(method: Compressor) -> None:
     """Raise ValueError for a method that asks for more than an image, before anything is loaded."""
+    check_place(method)
     for part in method.at(1.0).parts():
-        name = part._get_name()
-        if part.site > before.ENTRY:
-            raise ValueError(
-                f"{name} acts {part.site.words}, and the cache of an engine is as long in every layer"
-            )
         if part.needs & ASKING:
             raise ValueError(
-                f"{name} reads the question, and an engine encodes an image once for any question"
+                f"{part._get_name()} reads the question, and an engine encodes an image once for any question"
+            )
+
+
+def check_place(method: Compressor) -> None:
+    """Raise ValueError for a method that acts inside the language model."""
+    for part in method.at(1.0).parts():
+        if part.site > before.ENTRY:
+            raise ValueError(
+                f"{part._get_name()} acts {part.site.words}, and the cache of an engine is as long in every "
+                "layer"
             )
 
 

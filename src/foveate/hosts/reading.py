@@ -7,6 +7,7 @@ and a model of which weights are missing or no numbers: transformers would fill 
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,26 @@ def model(path: str | Path, kind: Any = AutoModelForImageTextToText, **kwargs: A
             ignore_mismatched_sizes=True,  # they are named below
             output_loading_info=True,
         )
-    whole.check(path, found, info, strict=kind is AutoModelForImageTextToText)
+    told = (
+        said.get_text_config().num_hidden_layers
+    )  # none, as `headless` has it: more is in the files
+    whole.check(path, found, info, strict=kind is AutoModelForImageTextToText and told > 0)
     state = found.state_dict()
     for name, value in state.items():
         whole.check_finite(path, name, value)
     whole.check_written(path, state)
     return found
+
+
+def headless(path: str | Path, said: Any) -> Any:
+    """The config of the same model without its decoder layers, whose weights are then not read.
+
+    Raises Unreadable as `check_kind` does.
+    """
+    check_kind(path, said)
+    said = copy.deepcopy(said)
+    said.get_text_config().num_hidden_layers = 0
+    return said
 
 
 def untrained(said: Any, kind: Any = AutoModelForImageTextToText, **kwargs: Any) -> nn.Module:

@@ -132,12 +132,19 @@ def from_pretrained(
     return attach.compress(model, made, **how)
 
 
-def read(path: str, trust: Sequence[str] = (), dtype: Any = "auto") -> tuple[Any, Any]:
-    """A model as it was saved, with a compressor or bare, and its processor. Raises as `from_pretrained`."""
-    compressed = saving.said(reading.config(path)) is not None
+def read(
+    path: str, trust: Sequence[str] = (), dtype: Any = "auto", headless: bool = False
+) -> tuple[Any, Any]:
+    """A model as it was saved, with a compressor or bare, and its processor. Raises as `from_pretrained`.
+
+    headless: without its decoder layers.
+    """
+    said = reading.config(path)
+    compressed = saving.said(said) is not None
+    less = {"config": reading.headless(path, said)} if headless else {}
     processor = reading.processor(path)  # before the weights: it takes no time
     one = partial(from_pretrained, trust=trust) if compressed else reading.model
-    model = one(path, dtype=dtype)
+    model = one(path, dtype=dtype, **less)
     whole.check_asked(path, model, processor)
     return model, processor
 

@@ -9,6 +9,8 @@ choice    the method and budget that a request asks for
 reader    a request made ready for the model
 rows      the rows of a batch: each is drawn, ended and told by itself
 engine    the thread that owns the model, and what waits for it
+generating  a batch answered by the model itself
+front     a batch answered by a vLLM behind, from what enters the language model
 meters    what Prometheus reads
 page      what a person sees at /
 run       one process

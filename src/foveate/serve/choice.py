@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from foveate.core.compressor import Compressor
 from foveate.core.spec import Spec
 from foveate.evaluate.plans import BARE, Loaded, Plan
 from foveate.registry import written
@@ -21,11 +23,13 @@ class Choice:
 
     usual  what acts where a request says nothing
     saved  the model as it was saved with a compressor; None without one
+    check  raises ValueError for a method that is not served
     """
 
     loaded: Loaded
     usual: Plan
     saved: Plan | None
+    check: Callable[[Compressor], None] = lambda method: None
 
     def plan(self, method: str | None, keep: int | float | str | None) -> Plan:
         """What a request asks for. Raises Refused for what this model cannot do."""
@@ -92,6 +96,7 @@ class Choice:
             raise ValueError(
                 f"{spec.slug} has weights, and {self.loaded.name} was not trained with it: serve one that was"
             )
+        self.check(outline)
         made = spec.build(keep, model)
         return Plan(str(spec), keep, spec, made, self.loaded.how(made))
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from foveate.evaluate.costs import costs, probes
 from foveate.evaluate.plans import Loaded, Plan
-from foveate.evaluate.replies import Reply, answers
 from foveate.hosts import attach
 from foveate.serve.choice import key
 from foveate.serve.limits import Limits, Refused
 from foveate.serve.meters import Meters
-from foveate.serve.rows import Draw, Ends, Look, Row, late
+from foveate.serve.rows import Row, late
+
+Answer = Callable[[Sequence[Row]], None]  # answers a batch, or sees to it that others do
 
 WRONG = (ValueError, NotImplementedError)  # what a model says of a prompt that it cannot take
 
@@ -23,18 +23,18 @@ WRONG = (ValueError, NotImplementedError)  # what a model says of a prompt that 
 class Engine:
     """One model that answers what waits, in batches of the same method and budget.
 
-    Everything public may be called from any thread; the model is only ever touched by its own.
+    Everything public may be called from any thread; the model is only ever touched by its own. answer: what
+    a batch is given to, its method being on the model.
     """
 
-    def __init__(self, loaded: Loaded, limits: Limits, meters: Meters):
-        self.loaded, self.limits, self.meters = loaded, limits, meters
+    def __init__(self, loaded: Loaded, limits: Limits, meters: Meters, answer: Answer):
+        self.loaded, self.limits, self.meters, self._given = loaded, limits, meters, answer
         self._bell = threading.Condition()
         self._reading, self._closing = 0, False
         self._waiting: list[Row] = []
         self._running: list[Row] = []
+        self._away: list[Row] = []  # that others answer
         self._attached: str | None = None
-        ends = loaded.model.generation_config.eos_token_id
-        self._ends = {*(ends if isinstance(ends, list) else [ends])} - {None}
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
 
@@ -47,7 +47,7 @@ class Engine:
         with self._bell:
             if self._closing:
                 raise Refused(503, "the server is about to stop and takes no more requests")
-            if self._reading + len(self._waiting) + len(self._running) >= self.limits.queue:
+            if self._here() >= self.limits.queue:
                 why = f"{self.limits.queue} requests are here already: come back later"
                 raise Refused(429, why)
             self._reading += 1
@@ -56,6 +56,12 @@ class Engine:
         finally:
             with self._bell:
                 self._reading -= 1
+
+    def _here(self) -> int:
+        """How many requests there are. With the bell in hand."""
+        self._away = [row for row in self._away if not (row.over or row.cancelled)]
+        rows = len(self._waiting) + len(self._running) + len(self._away)
+        return self._reading + rows
 
     def submit(self, row: Row) -> None:
         """Let a request wait for its answer."""
@@ -66,7 +72,7 @@ class Engine:
 
     def cancel(self, row: Row) -> None:
         """Nobody waits for it any more: it leaves the queue, or its batch at the next step."""
-        row.cancelled = True
+        row.cancel()
         with self._bell:
             if row in self._waiting:
                 self._waiting.remove(row)
@@ -87,7 +93,7 @@ class Engine:
     def idle(self) -> bool:
         """Whether nobody is here."""
         with self._bell:
-            return not (self._reading or self._waiting or self._running)
+            return not self._here()
 
     def join(self, seconds: float) -> None:
         """Wait for the thread to end, once nothing is left."""
@@ -97,7 +103,7 @@ class Engine:
         while rows := self._next():
             self._answer(rows)
             with self._bell:
-                self._running = []
+                self._running, self._away = [], self._away + rows
 
     def _next(self) -> list[Row]:
         """Those at the front that go together; none once all is answered and the server closes."""
@@ -125,7 +131,7 @@ class Engine:
             return
         try:
             self._attach(rows[0].wanted.plan)
-            self._generate(rows)
+            self._given(rows)
         except Exception as error:
             if len(rows) == 1:
                 rows[0].refuse(_refused(error))
@@ -143,41 +149,6 @@ class Engine:
         if plan.compressor is not None:
             attach.compress(self.loaded.model, plan.compressor, **plan.how)
         self._attached = wanted
-
-    def _generate(self, rows: Sequence[Row]) -> None:
-        model, processor = self.loaded.model, self.loaded.processor
-        how = {
-            "max_new_tokens": max(row.wanted.new for row in rows),
-            "do_sample": False,
-            "num_beams": 1,
-            "logits_processor": [Draw(rows)],
-            "stopping_criteria": [Ends(rows, processor, self._ends)],
-        }
-        asks, looks = [row.wanted.ask for row in rows], rows[0].wanted.looks
-        seen = attach.trace(model) if looks and attach.is_compressed(model) else nullcontext()
-        watched = probes(model, processor, asks) if looks else []
-        start = time.perf_counter()
-        with seen as trace:
-            replies = answers(model, processor, asks, how)
-        self._note(replies, [len(images) for images, _ in asks], time.perf_counter() - start)
-        for row, reply in zip(rows, replies, strict=True):
-            if looks:
-                read = {"columns": reply.columns, "words": reply.words}
-                steps = [] if trace is None else trace.steps
-                row.look = Look(steps, costs(model, watched, [read]))
-            if row.why == "late":
-                row.refuse(late())
-            elif row.why != "cancelled":
-                row.why, row.reply = row.why or "length", reply
-                row.tell()
-
-    def _note(self, replies: Sequence[Reply], images: Sequence[int], seconds: float) -> None:
-        prefill = sum(reply.seconds for reply in replies)
-        self.meters.batch.observe(len(replies))
-        self.meters.prefill.observe(prefill)
-        self.meters.decode.observe(max(seconds - prefill, 0))
-        self.meters.before.inc(sum(r.before * n for r, n in zip(replies, images, strict=True)))
-        self.meters.after.inc(sum(r.after * n for r, n in zip(replies, images, strict=True)))
 
 
 def _refused(error: Exception) -> Refused:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from foveate.evaluate.replies import Reply
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60)
 
@@ -31,6 +35,13 @@ class Meters:
         )
         self.before = Counter("foveate_visual_tokens_before", "Before compression.", **own)
         self.after = Counter("foveate_visual_tokens_after", "After compression.", **own)
+
+    def note(self, replies: Sequence[Reply], images: Sequence[int]) -> None:
+        """A batch, of which each prompt has so many images."""
+        self.batch.observe(len(replies))
+        self.prefill.observe(sum(reply.seconds for reply in replies))
+        self.before.inc(sum(r.before * n for r, n in zip(replies, images, strict=True)))
+        self.after.inc(sum(r.after * n for r, n in zip(replies, images, strict=True)))
 
     def text(self) -> bytes:
         """All of them, as Prometheus reads them."""

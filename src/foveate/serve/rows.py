@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ class Row:
         self.wanted, self.batch = wanted, (key(wanted.plan), wanted.looks)
         self.seed = random.getrandbits(63) if wanted.seed is None else wanted.seed
         self.cancelled = False
+        self._task: Future[None] | None = None
         self.reply: Reply | None = None
         self.look: Look | None = None
         self.refused: Refused | None = None
@@ -105,6 +107,30 @@ class Row:
             self.refused = refused
             self.tell()
 
+    def end(self, why: str) -> None:
+        """There are no more tokens; why counts unless they said themselves that they are all."""
+        if self.why is None:
+            self.why = why
+            self._show()
+
+    def answer(self, reply: Reply) -> None:
+        """End with an answer, unless it came too late or for nobody."""
+        if self.why == "late":
+            self.refuse(late())
+        elif self.why != "cancelled":
+            self.reply = reply
+            self.tell()
+
+    def hand_on(self, task: Coroutine[Any, Any, None]) -> None:
+        """Let a task in the row's own event loop see to its answer."""
+        self._task = asyncio.run_coroutine_threadsafe(task, self._loop)
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self.cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+
     def step(self, token: int, decode: Callable[[list[int]], str], ends: Collection[int]) -> None:
         """Hear the next token, and end where it ends."""
         if self.cancelled or time.monotonic() > self.wanted.end:
@@ -143,6 +169,12 @@ def begun(text: str, word: str) -> int:
 def late() -> Refused:
     """What is said when a request's time is over."""
     return Refused(504, "no answer in time (--seconds): ask for fewer tokens, or come back later")
+
+
+def ends(model: Any) -> set[int]:
+    """The tokens that end an answer."""
+    found = model.generation_config.eos_token_id
+    return {*(found if isinstance(found, list) else [found])} - {None}
 
 
 class Ends:

@@ -11,13 +11,16 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
+from foveate.evaluate.plans import Loaded
 from foveate.serve.app import app
 from foveate.serve.choice import Choice
-from foveate.serve.engine import Engine
+from foveate.serve.engine import Answer, Engine
+from foveate.serve.generating import Generating
 from foveate.serve.limits import Limits
 from foveate.serve.meters import Meters
 from foveate.serve.reader import Reader
 
+Answers = Callable[[Loaded, Meters], Answer]
 GRACE = 2.0  # seconds to write what was answered; open pages would stay for ever
 
 
@@ -32,6 +35,11 @@ class Server(uvicorn.Server):
         """Begin to listen, and say so."""
         await super().startup(sockets)
         self.ready()
+
+    def stop(self) -> None:
+        """Take nothing more, answer what is here, and end. From any thread."""
+        self.engine.close()
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal: close, and again: leave."""
@@ -52,10 +60,16 @@ class Server(uvicorn.Server):
 
 
 def application(
-    choice: Choice, limits: Limits, fetch: bool = False, api_key: str | None = None
+    choice: Choice,
+    limits: Limits,
+    fetch: bool = False,
+    api_key: str | None = None,
+    answers: Answers = Generating,
 ) -> tuple[FastAPI, Engine, Reader]:
-    """The routes, and what they call."""
-    engine, reader = Engine(choice.loaded, limits, Meters()), Reader(choice, limits, fetch)
+    """The routes, and what they call. answers: makes what answers a batch."""
+    meters = Meters()
+    engine = Engine(choice.loaded, limits, meters, answers(choice.loaded, meters))
+    reader = Reader(choice, limits, fetch)
     return app(engine, reader, api_key), engine, reader
 
 
@@ -66,9 +80,10 @@ def server(
     fetch: bool = False,
     api_key: str | None = None,
     page: Callable[[FastAPI, Engine, Reader], FastAPI] | None = None,
+    answers: Answers = Generating,
 ) -> Server:
     """A server that is to be run. ready: called once it listens; page: mounts one on the application."""
-    made, engine, reader = application(choice, limits, fetch, api_key)
+    made, engine, reader = application(choice, limits, fetch, api_key, answers)
     if page is not None:
         made = page(made, engine, reader)
     config = uvicorn.Config(made, log_level="warning", access_log=False)

@@ -83,6 +83,30 @@ def checked(method: Compressor, text: str) -> Compressor:
     return method
 
 
+def check_front(config: Any, method: Compressor | None, positions: str | None) -> None:
+    """Raise ValueError for what cannot be served from a front either. None is as the model was saved."""
+    node = saving.said(config)
+    switches = Switches.of(node or {})
+    if (positions or switches.positions) != "renumbered":
+        raise ValueError(
+            "kept tokens are to keep their positions, and vLLM counts anew those of a prompt that is made in "
+            "front: say --positions renumbered, or serve with `foveate serve` alone"
+        )
+    if method is None and node is not None:
+        with torch.device("meta"):
+            method = saving.rebuild(node, known())
+    if method is not None:
+        check_place(method)
+
+
+def check_place(method: Compressor) -> None:
+    """Raise ValueError for a method inside the language model, with who serves it."""
+    try:
+        features.check_place(method)
+    except ValueError as error:
+        raise ValueError(f"{error}: `foveate serve` has it, without --engine vllm") from error
+
+
 def left(method: Compressor, text: str, grid: Tensor) -> int:
     """How many tokens are left of an image. Raises ValueError where only the image says."""
     if (count := method.count(grid)) is None:
