@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import ipaddress
 import json
 import time
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,7 +127,7 @@ def png(size):
 )
 def test_pictures_are_looked_at_before_they_are_decoded(data, status, why):
     with pytest.raises(Refused, match=why) as refused:
-        pictures.opened(data, Limits(pixels=10_000))
+        pictures.opened(data, Limits(pixels=10_000), 10_000)
     assert refused.value.status == status
 
 
@@ -133,12 +135,42 @@ def test_data_urls_are_read_and_nothing_else():
     data, limits = png((9, 9)), Limits()
     for url in (
         f"data:image/png;base64,{base64.b64encode(data).decode()}",
+        f"data:image/png;base64,{base64.encodebytes(data).decode()}",  # in lines
         "data:image/png," + "".join(f"%{byte:02x}" for byte in data),
     ):
         assert pictures.raw(url, limits, fetch=False) == data
     for url in ("file:///etc/passwd", "/etc/passwd", "ftp://a/b", "", "http://a/b", "HTTPS://a/b"):
         with pytest.raises(Refused, match=r"want a data URL|fetches no pictures"):
             pictures.raw(url, limits, fetch=False)
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1%eth0"]
+)
+def test_no_private_address_is_connected_to_however_it_is_written(address):
+    assert not pictures._public(address)
+    if ":" not in address:
+        number = int(ipaddress.IPv4Address(address))
+        high, low = f"{number >> 16:x}", f"{number & 0xFFFF:x}"
+        for around in (
+            "::ffff:{}:{}",
+            "64:ff9b::{}:{}",
+            "64:ff9b:1::{}:{}",
+            "::{}:{}",
+            "2002:{}:{}::",
+        ):
+            assert not pictures._public(around.format(high, low))
+    assert pictures._public("1.1.1.1") and pictures._public("2606:4700:4700::1111")
+    assert not pictures._public("fec0::1") and not pictures._public("ff0e::1")
+
+
+def test_a_temperature_may_be_as_small_as_numbers_get():
+    scores = torch.tensor([[1.0, 9.0, 3.0]])
+    for temperature in (1e-310, 1e-38, 1e-3):
+        row = SimpleNamespace(
+            wanted=SimpleNamespace(temperature=temperature, top_p=1.0), dice=torch.Generator()
+        )
+        assert Draw([row])(torch.zeros(1, 1), scores).argmax(-1).tolist() == [1]
 
 
 @pytest.fixture(scope="module")

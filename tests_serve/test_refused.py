@@ -22,9 +22,10 @@ from foveate.serve.limits import Limits, Refused
 from foveate.serve.rows import Row, Wanted
 
 
-def picture(at: str) -> dict:
+def picture(at: str, **more: str) -> dict:
     """A request about the picture at some place."""
-    content = [{"type": "image_url", "image_url": {"url": at}}, {"type": "text", "text": "what ?"}]
+    place = {"type": "image_url", "image_url": {"url": at, **more}}
+    content = [place, {"type": "text", "text": "what ?"}]
     return {"messages": [{"role": "user", "content": content}]}
 
 
@@ -42,7 +43,7 @@ def huge() -> str:
 @pytest.mark.parametrize(
     ("asked", "status", "why"),
     [
-        (body(n=2), 400, "n=2: this server has no n"),
+        (body(n=2), 400, "n=2: this server has no n: want 1, or leave it out"),
         (body(tools=[{"type": "function"}]), 400, "has no tools"),
         (body(logprobs=True), 400, "has no logprobs"),
         (body(response_format={"type": "json_object"}), 400, "has no response_format"),
@@ -78,10 +79,28 @@ def huge() -> str:
         (picture("/etc/passwd"), 400, "want a data URL"),
         (picture("http://127.0.0.1/"), 400, "fetches no pictures"),
         (picture(huge()), 413, "far too many pixels"),
+        (picture(url(0), detail="low"), 400, "detail=low: say with method and keep"),
+        (
+            {"messages": [{"role": "user", "content": None}]},
+            400,
+            "0.content: want a text, or a list",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "video_url"}]}]},
+            400,
+            "text or image_url",
+        ),
+        ({"messages": [{"role": "user", "content": "a \ud800"}]}, 400, "half a character"),
+        (body(keep=True), 400, "keep: want a number of tokens, such as 36"),
+        (body(stop=[1]), 400, "stop.0: want a text, or a list of texts"),
+        (body(method="identity", keep=36), 400, "identity keeps all tokens: leave keep=36 out"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_our_words(embedded, asked, status, why):
-    response = embedded.post(CHAT, json=asked)
+    # As ASCII: JSON can say half a character, which no other text can.
+    response = embedded.post(
+        CHAT, content=json.dumps(asked), headers={"content-type": "application/json"}
+    )
     error = response.json()["error"]
     assert (response.status_code, error["type"]) == (status, "invalid_request_error")
     assert why in error["message"], error
@@ -103,22 +122,29 @@ def test_openais_idle_fields_are_idle(embedded):
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff", b"[" * 100_000])
 def test_what_is_no_json_is_refused(embedded, raw):
     response = embedded.post(CHAT, content=raw, headers={"content-type": "application/json"})
-    assert response.status_code == 400 and response.json()["error"]["message"]
+    why = response.json()["error"]["message"]
+    assert response.status_code == 400 and any(
+        words in why for words in ("the body is no JSON", "parsing the body", "Content-Type")
+    )
+    plain = embedded.post(CHAT, content=json.dumps(body()), headers={"content-type": "text/plain"})
+    assert plain.status_code == 400 and "Content-Type: application/json" in plain.text
 
 
 def test_limits_hold():
-    limits = Limits(images=1, pixels=10_000, body=50_000, answer=4, prompt=200)
+    limits = Limits(images=4, pixels=10_000, body=200_000, answer=4, prompt=200)
     with serving(limits=limits) as (client, _):
-        two = body()
-        two["messages"][0]["content"] *= 2
+        two, many = body(), body()
+        two["messages"][0]["content"] *= 5
+        many["messages"][0]["content"] *= 2  # each has few enough
         for asked, status, why in (
-            (two, 413, "2 pictures: want at most 1"),
-            ({"messages": [{"role": "user", "content": "a" * 60_000}]}, 413, "50,000 bytes"),
+            (two, 413, "5 pictures: want at most 4"),
+            ({"messages": [{"role": "user", "content": "a" * 250_000}]}, 413, "200,000 bytes"),
             (body(max_tokens=5), 400, "want at most 4"),
+            (many, 413, "10,000 in all pictures of a request"),
         ):
             response = client.post(CHAT, json=asked)
             assert response.status_code == status and why in response.text
-        pieces = (b"a" * 10_000 for _ in range(10))  # no length is told
+        pieces = (b"a" * 10_000 for _ in range(30))  # no length is told
         assert client.post(CHAT, content=pieces).status_code == 413
         assert said(client.post(CHAT, json=body()))
 
@@ -127,7 +153,9 @@ def test_who_has_no_key_is_refused():
     with serving(api_key="open sesame") as (client, _):
         assert client.post(CHAT, json=body()).status_code == 401
         assert client.get("/v1/models").status_code == 401
-        client.headers["Authorization"] = "Bearer open sesame"
+        refused = client.get("/v1/models", headers={"Authorization": "Bearer open"})
+        assert refused.status_code == 401 and refused.headers["WWW-Authenticate"] == "Bearer"
+        client.headers["Authorization"] = "bearer open sesame"
         assert said(client.post(CHAT, json=body()))
         assert client.get("/v1/models").json()["data"][0]["id"] == "embedded"
 
@@ -143,6 +171,24 @@ def test_a_full_house_says_come_back_and_a_late_answer_is_an_error():
         begun = client.post(CHAT, json=body(0, **long, stream=True))
         assert begun.status_code == 200 and "no answer in time" in begun.text
         assert "[DONE]" not in begun.text
+
+
+def test_an_answer_that_is_done_is_not_late_because_others_are_not():
+    """Two of a batch: one ends at once and waits for the other, beyond its own time."""
+    limits = Limits(batch=2, seconds=3)
+    with serving(limits=limits, endless=True) as (client, _), ThreadPoolExecutor(2) as pool:
+        first = pool.submit(client.post, CHAT, json=body(0, max_tokens=100))  # both wait behind it
+        time.sleep(0.2)
+        pair = [pool.submit(client.post, CHAT, json=body(1, max_tokens=n)) for n in (1000, 2)]
+        assert first.result().status_code == 200
+        assert pair[1].result().status_code == 200
+
+
+def test_a_client_of_openais_finds_the_model_and_hears_what_is_not_there(embedded):
+    assert embedded.get("/v1/models/embedded").json()["id"] == "embedded"
+    for method, path in (("GET", "/v1/models/gpt"), ("GET", CHAT), ("POST", "/v1/completions")):
+        response = embedded.request(method, path)
+        assert response.status_code == 404 and response.json()["error"]["message"].startswith("no ")
 
 
 def test_the_model_refuses_one_row_and_answers_the_others(embedded):

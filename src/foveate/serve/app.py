@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,10 +16,12 @@ from starlette.exceptions import HTTPException
 
 from foveate.serve import wire
 from foveate.serve.engine import Engine
-from foveate.serve.guard import GONE, Guard, refusal
+from foveate.serve.guard import END, GONE, Guard, refusal
 from foveate.serve.limits import Refused
 from foveate.serve.reader import Reader
-from foveate.serve.rows import Row
+from foveate.serve.rows import Row, Wanted, late
+
+ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
@@ -35,10 +37,7 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
 
     @made.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body") or None
-        why = f"{where or 'the request'}: {first['msg']}"
-        return refusal(engine, Refused(400, why, where))
+        return refusal(engine, wire.malformed(error.errors()))
 
     @made.exception_handler(HTTPException)
     async def outside(_: Request, error: HTTPException) -> JSONResponse:
@@ -49,9 +48,9 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
     @made.post("/v1/chat/completions", response_model=None)
     async def chat(body: wire.ChatRequest, request: Request) -> Response:
         """Answer a conversation about pictures."""
-        end = time.monotonic() + engine.limits.seconds
+        end = request.scope[END]
         with engine.place():
-            row = Row(await reader.wanted(body, end))
+            row = Row(await _in_time(reader.wanted(body, end), end))
             engine.submit(row)
         key = f"chatcmpl-{uuid.uuid4().hex}"
         async with _watched(engine, row, request):
@@ -71,6 +70,18 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
         """The one model there is."""
         own = {"id": name, "object": "model", "created": born, "owned_by": "foveate"}
         return {"object": "list", "data": [own]}
+
+    @made.get("/v1/models/{model}")
+    async def model(model: str) -> dict[str, Any]:
+        """The same one, by its name."""
+        if model != name:
+            raise Refused(404, f"no model {model!r}: this server has {name}", "model")
+        return (await models())["data"][0]
+
+    @made.api_route("/v1/{rest:path}", methods=ANY, include_in_schema=False)
+    async def other(rest: str, request: Request) -> Response:
+        """What else a client may try."""
+        raise Refused(404, f"no {request.method} /v1/{rest}: POST /v1/chat/completions answers")
 
     @made.get("/healthz")
     async def health() -> JSONResponse:
@@ -96,7 +107,17 @@ def told(row: Row) -> dict[str, Any]:
         "total_tokens": prompt + len(row.ids),
         "visual_tokens": {"before": before, "after": after},
     }
-    return {"usage": usage, "method": str(row.wanted.plan.compressor or row.wanted.plan.method)}
+    plan = row.wanted.plan
+    return {"usage": usage, "method": plan.method, "keep": plan.keep}
+
+
+async def _in_time(reading: Awaitable[Wanted], end: float) -> Wanted:
+    """A request that is read. Raises Refused, 504, when its time is over before."""
+    try:
+        async with asyncio.timeout(max(end - time.monotonic(), 0)):
+            return await reading
+    except TimeoutError as error:
+        raise late() from error
 
 
 @asynccontextmanager
@@ -132,9 +153,11 @@ async def _stream(engine: Engine, row: Row, name: str, key: str, usage: bool) ->
                 sent += len(new)
         if row.refused is not None:
             raise row.refused
-        yield wire.event(wire.chunk(name, key, {}, row.why or "stop", method=told(row)["method"]))
+        own = told(row)
+        used = own.pop("usage")
+        yield wire.event(wire.chunk(name, key, {}, row.why or "stop", **own))
         if usage:
-            yield wire.event(wire.chunk(name, key, None, usage=told(row)["usage"]))
+            yield wire.event(wire.chunk(name, key, None, usage=used))
         yield wire.event("[DONE]")
         outcome = "answered"
     except Refused as refused:

@@ -15,6 +15,7 @@ from foveate.registry import written
 from foveate.serve.limits import Refused
 
 Keep = int | float | None
+LONGEST = 500  # letters of an error
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Choice:
             given = keep if keep is None else written.budget(str(keep))
         except ValueError as error:
             raise Refused(400, str(error), "keep") from error
-        if method is None and given is None:
+        if not method and given is None:
             return self.usual
         try:
             return self._named(method, given) if method else self._kept(given)
         except (ValueError, TypeError, NotImplementedError) as error:
-            raise Refused(400, str(error), "method" if method else "keep") from error
+            raise Refused(400, str(error)[:LONGEST], "method" if method else "keep") from error
 
     def settled(self, method: str) -> bool:
         """Whether there is one budget alone: of weights that know no other, or by what the method is."""
@@ -69,6 +70,8 @@ class Choice:
         if keep is not None and spec.keep is not None:
             raise ValueError(f"keep={keep} beside {text}: give it once")
         keep = spec.keep if keep is None else keep
+        if spec.slug == BARE and keep not in (None, 1.0):
+            raise ValueError(f"{BARE} keeps all tokens: leave keep={keep} out, or name a method")
         if spec.slug == BARE:
             return Plan(BARE, 1.0)
         if self.saved is not None and spec.slug == self.saved.method:

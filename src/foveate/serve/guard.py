@@ -7,6 +7,7 @@ import hmac
 import json
 import os
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -22,6 +23,12 @@ Scope = MutableMapping[str, Any]  # of a request, and of ASGI's messages
 Receive = Callable[[], Awaitable[Scope]]
 Send = Callable[[Scope], Awaitable[None]]
 UPLOADS = "/gradio_api/upload"  # whose size the page limits itself
+HINTS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    429: {"Retry-After": "1"},
+    503: {"Retry-After": "1"},
+}
+END = "foveate.end"  # of a request's scope: when nobody waits any more
 GONE = 499  # what nobody hears: the client has left
 # Nothing of the page comes from elsewhere, and nobody shows it in a frame.
 POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
@@ -32,7 +39,7 @@ class Guard:
 
     def __init__(self, app: Any, engine: Engine, api_key: str | None):
         self.app, self.engine, self.limits = app, engine, engine.limits
-        self.key = None if api_key is None else f"Bearer {api_key}".encode()
+        self.key = None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -49,6 +56,7 @@ class Guard:
             async with asyncio.timeout(self.limits.seconds):  # of one piece
                 await send(message)
 
+        scope[END] = time.monotonic() + self.limits.seconds
         try:
             self._check_key(scope)
             if scope["method"] == "POST" and not scope["path"].startswith(UPLOADS):
@@ -66,8 +74,8 @@ class Guard:
     def _check_key(self, scope: Scope) -> None:
         if self.key is None or not scope["path"].startswith("/v1/"):
             return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if not hmac.compare_digest(given, self.key):
+        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self.key):
             raise Refused(401, "this server wants its key: Authorization: Bearer …")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
@@ -79,7 +87,7 @@ class Guard:
             raise too_long
         body, more = bytearray(), True
         try:
-            async with asyncio.timeout(self.limits.seconds):
+            async with asyncio.timeout(max(scope[END] - time.monotonic(), 0)):
                 while more:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -89,7 +97,8 @@ class Guard:
                     if len(body) > most:
                         raise too_long
         except TimeoutError as error:
-            raise Refused(408, "the request did not come whole in time") from error
+            why = f"the request did not come whole within {self.limits.seconds:g} seconds"
+            raise Refused(408, why) from error
         return bytes(body)
 
 
@@ -97,8 +106,7 @@ def refusal(engine: Engine, refused: Refused) -> JSONResponse:
     """A refusal as it is sent, and counted."""
     outcome = "cancelled" if refused.status == GONE else str(refused.status)
     engine.meters.requests.labels(outcome).inc()
-    later = {"Retry-After": "1"} if refused.status in (429, 503) else None
-    return JSONResponse(wire.error(refused), refused.status, later)
+    return JSONResponse(wire.error(refused), refused.status, HINTS.get(refused.status))
 
 
 def _check_paths(body: bytes) -> None:

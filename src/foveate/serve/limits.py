@@ -12,7 +12,7 @@ class Limits:
     queue    requests at once: being read, waiting, and being answered
     batch    requests that are answered together
     images   pictures of a request
-    pixels   of a picture, before it is decoded
+    pixels   of all pictures of a request, before they are decoded
     prompt   tokens of a prompt, its pictures' among them
     answer   tokens of an answer
     seconds  for a request, from its first byte to its last token

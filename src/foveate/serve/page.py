@@ -98,7 +98,8 @@ class Asker:
             return ""
         end = time.monotonic() + self.engine.limits.seconds
         try:
-            share = None if self.reader.choice.settled(name) else float(keep)
+            whole = name == BARE or self.reader.choice.settled(name)
+            share = None if whole else float(keep)
             plan = await asyncio.to_thread(self.reader.plan, name, share)
             row = Row(Wanted(ask, plan, new, end, looks=True))
             with self.engine.place():

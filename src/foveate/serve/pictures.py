@@ -21,6 +21,7 @@ from foveate.serve.limits import Limits, Refused
 
 MOVES = 3  # redirects that are followed
 PIECE = 65_536  # bytes
+UNICAST = ipaddress.IPv6Network("2000::/3")
 SHOWN = 80  # letters of a URL in an error
 
 
@@ -41,14 +42,14 @@ def raw(url: str, limits: Limits, fetch: bool) -> bytes:
         raise _wrong(f"{url[:SHOWN]} cannot be fetched: {error}") from error
 
 
-def opened(data: bytes, limits: Limits) -> Image.Image:
+def opened(data: bytes, limits: Limits, left: int) -> Image.Image:
     """The picture in these bytes, upright and in RGB. Its size is looked at before it is decoded.
 
-    Raises Refused, 413 for too many pixels.
+    left: pixels that it may have, beside the other pictures of its request. Raises Refused, 413 for more.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            if image.width * image.height > limits.pixels:
+            if image.width * image.height > left:
                 raise _large(f"{image.width} x {image.height}", limits)
             return read(image)
     except PictureError as error:
@@ -66,7 +67,7 @@ def _data(url: str) -> bytes:
     if not head.lower().endswith(";base64"):
         return unquote_to_bytes(body)
     try:
-        return base64.b64decode(body, validate=True)
+        return base64.b64decode("".join(body.split()), validate=True)  # lines, as tools write it
     except (binascii.Error, ValueError) as error:
         raise _wrong(f"a data URL whose base64 is broken: {error}") from error
 
@@ -124,12 +125,15 @@ def _body(answer: http.client.HTTPResponse, most: int, end: float) -> bytes:
 
 def _public(address: str) -> bool:
     found = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(found, "ipv4_mapped", None)
-    return (mapped or found).is_global and not found.is_multicast
+    if isinstance(found, ipaddress.IPv6Address):
+        # Beside plain ones there are those that a router turns into IPv4, private addresses too.
+        plain = found in UNICAST and not (found.sixtofour or found.teredo)
+        found = found.ipv4_mapped or (found if plain else None)
+    return found is not None and found.is_global and not found.is_multicast
 
 
 def _large(size: str, limits: Limits) -> Refused:
-    why = f"a picture of {size} pixels: want at most {limits.pixels:,} in all"
+    why = f"a picture of {size} pixels: want at most {limits.pixels:,} in all pictures of a request"
     return Refused(413, why, "messages")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from foveate.chat import MARK
 from foveate.chat.messages import ask, check_system
 from foveate.evaluate.prompts import Ask, encode
+from foveate.records.faults import HALF
 from foveate.serve import pictures, wire
 from foveate.serve.choice import Choice
 from foveate.serve.limits import Limits, Refused
@@ -18,6 +19,7 @@ from foveate.serve.rows import Wanted
 
 Message = dict[str, Any]
 PLANS = 8  # that are kept ready
+FETCHES = 16  # at once
 LETTERS = 32  # of a token, at most, before anybody counts
 
 
@@ -31,6 +33,7 @@ class Reader:
         # A tokenizer serves one thread at a time.
         self.processor = copy.deepcopy(choice.loaded.processor)
         self.thread = ThreadPoolExecutor(1, "reader")
+        self.fetching = ThreadPoolExecutor(FETCHES, "fetcher")
         text = choice.loaded.model.config.get_text_config()
         self._most = min(limits.prompt, text.max_position_embeddings)
         self._held = text.max_position_embeddings
@@ -47,10 +50,17 @@ class Reader:
         if len(places := wire.places(request)) > self.limits.images:
             why = f"{len(places)} pictures: want at most {self.limits.images}"
             raise Refused(413, why, "messages")
-        data = [await asyncio.to_thread(pictures.raw, p, self.limits, self.fetch) for p in places]
+        data = [await self._raw(place) for place in places]
         shown, new = await self.ask(wire.messages(request, data), asked)
         temperature, top_p = request.temperature or 0.0, request.top_p or 1.0
         return Wanted(shown, plan, new, end, temperature, top_p, request.seed, request.stops)
+
+    async def _raw(self, place: str) -> bytes:
+        """The bytes of a picture. Slow hosts keep nobody waiting but those that ask for them."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self.fetching, pictures.raw, place, self.limits, self.fetch
+        )
 
     async def ask(self, messages: list[Message], new: int | None = None) -> tuple[Ask, int]:
         """What is shown and said, and how many tokens the answer may take; new, if they fit.
@@ -72,16 +82,18 @@ class Reader:
         parts = [part for m in messages for part in m["content"]]
         said = [part["text"] for part in parts if part["type"] == "text"]
         if (letters := sum(map(len, said))) > LETTERS * self.limits.prompt:
-            raise Refused(413, f"{letters:,} letters are more than a prompt may hold", "messages")
+            most = LETTERS * self.limits.prompt
+            why = f"{letters:,} letters are more than a prompt may hold: want at most {most:,}"
+            raise Refused(413, why, "messages")
+        if any(HALF.search(text) for text in said):
+            raise Refused(400, "the text holds half a character, which is no text", "messages")
         for mark in (MARK, *self._marks()):
             if any(mark in text for text in said):
                 why = f"the text holds {mark}: leave it out, pictures are put in by themselves"
                 raise Refused(400, why, "messages")
         if not any(p["type"] == "image" or p["text"].strip() for p in messages[-1]["content"]):
             raise Refused(400, "the last message is empty: ask something", "messages")
-        for part in parts:
-            if part["type"] == "image":
-                part["url"] = pictures.opened(part["url"], self.limits)
+        self._open([part for part in parts if part["type"] == "image"])
         try:
             shown, told = ask(messages)
             if not isinstance(told, str) and told[0].role == "system":
@@ -93,6 +105,13 @@ class Reader:
             why = f"{length} tokens of prompt and pictures: want at most {self._most}"
             raise Refused(400, why, "messages")
         return (shown, told), length
+
+    def _open(self, parts: list[dict[str, Any]]) -> None:
+        """Put each picture in the place of its bytes, while they have few enough pixels together."""
+        left = self.limits.pixels
+        for part in parts:
+            part["url"] = image = pictures.opened(part["url"], self.limits, left)
+            left -= image.width * image.height
 
     def _room(self, length: int, asked: int | None) -> int:
         """Tokens of an answer to a prompt of this length. Raises Refused where they do not fit."""

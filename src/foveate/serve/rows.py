@@ -21,6 +21,7 @@ from foveate.hosts.trace import Step
 from foveate.serve.choice import key
 from foveate.serve.limits import Refused
 
+ENDED = ("stop", "length")
 BROKEN = "\ufffd"  # ends a text whose last letter lacks bytes
 
 
@@ -93,7 +94,9 @@ class Row:
             async with asyncio.timeout(max(self.wanted.end - time.monotonic(), 0)):
                 await self._changed.wait()
         except TimeoutError as error:
-            raise late() from error
+            if self.why not in ENDED:
+                raise late() from error
+            await self._changed.wait()  # it has its answer, and its batch goes on
         self._changed.clear()
 
     def tell(self) -> None:
@@ -210,7 +213,10 @@ class Draw:
         scores = scores.clone() if hot else scores
         for i in hot:
             wanted = self.rows[i].wanted
-            heated = nucleus(scores[i].double() / wanted.temperature, wanted.top_p)
+            cold = (
+                scores[i].double() - scores[i].max()
+            )  # the largest stays a number however it is heated
+            heated = nucleus(cold / wanted.temperature, wanted.top_p)
             even = torch.rand(len(heated), dtype=torch.float64, generator=self.rows[i].dice)
             gumbel = -(-even.log()).log()  # with which the argmax is a draw from the softmax
             scores[i] = (heated + gumbel.to(heated.device)).to(scores.dtype)

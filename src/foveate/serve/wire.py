@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt
@@ -34,6 +35,12 @@ NOTHING: dict[str, tuple[Any, ...]] = {
 # Those that change nothing in an answer.
 IDLE = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 STOPS = 4
+WANTED = {
+    "keep": "want a number of tokens, such as 36, or a share of them, such as 0.25",
+    "stop": "want a text, or a list of texts",
+    "content": "want a text, or a list of parts of type text or image_url",
+    "image_url": 'want {"url": "data:image/png;base64,…"}',
+}
 
 
 class Part(BaseModel):
@@ -120,6 +127,11 @@ class ChatRequest(BaseModel):
         return tuple(word for word in given if word)
 
 
+FIELDS = frozenset().union(
+    *(m.model_fields for m in (ChatRequest, Message, Text, Place, Picture, Streaming))
+)
+
+
 def check(request: ChatRequest) -> None:
     """Raise Refused for what would be another answer than the one that is asked for."""
     for name, value in (request.model_extra or {}).items():
@@ -129,6 +141,10 @@ def check(request: ChatRequest) -> None:
         for name, value in (message.model_extra or {}).items():
             if value:
                 raise Refused(400, f"a message with {name!r}: want role and content", "messages")
+    if any(part.image_url.detail == "low" for part in _pictures(request)):
+        raise Refused(
+            400, "detail=low: say with method and keep how much is to be seen", "messages"
+        )
     _check_turns([message.side for message in request.messages])
     if request.max_tokens and request.max_completion_tokens:
         raise Refused(400, "max_tokens and max_completion_tokens at once: give one", "max_tokens")
@@ -145,7 +161,9 @@ def _check_extra(name: str, value: Any) -> None:
         raise Refused(400, f"unknown field {name!r}{hint}", name)
     if not any(value == nothing for nothing in NOTHING[name]):
         given = json.dumps(value)[:80]
-        raise Refused(400, f"{name}={given}: this server has no {name}; leave it out", name)
+        fine = NOTHING[name]
+        how = f"want {json.dumps(fine[0])}, or leave it out" if fine else "leave it out"
+        raise Refused(400, f"{name}={given}: this server has no {name}: {how}", name)
 
 
 def _check_turns(sides: list[str]) -> None:
@@ -160,8 +178,29 @@ def _check_turns(sides: list[str]) -> None:
 
 def places(request: ChatRequest) -> list[str]:
     """Where the pictures are, in order."""
+    return [part.image_url.url for part in _pictures(request)]
+
+
+def _pictures(request: ChatRequest) -> list[Picture]:
     parts = (part for message in request.messages for part in message.parts)
-    return [part.image_url.url for part in parts if isinstance(part, Picture)]
+    return [part for part in parts if isinstance(part, Picture)]
+
+
+def malformed(faults: Sequence[Mapping[str, Any]]) -> Refused:
+    """A body that is none, from what its reader says of it: what is wanted where, in a person's words."""
+    fault = max(faults, key=lambda one: len(one["loc"]))  # of a choice, the one that came furthest
+    if fault["type"] == "json_invalid":
+        why = fault.get("ctx", {}).get("error", "it cannot be read")
+        return Refused(400, f"the body is no JSON: {why} at character {fault['loc'][-1]}")
+    path = [part for part in fault["loc"] if part != "body" and _is_field(part)]
+    if not path:
+        return Refused(400, "want a JSON object, and the header Content-Type: application/json")
+    where, name = ".".join(map(str, path)), next(p for p in reversed(path) if isinstance(p, str))
+    return Refused(400, f"{where}: {WANTED.get(name, fault['msg'])}", where)
+
+
+def _is_field(part: Any) -> bool:
+    return isinstance(part, int) or part in FIELDS
 
 
 def messages(request: ChatRequest, pictures: list[Any]) -> list[dict[str, Any]]:
