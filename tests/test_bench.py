@@ -156,8 +156,14 @@ def test_a_whole_bench():
         assert row["end_to_end_s"]["1"] == row["ttft_s"] and row["decode_s_per_token"]["median"] > 0
         assert row["connector_s"]["median"] > 0 and row["tower_s"]["median"] > 0
         assert row["connector_share"]["wall"]["median"] > 0 and row["connector_share"]["pairs"] == 2
-        ratios = {"to_bare", "to_limit", "to_bare_behind_tower", "end_to_end_to_bare"}
-        assert len(ratios & row.keys()) == (0 if key[0] == BARE else 4)
+        spans = {"to_bare", "to_limit"}
+        ratios = {f"{what}_{span}" for what in ("ttft", "decode", "end_to_end") for span in spans}
+        ratios |= {"to_bare_behind_tower", "peak_to_bare", "peak_to_limit", "realised", *spans}
+        assert row["load"] >= 0 and row["visual"] == 16
+        assert len(ratios & row.keys()) == (0 if key[0] == BARE else len(ratios))
+    assert stride["peak_to_bare"] == stride["peak_bytes"] / bare["peak_bytes"]
+    wall, saved = stride["to_bare"]["wall"], 1 - stride["flops_to_bare"]
+    assert stride["realised"]["low"] == pytest.approx((1 - wall["high"]) / saved)
     assert all("ttft_s" not in row for row in found["cells"] if row["idle"])
     assert not foveate.is_compressed(measured.model)
     assert [type(t).__name__ for t in tables(found, str)] == ["Table", "Table", *["str"] * 3]
@@ -167,12 +173,12 @@ def test_a_whole_bench():
 
 def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
     out, made = tmp_path / "r.json", []
-    cells = [Cell("stride", 4, 1), Cell("fastv", 4, 1)]
+    cells = [Cell(BARE, 1.0, 1), Cell("stride", 4, 1), Cell("fastv", 4, 1)]
 
     class Killed(subject().__class__):
         def counts(self, method):
             made.append(type(method).__name__)
-            if len(made) == 2:
+            if len(made) == 3:
                 raise KeyboardInterrupt
             return super().counts(method)
 
@@ -181,7 +187,7 @@ def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
         bench(watched, cells, None, out)
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["r.json.partial"]
     found = bench(watched, cells, None, out)
-    assert made == ["Stride", "FastV", "FastV"] and found["resumed"] == 1
+    assert made == ["NoneType", "Stride", "FastV", "FastV"] and found["resumed"] == 2
     assert json.loads(out.read_text()) == json.loads(dumps(found))
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
@@ -249,7 +255,7 @@ def test_on_paper_nothing_is_guessed():
             Ragged.seen += 1
             return tokens.where(torch.arange(16)[None] < Ragged.seen + 4)
 
-    with pytest.raises(ValueError, match="more of one image than of another"):
+    with pytest.raises(ValueError, match=r"depends on the picture \(5 or 6 visual columns"):
         Paper(tiny_named()).counts(Ragged())
 
 
@@ -422,6 +428,40 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch):
     fits(named, torch.bfloat16, 1, 1, "cpu")
     with pytest.raises(MemoryError, match="batch size 64"):
         fits(named, torch.bfloat16, 64, 1, "cpu")
+
+
+def test_a_cell_that_is_too_large_is_left_out_and_says_why(monkeypatch):
+    """Before it is begun: by its memory, and by its time at the pace of the cell before."""
+    cells = [Cell(BARE, 1.0, batch) for batch in (1, 1000)]
+    quick = Effort(pairs=1, rounds=0, new_tokens=(1,), seconds=30)
+    found = bench(subject(), cells, quick)
+    assert [row["batch"] for row in found["cells"]] == [1]
+    assert "3 rounds take about" in found["left_out"][0]["why"]
+    monkeypatch.setattr("foveate.bench.memory.available", lambda device: 2**20)
+    found = bench(subject(), cells[1:], quick)
+    assert "and cpu has 0.0 GiB free" in found["left_out"][0]["why"]
+
+
+def test_images_of_several_sizes(capsys, tmp_path):
+    out = tmp_path / "r.json"
+    asked = ["--methods", "stride", "--keeps", "0.5", "--count-only", "--out", str(out)]
+    assert run(["bench", *asked, "--image-tokens", "1440,576", "--batch-sizes", "1,2"]) == 0
+    cells = json.loads(out.read_text())["cells"]
+    assert [(c["asked"], c["visual"], c["batch"], c["tokens"]) for c in cells] == [
+        *((576, 576, n, tokens) for n in (1, 2) for tokens in (576, 288)),
+        *((1440, 38**2, n, tokens) for n in (1, 2) for tokens in (38**2, 38**2 // 2)),
+    ]
+    assert (
+        cells[0]["flops_to_bare"] == 1 > cells[1]["flops_to_bare"] > cells[5]["flops_to_bare"] > 0.4
+    )
+    assert run(["bench", *asked, "--model", "qwen2.5-vl-7b", "--image-tokens", "576"]) == 2
+    assert "want another model" in capsys.readouterr().err
+
+
+def test_rounds_end_in_time_but_for_the_fewest():
+    done = []
+    late = interleaved({"a": lambda: done.append(1)}, 9, 1, until=0.0)
+    assert len(late["a"]) == 3 and len(done) == 4
 
 
 @pytest.mark.parametrize("out", [".", "..", "/", "here", "here/..", "file/b.json", "file/a/b.json"])

@@ -1,106 +1,28 @@
-"""Methods × budgets × batch sizes: what each cell counts and takes, in one document."""
+"""Methods × budgets × batch sizes × image sizes: what each cell counts and takes, in one document."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor, nn
-
-from foveate.bench.clock import Advance
-from foveate.bench.count import Paper, counts, text_columns
+from foveate.bench import memory
+from foveate.bench.cells import BARE, Cell, Subject
+from foveate.bench.clock import FEWEST, Advance, load
 from foveate.bench.journal import Journal
-from foveate.bench.limits import bare, judged
+from foveate.bench.limits import bare, judged, realised
 from foveate.bench.measure import Effort, measure
 from foveate.core.compressor import Compressor, language
-from foveate.core.ops import Keep
-from foveate.core.spec import Skipped, Spec, crossed
+from foveate.core.spec import Skipped
 from foveate.keeping.held import held
 from foveate.keeping.provenance import record
-from foveate.registry.methods import factory
 
-BARE = "identity"
-IDLE = ("stride", "fastv")  # one before and one inside the language model, that do next to nothing
-
-
-class Cell(NamedTuple):
-    """One row of the table. method BARE is the bare model; idle cells keep all, and only prefill.
-
-    keep  None where the method's arguments say it
-    spec  the method with these arguments; None for a method by its name
-    """
-
-    method: str
-    keep: Keep | None
-    batch: int
-    idle: bool = False
-    spec: Spec | None = None
-
-    def __str__(self) -> str:
-        keep = "" if self.keep is None else f" {self.keep}"
-        return f"{self.method}{keep} × {self.batch}" + (" idle" if self.idle else "")
-
-    def compressor(self, model: Any = None) -> Compressor | None:
-        """The method at this budget, with the sizes of a model. Raises ValueError for another's budget."""
-        if self.method == BARE:
-            return None
-        return (self.spec or Spec(self.method, factory(self.method))).build(self.keep, model)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured: a model with prompts for it, or, where it cannot run, a paper to count on.
-
-    inputs  batch size → that many prompts of one length
-    """
-
-    name: str
-    model: nn.Module | None = None
-    inputs: Callable[[int], Mapping[str, Tensor]] | None = None
-    paper: Paper | None = None
-
-    @property
-    def whole(self) -> nn.Module:
-        """The model, or its skeleton."""
-        return self.paper.whole if self.model is None else self.model
-
-    def counts(self, method: Compressor | None) -> dict[str, Any]:
-        """Of one prompt. Raises ValueError, NotImplementedError where that cannot be told."""
-        if self.model is None:
-            return self.paper.counts(method)
-        return counts(self.model, self.inputs(1), method)
-
-    def about(self) -> dict[str, Any]:
-        """The model and its prompt in numbers."""
-        inputs = self.paper.prompts[0] if self.model is None else self.inputs(1)
-        text = text_columns(self.whole, inputs)
-        parameters = list(self.whole.parameters())
-        return {
-            "model": self.name,
-            "dtype": str(parameters[0].dtype).removeprefix("torch."),
-            "parameters": sum(p.numel() for p in parameters),
-            "prompt": {"visual": inputs["input_ids"].shape[1] - text, "text": text},
-        }
-
-
-def plan(
-    methods: Iterable[Spec], keeps: Sequence[Keep], batches: Sequence[int], timed: bool = True
-) -> tuple[list[Cell], list[Skipped]]:
-    """For each batch size the bare model, every method at every budget it has, and the idle cells.
-
-    Idle are those of IDLE that are among the methods.
-    """
-    methods = list(methods)
-    idle = {spec.slug for spec in methods} & {*IDLE}
-    chosen, skipped = crossed((spec for spec in methods if spec.slug != BARE), keeps)
-    found = []
-    for batch in batches:
-        found.append(Cell(BARE, 1.0, batch))
-        found += [Cell(str(spec), keep, batch, spec=spec) for spec, keep in chosen]
-        found += [Cell(slug, 1.0, batch, idle=True) for slug in IDLE if timed and slug in idle]
-    return found, skipped
+COUNTED = (
+    *("visual", "tokens", "tokens_per_layer", "equivalent_tokens", "compression"),
+    *("macs", "flops", "flops_to_bare", "kv_bytes"),
+)
 
 
 def bench(
@@ -115,7 +37,8 @@ def bench(
     """Everything `foveate bench` tells, JSON-ready; written to `out` whole, resumed if it was killed.
 
     effort None: count only. skipped: what the plan left out already; a cell that this model cannot carry
-    out comes to it, with the reason.
+    out comes to it, with the reason, and so does one that would fill the memory or take longer than it may.
+    Every timed cell says the load of the machine before its process began to measure.
     `advance(1, what)` is called `ticks(cells, effort)` times. Raises HeldError if another process writes to
     `out`.
     """
@@ -124,11 +47,12 @@ def bench(
     about = subject.about()
     asked = {"cells": [str(c) for c in cells], "effort": effort and asdict(effort), "seed": seed}
     where = {k: circumstances[k] for k in ("commit", "versions", "device", "threads")}
-    rows, skipped = [], list(skipped)
+    rows, skipped, before = [], list(skipped), load()
     with held(out):
         journal = Journal(out, {**about, **asked, **where})
         for cell in cells:
-            row = journal.cell(str(cell), lambda cell=cell: _row(subject, cell, effort, advance))
+            made = partial(_row, subject, cell, effort, rows, before, advance)
+            row = journal.cell(str(cell), made)
             (skipped if "why" in row else rows).append(row)
         document = {
             **about,
@@ -151,25 +75,97 @@ def ticks(cells: Sequence[Cell], effort: Effort | None) -> int:
 
 
 def _row(
-    subject: Subject, cell: Cell, effort: Effort | None, advance: Advance | None
+    subject: Subject,
+    cell: Cell,
+    effort: Effort | None,
+    rows: Sequence[Mapping[str, Any]],
+    before: float | None,
+    advance: Advance | None,
 ) -> dict[str, Any]:
-    """A finished cell, or why there is none."""
+    """A finished cell, or why there is none. rows: those before it; before: the load of the machine."""
     about = {"method": cell.method, "keep": cell.keep, "batch": cell.batch, "idle": cell.idle}
+    about |= {} if cell.visual is None else {"asked": cell.visual}
     try:
+        subject = subject.at(cell.visual)
         method = cell.compressor(subject.whole)
         row = {**about, "compressor": "bare" if method is None else repr(method)}
-        row |= subject.counts(method)
-        row |= _untrained(method, row, subject.about()["prompt"]["visual"])
+        row |= _counted(subject, cell, method, rows)
+        row |= _untrained(method, row, row["visual"])
         if effort is not None:
-            quick = Effort(effort.pairs, 0, effort.new_tokens) if cell.idle else effort
-            inputs, layers = subject.inputs(cell.batch), row["tokens_per_layer"]
-            row |= measure(bare(subject.model), inputs, method, layers, quick, advance)
-    except (ValueError, RuntimeError) as error:  # the other cells are worth having
+            row |= {"load": before} | _timed(subject, cell, method, row, effort, rows, advance)
+    except (
+        ValueError,
+        RuntimeError,
+        MemoryError,
+        TimeoutError,
+    ) as error:  # the others are worth having
         return {**about, "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     finally:
         if advance is not None:
             advance(1, str(cell))
     return row
+
+
+def _counted(
+    subject: Subject, cell: Cell, method: Compressor | None, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What one prompt counts, of the model as of the bare one: that of another batch size is the same."""
+    same = (cell.method, cell.keep, cell.visual)
+    for row in rows:
+        if (row["method"], row["keep"], row.get("asked")) == same:
+            return {name: row[name] for name in COUNTED}
+    found = subject.counts(method)
+    whole = found if method is None else _bare_counts(subject, cell, rows)
+    visual = whole["tokens"]
+    return {
+        "visual": visual,
+        **found,
+        "flops_to_bare": found["macs"]["total"] / whole["macs"]["total"],
+    }
+
+
+def _bare_counts(
+    subject: Subject, cell: Cell, rows: Sequence[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    bare = (row for row in rows if (row["method"], row.get("asked")) == (BARE, cell.visual))
+    return next(bare, None) or subject.counts(None)
+
+
+def _timed(
+    subject: Subject,
+    cell: Cell,
+    method: Compressor | None,
+    row: Mapping[str, Any],
+    effort: Effort,
+    rows: Sequence[Mapping[str, Any]],
+    advance: Advance | None,
+) -> dict[str, Any]:
+    """Raises MemoryError and TimeoutError, with the numbers, for what is too large to be measured."""
+    quick = replace(effort, rounds=0) if cell.idle else effort
+    model, inputs = bare(subject.model), subject.inputs(cell.batch)
+    memory.room(model, inputs["input_ids"].shape[1] + max(effort.new_tokens), cell.batch)
+    _in_time(row, quick, rows)
+    found = measure(model, inputs, method, row["tokens_per_layer"], quick, advance)
+    if "to_bare" in found:
+        found["realised"] = realised(found["to_bare"]["wall"], row["flops_to_bare"])
+    return found
+
+
+def _in_time(row: Mapping[str, Any], effort: Effort, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Raise TimeoutError if the fewest rounds would take longer than a cell may, at the pace of the last."""
+    last = next((one for one in reversed(rows) if "prefill_s" in one), None)
+    if effort.seconds is None or last is None:
+        return
+    pace = last["prefill_s"]["median"] / (last["batch"] * last["macs"]["total"])
+    prefill = pace * row["batch"] * row["macs"]["total"]
+    # The method and its limit, and the bare model; of each the rounds, one to warm up, and the peak.
+    together = prefill if row["method"] == BARE else 2 * prefill + prefill / row["flops_to_bare"]
+    seconds = together * ((FEWEST + 1) * (2 if effort.rounds else 1) + 1)
+    if seconds > effort.seconds:
+        raise TimeoutError(
+            f"{FEWEST} rounds take about {seconds:,.0f} seconds, more than the {effort.seconds:,.0f} that a "
+            "cell may (--cell-seconds)"
+        )
 
 
 def _untrained(
