@@ -114,6 +114,9 @@ bench: $(VENV)/.ready
 	$(BIN)/python recipes/scan_speed.py
 	$(BIN)/python recipes/fusion_speed.py
 	$(BIN)/python recipes/selector_speed.py
+	$(BIN)/python recipes/training_speed.py
+	$(BIN)/foveate bench --training --methods stride,fastv,divprune --keeps 0.5,0.25,0.11 --batch-sizes 4 --new-tokens 1 \
+	    --pairs 9 --rounds 9 --out results/steps-small.json
 
 # Batch sizes × image sizes × budgets, beside the bare model and the limit: hours, so killed runs go on. Wants a
 # machine where nothing else runs. One method before the language model, one inside, and what choosing costs nothing.

@@ -39,6 +39,7 @@ from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill
 from foveate.bench.journal import KIND
 from foveate.bench.limits import ideal, short_prefill
+from foveate.bench.steps import training_steps
 from foveate.cli import arguments, run
 from foveate.core.compressor import Compressor
 from foveate.core.spec import Spec, crossed
@@ -456,6 +457,21 @@ def test_images_of_several_sizes(capsys, tmp_path):
     )
     assert run(["bench", *asked, "--model", "qwen2.5-vl-7b", "--image-tokens", "576"]) == 2
     assert "want another model" in capsys.readouterr().err
+
+
+def test_training_steps_leave_nothing_behind():
+    """Every prompt of a step is seen at its length; the same labels are learnt of each."""
+    model, inputs, seen = LLAVA.model(), LLAVA.inputs([ONE] * 2), []
+    layers = counts(model, inputs, FastV(4))["tokens_per_layer"]
+    model.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape[1]))
+    found = training_steps(model, inputs, FastV(4), layers, 2)
+    assert {*seen} == {16 + 9, 4 + 9}
+    for step in found.values():
+        assert step["step_s"]["median"] > 0 and step["to_limit"]["pairs"] == 2
+        assert step["peak_to_bare"] == step["peak_to_limit"]  # two layers see all
+    assert found["checkpointing"]["peak_bytes"] != found["plain"]["peak_bytes"]
+    assert not (model.training or model.is_gradient_checkpointing or foveate.is_compressed(model))
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_rounds_end_in_time_but_for_the_fewest():

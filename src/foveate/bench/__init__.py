@@ -9,6 +9,7 @@ measure   one cell: prefill, first token, answers, memory
 memory    whether a model fits, and a batch beside it
 connector pieces of a prefill alone
 journal   finished cells of a run that may be killed
+steps     a training step, beside the bare model's and the short prompt's
 show      the tables a terminal shows
 table     methods × budgets × batch sizes × image sizes
 training  what a schedule costs over training

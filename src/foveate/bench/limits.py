@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.bench.clock import Ratio, Timing, interleaved, ratio
-from foveate.bench.count import prefill
+from foveate.bench.count import prefill, text_columns
 from foveate.core.compressor import Compressor
 from foveate.hosts import traits
 from foveate.hosts.attach import compress, is_compressed
@@ -83,6 +83,12 @@ def shortened(
         return {"inputs_embeds": embeds, "attention_mask": torch.ones_like(words)}
 
     return call
+
+
+def missing(model: nn.Module, inputs: Mapping[str, Tensor], layers: Sequence[int]) -> list[int]:
+    """The numbers of visual columns in layers that do not see all of them."""
+    whole = inputs["input_ids"].shape[1] - text_columns(model, inputs)
+    return [n for n in dict.fromkeys(layers) if n < whole]
 
 
 def ideal(prefills: Mapping[int, Sequence[Timing]], layers: Sequence[int]) -> list[Timing]:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio
 from foveate.bench.connector import connector, tower
-from foveate.bench.count import prefill, text_columns
-from foveate.bench.limits import ideal, short_prefill, shortened, weighted
+from foveate.bench.count import prefill
+from foveate.bench.limits import ideal, missing, short_prefill, shortened, weighted
+from foveate.bench.steps import training_steps
 from foveate.core.compressor import Compressor
 from foveate.hosts.attach import compress
 from foveate.hosts.twins import twin
@@ -31,12 +32,14 @@ class Effort:
     rounds      rounds of answers: the same in turn; 0 for none
     new_tokens  lengths at which an answer's time is read off
     seconds     about the most that a cell may take, in fewer rounds if need be; None for any time
+    training    whether to take training steps as well, as many rounds as of answers
     """
 
     pairs: int = 30
     rounds: int = 5
     new_tokens: tuple[int, ...] = (1, 16, 128)
     seconds: float | None = None
+    training: bool = False
 
 
 def measure(
@@ -60,6 +63,9 @@ def measure(
     found = prefills(models, inputs, layers, effort.pairs, advance, half)
     if effort.rounds:
         found |= _answers(models, inputs, layers, effort, advance, begun + seconds)
+    if effort.training and effort.rounds:
+        given = (inputs, method, layers, effort.rounds, advance, begun + seconds)
+        found["training"] = training_steps(model, *given)
     return found | _peaks(models, inputs, layers)
 
 
@@ -78,7 +84,7 @@ def prefills(
     """
     bare, last = models[BARE], list(models)[-1]
     calls: dict[Any, Callable[[], Any]] = {n: prefill(one, inputs) for n, one in models.items()}
-    calls |= {n: short_prefill(bare, inputs, n) for n in _short(bare, inputs, layers)}
+    calls |= {n: short_prefill(bare, inputs, n) for n in missing(bare, inputs, layers)}
     calls |= {
         "tower": tower(bare, calls[BARE]),
         "connector": connector(models[last], calls[last]),
@@ -102,12 +108,6 @@ def prefills(
     return found
 
 
-def _short(model: nn.Module, inputs: Mapping[str, Tensor], layers: Sequence[int]) -> list[int]:
-    """The numbers of visual columns in layers that do not see all of them."""
-    whole = inputs["input_ids"].shape[1] - text_columns(model, inputs)
-    return [n for n in dict.fromkeys(layers) if n < whole]
-
-
 def _less(whole: Sequence[Timing], part: Sequence[Timing]) -> list[Timing]:
     """Round by round the time without a part of it; at least a nanosecond, whatever the noise."""
     pairs = zip(whole, part, strict=True)
@@ -127,7 +127,7 @@ def _answers(
     prompts: dict[Any, tuple[nn.Module, Callable[[], Mapping[str, Tensor]]]] = {
         name: (one, lambda: inputs) for name, one in models.items()
     }
-    prompts |= {n: (bare, shortened(bare, inputs, n)) for n in _short(bare, inputs, layers)}
+    prompts |= {n: (bare, shortened(bare, inputs, n)) for n in missing(bare, inputs, layers)}
     clocks: dict[Any, list[dict[str, float]]] = {name: [] for name in prompts}
     calls = {
         name: partial(_answer, *prompt, effort.new_tokens, clocks[name])
@@ -205,7 +205,7 @@ def _peaks(
     models: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], layers: Sequence[int]
 ) -> dict[str, Any]:
     """The most memory of a prefill; in a ratio to the bare model's, and to that of its longest prompt."""
-    bare, short = models[BARE], _short(models[BARE], inputs, layers)
+    bare, short = models[BARE], missing(models[BARE], inputs, layers)
     calls = {name: prefill(one, inputs) for name, one in models.items()}
     if len(models) > 1 and len(short) == len({*layers}):  # no layer sees all
         calls["limit"] = short_prefill(bare, inputs, max(short))

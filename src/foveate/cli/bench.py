@@ -60,6 +60,12 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, max=values.MOST_ROUNDS, help="Rounds of answers in a cell.")
     ] = 5,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training", help="Take training steps too, with and without gradient checkpointing."
+        ),
+    ] = False,
     cell_seconds: Annotated[
         int | None,
         typer.Option(
@@ -98,7 +104,11 @@ def bench(
         from foveate import bench as room
         from foveate.core.spec import named
 
-        effort = None if count_only else room.Effort(pairs, rounds, tuple(lengths), cell_seconds)
+        effort = (
+            None
+            if count_only
+            else room.Effort(pairs, rounds, tuple(lengths), cell_seconds, training)
+        )
         subject = _subject(model, dtype, device, seed, effort, batches[0], sizes[0])
         if effort is not None and (busy := room.load() or 0.0) > CALM:
             output.note(f"{busy:.1f} processes were running: times will be those of a busy machine")
