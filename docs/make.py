@@ -30,6 +30,7 @@ BLOCKS = {
     "speed": outcomes.speed,
     "selectors": outcomes.selectors,
     "grid": grid.page,
+    "training": outcomes.training,
 }
 
 

@@ -308,3 +308,20 @@ def test_a_grid_is_shown_while_it_is_measured(make, tmp_path, monkeypatch):
         "growing.svg": True,
     }
     assert drawn == {name: one.decode() for name, one in make.grid.pictures().items()}
+
+
+def test_training_is_shown_once_it_is_measured(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(make.outcomes, "RESULTS", tmp_path)
+    assert "Not measured" in make.outcomes.training()
+    span = {"median": 0.021, "low": 0.02, "high": 0.03}
+    document = {"recipe": "patchqa", "shares": {"outside": span}}
+    (tmp_path / "training.json").write_text(json.dumps(document))
+    assert "`patchqa`, 2.1 % (2.0–3.0) is neither" in make.outcomes.training()
+    way = {name: {"wall": {"median": 0.5}} for name in ("to_bare", "to_limit")}
+    way |= {"peak_to_bare": 0.4, "peak_to_limit": 1.1}
+    cell = measured("stride", 0.25, 576) | {"training": {"plain": way, "checkpointing": way}}
+    about = {"prompt": {"visual": 576, "text": 64}, "cells": [cell, measured("identity", 1.0, 576)]}
+    run = {"device": "cpu", "threads": 2, "versions": {"torch": "2"}, "commit": None}
+    (tmp_path / "steps-small.json").write_text(json.dumps(about | {"run": run}))
+    row = "| `stride` | 0.25 | 0.50 / 0.50 | 0.50 / 0.50 | 0.40 / 1.10 | 0.40 / 1.10 |"
+    assert make.outcomes.training().endswith(row)

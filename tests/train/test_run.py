@@ -259,7 +259,7 @@ def test_names_mean_in_python_what_they_mean_on_the_command_line(tmp_path):
 
 
 def test_where_the_time_of_a_step_goes(card, tmp_path):
-    """Every step is told whole, in parts that follow one another, as recipes/training_speed.py adds them up."""
+    """Every step is told whole, in parts that follow one another: recipes/training_speed.py adds them up."""
     told = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "training_speed.py"))
     timeline = told["Timeline"]()
     begun = time.perf_counter()

@@ -160,7 +160,9 @@ def _in_time(row: Mapping[str, Any], effort: Effort, rows: Sequence[Mapping[str,
     prefill = pace * row["batch"] * row["macs"]["total"]
     # The method and its limit, and the bare model; of each the rounds, one to warm up, and the peak.
     together = prefill if row["method"] == BARE else 2 * prefill + prefill / row["flops_to_bare"]
-    seconds = together * ((FEWEST + 1) * (2 if effort.rounds else 1) + 1)
+    steps = 3 + 4 if effort.training else 0  # backward takes twice a forward, and recomputing once
+    passes = 1 + (1 + steps if effort.rounds else 0)
+    seconds = together * ((FEWEST + 1) * passes + 1)
     if seconds > effort.seconds:
         raise TimeoutError(
             f"{FEWEST} rounds take about {seconds:,.0f} seconds, more than the {effort.seconds:,.0f} that a "
