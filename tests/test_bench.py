@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, ONE
 
 import foveate
-from foveate import FastV, Identity, Pool, Stages, Stride, VisionZip, sized
+from foveate import FastV, Identity, Pool, Stages, Stride
 from foveate.bench import (
     BARE,
     CONFIGS,
@@ -35,11 +35,11 @@ from foveate.bench import (
 )
 from foveate.bench.clock import Spread, Timing
 from foveate.bench.configs import SMALL, TEXT, build
-from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill
 from foveate.bench.journal import KIND
 from foveate.bench.limits import ideal, short_prefill
 from foveate.bench.steps import training_steps
+from foveate.bench.table import groups
 from foveate.cli import arguments, run
 from foveate.core.compressor import Compressor
 from foveate.core.spec import Spec, crossed
@@ -155,11 +155,9 @@ def test_a_whole_bench():
         assert row["peak_bytes"] > 0 and row["prefill_s"]["median"] > 0
         assert set(row["end_to_end_s"]) == {"1", "3"}
         assert row["end_to_end_s"]["1"] == row["ttft_s"] and row["decode_s_per_token"]["median"] > 0
-        assert row["connector_s"]["median"] > 0 and row["tower_s"]["median"] > 0
-        assert row["connector_share"]["wall"]["median"] > 0 and row["connector_share"]["pairs"] == 2
         spans = {"to_bare", "to_limit"}
         ratios = {f"{what}_{span}" for what in ("ttft", "decode", "end_to_end") for span in spans}
-        ratios |= {"to_bare_behind_tower", "peak_to_bare", "peak_to_limit", "realised", *spans}
+        ratios |= {"peak_to_bare", "peak_to_limit", "realised", *spans}
         assert row["load"] >= 0 and row["visual"] == 16
         assert len(ratios & row.keys()) == (0 if key[0] == BARE else len(ratios))
     assert stride["peak_to_bare"] == stride["peak_bytes"] / bare["peak_bytes"]
@@ -280,43 +278,6 @@ def test_llava_stf_costs_what_its_authors_say():
     found = [round(one["macs"]["connector"] / 1e9, 1) for one in (bare, small)]
     assert found == [12.1, 41.1] and small["macs"]["scorer"] == 0
     assert small["macs"]["vision"] == bare["macs"]["vision"]
-
-
-@pytest.mark.parametrize(
-    ("method", "runs"),
-    [
-        (None, ["LlavaMultiModalProjector"]),
-        (Stride(4), ["LlavaMultiModalProjector"]),
-        (VisionZip(8), ["LlavaMultiModalProjector"]),
-        ("stf", ["SpatialFusion"]),
-        ("mbtf", ["MultiBlockFusion", "LlavaMultiModalProjector"]),
-    ],
-)
-def test_the_connector_alone(method, runs):
-    """The model's own, or what has weights and stands there; a method without them is none."""
-    model, seen = LLAVA.model(), []
-    if isinstance(method, str):
-        method = sized(METHODS["llava_stf"], model, only=method)
-    if method is not None:
-        foveate.compress(model, method)
-    call = connector(model, prefill(model, LLAVA.inputs([ONE])))
-    for module in model.modules():
-        module.register_forward_pre_hook(lambda m, _: seen.append(type(m).__name__))
-    with torch.no_grad():
-        call()
-    assert [name for name in seen if name in {*runs, "VisionZip", "Stride"}] == runs
-    assert "CLIPVisionModel" not in seen and "LlamaModel" not in seen
-
-
-def test_the_tower_alone():
-    model, seen = LLAVA.model(), []
-    call = tower(model, prefill(model, LLAVA.inputs([ONE])))
-    for name in ("vision_tower", "multi_modal_projector", "language_model"):
-        part = getattr(model.model, name)
-        part.register_forward_hook(lambda *_, name=name: seen.append(name))
-    with torch.no_grad():
-        call()
-    assert seen == ["vision_tower"]
 
 
 def llavolta_named():
@@ -441,6 +402,35 @@ def test_a_cell_that_is_too_large_is_left_out_and_says_why(monkeypatch):
     monkeypatch.setattr("foveate.bench.memory.available", lambda device: 2**20)
     found = bench(subject(), cells[1:], quick)
     assert "and cpu has 0.0 GiB free" in found["left_out"][0]["why"]
+
+
+def test_a_method_that_fails_leaves_the_others_of_its_round():
+    class Failing(Compressor):
+        def forward(self, tokens, context):
+            if len(tokens.x) > 1:
+                raise RuntimeError("one image at a time")
+            return tokens
+
+        def arguments(self):
+            return {}
+
+    failing = Spec("failing", lambda keep=None: Failing())
+    cells = [Cell(BARE, 1.0, 2), Cell("failing", 1.0, 2, spec=failing), Cell("stride", 4, 2)]
+    found = bench(subject(), cells, Effort(1, 1, (1,)))
+    assert [row["method"] for row in found["cells"]] == [BARE, "stride"]
+    assert found["cells"][1]["to_bare"]["pairs"] == 1
+    assert [row["why"] for row in found["left_out"]] == ["RuntimeError: one image at a time"]
+
+
+def test_cells_take_turns_by_image_and_batch_size():
+    cells, _ = plan([Spec("stride", METHODS["stride"])], [4, 5], [1, 2], visuals=[576, 64])
+    turns = groups(cells, QUICK)
+    assert [[(c.visual, c.batch) for c in turn] for turn in turns] == [
+        *([(576, 1)] * 4, [(576, 2)] * 3),  # the first with the idle one
+        *([(64, n)] * 3 for n in (1, 2)),
+    ]
+    assert [len(turn) for turn in groups(cells + cells[-1:] * 20, QUICK)] == [4, 3, 3, 12, 11]
+    assert {len(turn) for turn in groups(cells, None)} == {1}
 
 
 def test_images_of_several_sizes(capsys, tmp_path):

@@ -5,9 +5,8 @@ configs   models by the name of their public config, and the prompt each is aske
 count     tokens per layer, MACs by part, cache bytes; also of models too large to run
 clock     interleaved timings, ratios with bounds, peak memory
 limits    prompts that never had more tokens, and the ideal they make up
-measure   one cell: prefill, first token, answers, memory
+measure   models in turn: prefill, first token, answers, memory
 memory    whether a model fits, and a batch beside it
-connector pieces of a prefill alone
 journal   finished cells of a run that may be killed
 steps     a training step, beside the bare model's and the short prompt's
 show      the tables a terminal shows

@@ -1,10 +1,10 @@
-"""One cell of a benchmark, timed: a method at a budget and a batch size, beside the bare model."""
+"""Models timed in turn: the bare one, compressed ones, and short prompts that are their limits."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -12,26 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveate.bench.clock import Advance, Spread, Timing, interleaved, peak_bytes, ratio
-from foveate.bench.connector import connector, tower
+from foveate.bench.clock import Advance, Spread, interleaved, peak_bytes, ratio
 from foveate.bench.count import prefill
 from foveate.bench.limits import ideal, missing, short_prefill, shortened, weighted
-from foveate.bench.steps import training_steps
-from foveate.core.compressor import Compressor
-from foveate.hosts.attach import compress
-from foveate.hosts.twins import twin
 
-BARE, METHOD = "bare", "method"
+FIRST = "bare"  # the model that the others are compared with
 
 
 @dataclass(frozen=True)
 class Effort:
     """How long to measure.
 
-    pairs       rounds of prefills: the method, the bare model and the short prompts, in turn
+    pairs       rounds of prefills: methods, the bare model and the short prompts, in turn
     rounds      rounds of answers: the same in turn; 0 for none
     new_tokens  lengths at which an answer's time is read off
-    seconds     about the most that a cell may take, in fewer rounds if need be; None for any time
+    seconds     about the most that cells that run in turn may take, in fewer rounds if need be; None for any
     training    whether to take training steps as well, as many rounds as of answers
     """
 
@@ -43,91 +38,86 @@ class Effort:
 
 
 def measure(
-    model: nn.Module,
+    models: Mapping[str, nn.Module],
     inputs: Mapping[str, Tensor],
-    method: Compressor | None,
-    layers: Sequence[int],
+    layers: Mapping[str, Sequence[int]],
     effort: Effort,
+    quick: Collection[str] = (),
     advance: Advance | None = None,
-) -> dict[str, Any]:
-    """Times in seconds for the whole batch, ratios to the bare model and to the limit, and memory.
+) -> dict[str, dict[str, Any]]:
+    """Of each model times in seconds for the whole batch, ratios to the first and to the limit, and memory.
 
-    layers: visual columns in each decoder layer, as counted. method None is the bare model alone.
-    Everything in a ratio runs interleaved, round by round; the model stays bare.
+    models: the bare one, called FIRST, then compressed ones, on the same weights. layers: visual columns in
+    each decoder layer of these. quick: those that are not asked for answers. Everything runs interleaved,
+    round by round.
     """
     begun, seconds = time.perf_counter(), effort.seconds or math.inf
-    models = {BARE: model}
-    if method is not None:
-        models[METHOD] = compress(twin(model), method)
     half = begun + seconds / 2 if effort.rounds else begun + seconds
     found = prefills(models, inputs, layers, effort.pairs, advance, half)
+    told = [_peaks(models, inputs, layers)]
     if effort.rounds:
-        found |= _answers(models, inputs, layers, effort, advance, begun + seconds)
-    if effort.training and effort.rounds:
-        given = (inputs, method, layers, effort.rounds, advance, begun + seconds)
-        found["training"] = training_steps(model, *given)
-    return found | _peaks(models, inputs, layers)
+        some = {name: model for name, model in models.items() if name not in quick}
+        told.append(_answers(some, inputs, layers, effort, advance, begun + seconds))
+    for some in told:
+        for name, more in some.items():
+            found[name] |= more
+    return found
 
 
 def prefills(
     models: Mapping[str, nn.Module],
     inputs: Mapping[str, Tensor],
-    layers: Sequence[int],
+    layers: Mapping[str, Sequence[int]],
     pairs: int,
     advance: Advance | None = None,
     until: float = math.inf,
-) -> dict[str, Any]:
-    """Prefill of the last of the models, and its ratios to the first, "bare", and to the limit.
+) -> dict[str, dict[str, Any]]:
+    """Prefill of each of the models, and its ratios to the first, FIRST, and to the limit.
 
-    Also the connector's share of it. layers: visual columns in each decoder layer; until: as in
-    `interleaved`.
+    layers: visual columns in each decoder layer, of all but the first; until: as in `interleaved`.
     """
-    bare, last = models[BARE], list(models)[-1]
+    bare = models[FIRST]
     calls: dict[Any, Callable[[], Any]] = {n: prefill(one, inputs) for n, one in models.items()}
-    calls |= {n: short_prefill(bare, inputs, n) for n in missing(bare, inputs, layers)}
-    calls |= {
-        "tower": tower(bare, calls[BARE]),
-        "connector": connector(models[last], calls[last]),
-    }
-    # The tower's and the connector's calls were taken from a prefill, which was a round to warm up with.
+    calls |= {n: short_prefill(bare, inputs, n) for n in _short(models, inputs, layers)}
     timings = interleaved(calls, pairs, 1, advance, until)
-    mine = timings[last]
-    found = {
-        "prefill_s": asdict(Spread.of([t.wall for t in mine])),
-        "prefill_cpu_s": asdict(Spread.of([t.cpu for t in mine])),
-        "tower_s": asdict(Spread.of([t.wall for t in timings["tower"]])),
-        "connector_s": asdict(Spread.of([t.wall for t in timings["connector"]])),
-        "connector_share": asdict(ratio(timings["connector"], mine)),
-    }
-    if len(models) > 1:
-        lengths = {n: timings.get(n, timings[BARE]) for n in layers}
-        found["to_bare"] = asdict(ratio(mine, timings[BARE]))
-        behind = [_less(timings[name], timings["tower"]) for name in (last, BARE)]
-        found["to_bare_behind_tower"] = asdict(ratio(*behind))
-        found["to_limit"] = asdict(ratio(mine, ideal(lengths, layers)))
+    found: dict[str, dict[str, Any]] = {}
+    for name in models:
+        mine = timings[name]
+        found[name] = {
+            "prefill_s": asdict(Spread.of([t.wall for t in mine])),
+            "prefill_cpu_s": asdict(Spread.of([t.cpu for t in mine])),
+        }
+        if name != FIRST:
+            lengths = {n: timings.get(n, timings[FIRST]) for n in layers[name]}
+            found[name]["to_bare"] = asdict(ratio(mine, timings[FIRST]))
+            found[name]["to_limit"] = asdict(ratio(mine, ideal(lengths, layers[name])))
     return found
 
 
-def _less(whole: Sequence[Timing], part: Sequence[Timing]) -> list[Timing]:
-    """Round by round the time without a part of it; at least a nanosecond, whatever the noise."""
-    pairs = zip(whole, part, strict=True)
-    return [Timing(*(max(a - b, 1e-9) for a, b in zip(*one, strict=True))) for one in pairs]
+def _short(
+    models: Mapping[str, nn.Module],
+    inputs: Mapping[str, Tensor],
+    layers: Mapping[str, Sequence[int]],
+) -> list[int]:
+    """The lengths of short prompts that these models are measured by."""
+    every = [n for name in models if name != FIRST for n in layers[name]]
+    return missing(models[FIRST], inputs, every)
 
 
 def _answers(
     models: Mapping[str, nn.Module],
     inputs: Mapping[str, Tensor],
-    layers: Sequence[int],
+    layers: Mapping[str, Sequence[int]],
     effort: Effort,
     advance: Advance | None,
     until: float,
-) -> dict[str, Any]:
+) -> dict[str, dict[str, Any]]:
     """Time to the first token, to each length asked for, and from token to token; and their ratios."""
-    warmup, bare = 1, models[BARE]
+    warmup, bare = 1, models[FIRST]
     prompts: dict[Any, tuple[nn.Module, Callable[[], Mapping[str, Tensor]]]] = {
         name: (one, lambda: inputs) for name, one in models.items()
     }
-    prompts |= {n: (bare, shortened(bare, inputs, n)) for n in missing(bare, inputs, layers)}
+    prompts |= {n: (bare, shortened(bare, inputs, n)) for n in _short(models, inputs, layers)}
     clocks: dict[Any, list[dict[str, float]]] = {name: [] for name in prompts}
     calls = {
         name: partial(_answer, *prompt, effort.new_tokens, clocks[name])
@@ -135,15 +125,16 @@ def _answers(
     }
     interleaved(calls, effort.rounds, warmup, advance, until)
     rounds = {name: _columns(found[warmup:]) for name, found in clocks.items()}
-    mine, whole = rounds[list(models)[-1]], rounds[BARE]
-    found = _told(mine, effort.new_tokens)
-    if len(models) > 1:
+    found = {name: _told(rounds[name], effort.new_tokens) for name in models}
+    for name in [name for name in models if name != FIRST]:
+        mine, whole = rounds[name], rounds[FIRST]
+        lengths = {n: rounds.get(n, whole) for n in layers[name]}
         limit = {
-            what: weighted({n: rounds.get(n, whole)[what] for n in {*layers}}, layers)
+            what: weighted({n: one[what] for n, one in lengths.items()}, layers[name])
             for what in mine
         }
-        found |= _told(_over(mine, whole), effort.new_tokens, "_to_bare")
-        found |= _told(_over(mine, limit), effort.new_tokens, "_to_limit")
+        found[name] |= _told(_over(mine, whole), effort.new_tokens, "_to_bare")
+        found[name] |= _told(_over(mine, limit), effort.new_tokens, "_to_limit")
     return found
 
 
@@ -202,20 +193,21 @@ class Ticks:
 
 
 def _peaks(
-    models: Mapping[str, nn.Module], inputs: Mapping[str, Tensor], layers: Sequence[int]
-) -> dict[str, Any]:
+    models: Mapping[str, nn.Module],
+    inputs: Mapping[str, Tensor],
+    layers: Mapping[str, Sequence[int]],
+) -> dict[str, dict[str, Any]]:
     """The most memory of a prefill; in a ratio to the bare model's, and to that of its longest prompt."""
-    bare, short = models[BARE], missing(models[BARE], inputs, layers)
-    calls = {name: prefill(one, inputs) for name, one in models.items()}
-    if len(models) > 1 and len(short) == len({*layers}):  # no layer sees all
-        calls["limit"] = short_prefill(bare, inputs, max(short))
+    bare, longest = models[FIRST], {max(layers[name]) for name in models if name != FIRST}
+    calls: dict[Any, Callable[[], Any]] = {n: prefill(one, inputs) for n, one in models.items()}
+    calls |= {n: short_prefill(bare, inputs, n) for n in missing(bare, inputs, [*longest])}
     with torch.no_grad():
         peaks = {name: peak_bytes(call, bare.device) for name, call in calls.items()}
-    mine = peaks[list(models)[-1]]
-    if len(models) == 1:
-        return {"peak_bytes": mine}
-    return {
-        "peak_bytes": mine,
-        "peak_to_bare": mine / peaks[BARE],
-        "peak_to_limit": mine / peaks.get("limit", peaks[BARE]),
-    }
+    found: dict[str, dict[str, Any]] = {}
+    for name in models:
+        found[name] = {"peak_bytes": peaks[name]}
+        if name != FIRST:
+            limit = peaks.get(max(layers[name]), peaks[FIRST])
+            found[name]["peak_to_bare"] = peaks[name] / peaks[FIRST]
+            found[name]["peak_to_limit"] = peaks[name] / limit
+    return found

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from itertools import groupby
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from foveate.bench import memory
 from foveate.bench.cells import BARE, Cell, Subject
 from foveate.bench.clock import FEWEST, Advance, load
+from foveate.bench.count import prefill
 from foveate.bench.journal import Journal
 from foveate.bench.limits import bare, judged, realised
-from foveate.bench.measure import Effort, measure
+from foveate.bench.measure import FIRST, Effort, measure
+from foveate.bench.steps import training_steps
 from foveate.core.compressor import Compressor, language
 from foveate.core.spec import Skipped
+from foveate.hosts.attach import compress
+from foveate.hosts.twins import twin
 from foveate.keeping.held import held
 from foveate.keeping.provenance import record
 
+ABREAST = 12  # cells that are timed in turn, and kept together
 COUNTED = (
     *("visual", "tokens", "tokens_per_layer", "equivalent_tokens", "compression"),
     *("macs", "flops", "flops_to_bare", "kv_bytes"),
@@ -50,10 +58,14 @@ def bench(
     rows, skipped, before = [], list(skipped), load()
     with held(out):
         journal = Journal(out, {**about, **asked, **where})
-        for cell in cells:
-            made = partial(_row, subject, cell, effort, rows, before, advance)
-            row = journal.cell(str(cell), made)
-            (skipped if "why" in row else rows).append(row)
+        for group in groups(cells, effort):
+            todo = journal.missing(map(str, group))
+            made = _rows(
+                subject, [c for c in group if str(c) in todo], effort, rows, before, advance
+            )
+            journal.keep(made)
+            for row in (made.get(str(c)) or journal.cells[str(c)] for c in group):
+                (skipped if "why" in row else rows).append(row)
         document = {
             **about,
             "effort": effort and asdict(effort),
@@ -67,43 +79,67 @@ def bench(
     return document
 
 
+def groups(cells: Iterable[Cell], effort: Effort | None) -> list[list[Cell]]:
+    """The cells that are timed in turn: those of one image and batch size, ABREAST of them at most.
+
+    One by one where nothing is timed.
+    """
+    alike = groupby(cells, key=lambda cell: (cell.visual, cell.batch))
+    most = 1 if effort is None else ABREAST
+    some = [list(group) for _, group in alike]
+    return [group[n : n + most] for group in some for n in range(0, len(group), most)]
+
+
 def ticks(cells: Sequence[Cell], effort: Effort | None) -> int:
     """How often `bench` advances when nothing is resumed or left out."""
-    each = 0 if effort is None else effort.pairs
-    answers = 0 if effort is None else effort.rounds
-    return sum(1 + each + (0 if cell.idle else answers) for cell in cells)
+    if effort is None:
+        return len(cells)
+    steps = 2 * effort.rounds * len(cells) if effort.training else 0
+    return len(cells) + steps + len(groups(cells, effort)) * (effort.pairs + effort.rounds)
 
 
-def _row(
+def _rows(
     subject: Subject,
-    cell: Cell,
+    cells: Sequence[Cell],
     effort: Effort | None,
     rows: Sequence[Mapping[str, Any]],
     before: float | None,
     advance: Advance | None,
-) -> dict[str, Any]:
-    """A finished cell, or why there is none. rows: those before it; before: the load of the machine."""
-    about = {"method": cell.method, "keep": cell.keep, "batch": cell.batch, "idle": cell.idle}
-    about |= {} if cell.visual is None else {"asked": cell.visual}
-    try:
-        subject = subject.at(cell.visual)
-        method = cell.compressor(subject.whole)
-        row = {**about, "compressor": "bare" if method is None else repr(method)}
-        row |= _counted(subject, cell, method, rows)
-        row |= _untrained(method, row, row["visual"])
-        if effort is not None:
-            row |= {"load": before} | _timed(subject, cell, method, row, effort, rows, advance)
-    except (
-        ValueError,
-        RuntimeError,
-        MemoryError,
-        TimeoutError,
-    ) as error:  # the others are worth having
-        return {**about, "why": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-    finally:
+) -> dict[str, dict[str, Any]]:
+    """Cells by their names, or why there is none. rows: those before; before: the load of the machine."""
+    found: dict[str, dict[str, Any]] = {}
+    ready: dict[str, tuple[Cell, Compressor | None]] = {}
+    for cell in cells:
+        with _excused(found, [cell]):
+            own = subject.at(cell.visual)
+            method = cell.compressor(own.whole)
+            row = {**_about(cell), "compressor": "bare" if method is None else repr(method)}
+            row |= _counted(own, cell, method, [*rows, *found.values()])
+            row |= _untrained(method, row, row["visual"])
+            found[str(cell)], ready[str(cell)] = row, (cell, method)
         if advance is not None:
             advance(1, str(cell))
-    return row
+    if effort is not None and ready:
+        with _excused(found, [cell for cell, _ in ready.values()]):
+            timed = _timed(subject, ready, found, effort, rows, advance)
+            for name, row in timed.items():
+                found[name] |= {"load": before} | row
+    return found
+
+
+def _about(cell: Cell) -> dict[str, Any]:
+    about = {"method": cell.method, "keep": cell.keep, "batch": cell.batch, "idle": cell.idle}
+    return about if cell.visual is None else {**about, "asked": cell.visual}
+
+
+@contextmanager
+def _excused(found: dict[str, dict[str, Any]], cells: Iterable[Cell]) -> Iterator[None]:
+    """What these cells cannot do is told in their place: the others are worth having."""
+    try:
+        yield
+    except (ValueError, RuntimeError, MemoryError, TimeoutError) as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        found |= {str(cell): {**_about(cell), "why": why} for cell in cells}
 
 
 def _counted(
@@ -133,40 +169,63 @@ def _bare_counts(
 
 def _timed(
     subject: Subject,
-    cell: Cell,
-    method: Compressor | None,
-    row: Mapping[str, Any],
+    ready: Mapping[str, tuple[Cell, Compressor | None]],
+    counted: dict[str, dict[str, Any]],
     effort: Effort,
     rows: Sequence[Mapping[str, Any]],
     advance: Advance | None,
-) -> dict[str, Any]:
-    """Raises MemoryError and TimeoutError, with the numbers, for what is too large to be measured."""
-    quick = replace(effort, rounds=0) if cell.idle else effort
-    model, inputs = bare(subject.model), subject.inputs(cell.batch)
-    memory.room(model, inputs["input_ids"].shape[1] + max(effort.new_tokens), cell.batch)
-    _in_time(row, quick, rows)
-    found = measure(model, inputs, method, row["tokens_per_layer"], quick, advance)
-    if "to_bare" in found:
-        found["realised"] = realised(found["to_bare"]["wall"], row["flops_to_bare"])
+) -> dict[str, dict[str, Any]]:
+    """What cells of one image and batch size take, in turn; one that fails is told in `counted`.
+
+    Raises MemoryError and TimeoutError, with the numbers, for what is too large to be measured.
+    """
+    (first, _), *_ = ready.values()
+    subject = subject.at(first.visual)
+    model, inputs = bare(subject.model), subject.inputs(first.batch)
+    memory.room(model, inputs["input_ids"].shape[1] + max(effort.new_tokens), first.batch)
+    _in_time([counted[name] for name in ready], effort, rows)
+    models, layers = {FIRST: model}, {}
+    for name, (cell, method) in ready.items():
+        with _excused(counted, [cell]):
+            if method is not None:
+                small = compress(twin(model), method)
+                with torch.no_grad():
+                    prefill(small, inputs)()
+                models[name] = small
+            layers[name] = counted[name]["tokens_per_layer"]
+    quick = [name for name, (cell, _) in ready.items() if cell.idle]
+    taken = measure(models, inputs, layers, effort, quick, advance)
+    found = {}
+    for name in layers:
+        own = taken[name if name in models else FIRST]
+        if "to_bare" in own:
+            own["realised"] = realised(own["to_bare"]["wall"], counted[name]["flops_to_bare"])
+        if effort.training and name not in quick:
+            given = (ready[name][1], layers[name], effort.rounds, advance)
+            own["training"] = training_steps(model, inputs, *given)
+        found[name] = own
     return found
 
 
-def _in_time(row: Mapping[str, Any], effort: Effort, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Raise TimeoutError if the fewest rounds would take longer than a cell may, at the pace of the last."""
+def _in_time(
+    cells: Sequence[Mapping[str, Any]], effort: Effort, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raise TimeoutError if the fewest rounds would take longer than they may, at the pace of the last."""
     last = next((one for one in reversed(rows) if "prefill_s" in one), None)
     if effort.seconds is None or last is None:
         return
     pace = last["prefill_s"]["median"] / (last["batch"] * last["macs"]["total"])
-    prefill = pace * row["batch"] * row["macs"]["total"]
-    # The method and its limit, and the bare model; of each the rounds, one to warm up, and the peak.
-    together = prefill if row["method"] == BARE else 2 * prefill + prefill / row["flops_to_bare"]
+    own = {cell["compressor"]: cell["macs"]["total"] for cell in cells}
+    short = {cell["tokens"]: cell["macs"]["total"] for cell in cells}
+    whole = max(cell["macs"]["total"] / cell["flops_to_bare"] for cell in cells)
+    together = whole + sum(own.values()) + sum(short.values())
     steps = 3 + 4 if effort.training else 0  # backward takes twice a forward, and recomputing once
     passes = 1 + (1 + steps if effort.rounds else 0)
-    seconds = together * ((FEWEST + 1) * passes + 1)
+    seconds = pace * cells[0]["batch"] * together * ((FEWEST + 1) * passes + 1)
     if seconds > effort.seconds:
         raise TimeoutError(
-            f"{FEWEST} rounds take about {seconds:,.0f} seconds, more than the {effort.seconds:,.0f} that a "
-            "cell may (--cell-seconds)"
+            f"{FEWEST} rounds take about {seconds:,.0f} seconds, more than the {effort.seconds:,.0f} that "
+            "cells of one image and batch size may (--cell-seconds)"
         )
 
 

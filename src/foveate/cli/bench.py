@@ -70,8 +70,8 @@ def bench(
         int | None,
         typer.Option(
             min=1,
-            help="Give a cell fewer rounds, three at least, to end within about so long; leave out those "
-            "that cannot.",
+            help="Methods and budgets at one image and batch size take turns, 12 at a time: give them fewer "
+            "rounds, three at least, to end within about so long; leave out those that cannot.",
         ),
     ] = None,
     dtype: Annotated[
