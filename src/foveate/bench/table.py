@@ -27,10 +27,9 @@ from foveate.keeping.held import held
 from foveate.keeping.provenance import record
 
 ABREAST = 12  # cells that are timed in turn, and kept together
-COUNTED = (
-    *("visual", "tokens", "tokens_per_layer", "equivalent_tokens", "compression"),
-    *("macs", "flops", "flops_to_bare", "kv_bytes"),
-)
+Known = dict[
+    tuple[Any, ...], dict[str, Any]
+]  # method, budget and image size → what a prompt counts
 
 
 def bench(
@@ -56,12 +55,13 @@ def bench(
     asked = {"cells": [str(c) for c in cells], "effort": effort and asdict(effort), "seed": seed}
     where = {k: circumstances[k] for k in ("commit", "versions", "device", "threads")}
     rows, skipped, before = [], list(skipped), load()
+    known: Known = {}
     with held(out):
         journal = Journal(out, {**about, **asked, **where})
         for group in groups(cells, effort):
             todo = journal.missing(map(str, group))
             made = _rows(
-                subject, [c for c in group if str(c) in todo], effort, rows, before, advance
+                subject, [c for c in group if str(c) in todo], effort, rows, known, before, advance
             )
             journal.keep(made)
             for row in (made.get(str(c)) or journal.cells[str(c)] for c in group):
@@ -103,6 +103,7 @@ def _rows(
     cells: Sequence[Cell],
     effort: Effort | None,
     rows: Sequence[Mapping[str, Any]],
+    known: Known,
     before: float | None,
     advance: Advance | None,
 ) -> dict[str, dict[str, Any]]:
@@ -114,7 +115,7 @@ def _rows(
             own = subject.at(cell.visual)
             method = cell.compressor(own.whole)
             row = {**_about(cell), "compressor": "bare" if method is None else repr(method)}
-            row |= _counted(own, cell, method, [*rows, *found.values()])
+            row |= _counted(own, cell, method, known)
             row |= _untrained(method, row, row["visual"])
             found[str(cell)], ready[str(cell)] = row, (cell, method)
         if advance is not None:
@@ -143,28 +144,16 @@ def _excused(found: dict[str, dict[str, Any]], cells: Iterable[Cell]) -> Iterato
 
 
 def _counted(
-    subject: Subject, cell: Cell, method: Compressor | None, rows: Sequence[Mapping[str, Any]]
+    subject: Subject, cell: Cell, method: Compressor | None, known: Known
 ) -> dict[str, Any]:
-    """What one prompt counts, of the model as of the bare one: that of another batch size is the same."""
-    same = (cell.method, cell.keep, cell.visual)
-    for row in rows:
-        if (row["method"], row["keep"], row.get("asked")) == same:
-            return {name: row[name] for name in COUNTED}
-    found = subject.counts(method)
-    whole = found if method is None else _bare_counts(subject, cell, rows)
-    visual = whole["tokens"]
-    return {
-        "visual": visual,
-        **found,
-        "flops_to_bare": found["macs"]["total"] / whole["macs"]["total"],
-    }
-
-
-def _bare_counts(
-    subject: Subject, cell: Cell, rows: Sequence[Mapping[str, Any]]
-) -> Mapping[str, Any]:
-    bare = (row for row in rows if (row["method"], row.get("asked")) == (BARE, cell.visual))
-    return next(bare, None) or subject.counts(None)
+    """What one prompt counts, of the model as of the bare one; counted once for all batch sizes."""
+    key, whole = (cell.method, cell.keep, cell.visual), (BARE, 1.0, cell.visual)
+    if key not in known:
+        found = subject.counts(method)
+        uncut = found if method is None else known.get(whole) or subject.counts(None)
+        flops = found["macs"]["total"] / uncut["macs"]["total"]
+        known[key] = {"visual": uncut["tokens"], **found, "flops_to_bare": flops}
+    return known[key]
 
 
 def _timed(
