@@ -35,7 +35,7 @@ LLAVOLTA := pool(layer=2, stride=16),pool(layer=2, stride=8),pool(layer=2, strid
 	,pool(layer=16, stride=16),pool(layer=16, stride=8),pool(layer=16, stride=4),pool(layer=16, stride=2)$\
 	,pool(layer=8, stride=8),pool(layer=1, stride=64)
 
-.PHONY: demo test test-quick test-full test-versions test-harness test-ray test-vllm test-serve lint wheel docs docs-site bench bloat clean set-up
+.PHONY: demo test test-quick test-full test-versions test-harness test-ray test-vllm test-serve lint wheel docs docs-site bench grid bloat clean set-up
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -114,6 +114,17 @@ bench: $(VENV)/.ready
 	$(BIN)/python recipes/scan_speed.py
 	$(BIN)/python recipes/fusion_speed.py
 	$(BIN)/python recipes/selector_speed.py
+	$(BIN)/python recipes/training_speed.py
+	$(BIN)/foveate bench --training --methods stride,fastv,divprune --keeps 0.5,0.25,0.11 --batch-sizes 4 --new-tokens 1 \
+	    --pairs 9 --rounds 9 --out results/steps-small.json
+
+# Batch sizes × image sizes × budgets, beside the bare model and the limit: hours; killed, it goes on. Wants a
+# machine where nothing else runs. One method before the language model, one inside, and what choosing costs nothing.
+GRID := --methods stride,divprune,fastv --keeps 0.5,0.25,0.11 --image-tokens 576,1440,2880 --batch-sizes 1,4,8,16,32 \
+	--new-tokens 1,16 --pairs 9 --rounds 3
+grid: $(VENV)/.ready
+	$(BIN)/foveate bench --model small $(GRID) --cell-seconds 1800 --out results/grid-small.json
+	$(BIN)/foveate bench --model slice $(GRID) --cell-seconds 3600 --out results/grid-slice.json
 
 # Files, lines and functions by room; CONTRIBUTING says where they should go.
 bloat:

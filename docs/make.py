@@ -1,4 +1,4 @@
-"""Write what is generated in README.md and docs/: tables and the picture. Run by `make docs`.
+"""Write what is generated in README.md and docs/: tables and pictures. Run by `make docs`.
 
 A page says where: `<!-- methods: written by docs/make.py -->` … `<!-- /methods -->`. Nothing here invents a
 number: methods come from their docstrings, results from results/*.json.
@@ -12,6 +12,7 @@ import re
 import sys
 from pathlib import Path
 
+import grid
 import outcomes
 import pictures
 import tables
@@ -28,6 +29,8 @@ BLOCKS = {
     "costs": outcomes.costs,
     "speed": outcomes.speed,
     "selectors": outcomes.selectors,
+    "grid": grid.page,
+    "training": outcomes.training,
 }
 
 
@@ -56,6 +59,8 @@ def main() -> int:
     for page, text in stale.items():
         page.write_text(text)
     (DOCS / "kept.png").write_bytes(pictures.kept())
+    for name, picture in grid.pictures().items():
+        (DOCS / name).write_bytes(picture)
     return 0
 
 

@@ -63,6 +63,37 @@ def selectors() -> str:
     return f"{about}\n\n{table(head, rows)}"
 
 
+def training() -> str:
+    """What of a step is none of its three parts; and steps with methods, beside short prompts."""
+    outside, steps = RESULTS / "training.json", RESULTS / "steps-small.json"
+    parts = []
+    if outside.exists():
+        found = json.loads(outside.read_text())
+        share, recipe = found["shares"]["outside"], found["recipe"]
+        span = f"{percent(share['median'])} % ({percent(share['low'])}–{percent(share['high'])})"
+        parts.append(
+            f"Of a step of `{recipe}`, {span} is neither forward, backward nor optimizer. {source(outside)}"
+        )
+    if steps.exists():
+        found = json.loads(steps.read_text())
+        rows = [
+            (f"`{cell['method']}`", budget(cell["keep"]), *_stepped(cell["training"]))
+            for cell in found["cells"]
+            if "to_bare" in cell and "training" in cell
+        ]
+        head = ("method", "keep", "step", "step, checkpointing", "memory", "memory, checkpointing")
+        parts += [_where(steps, found), table(head, rows)]
+    return "\n\n".join(parts) or "Not measured yet: `make bench` does."
+
+
+def _stepped(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A step's time and its memory, × the bare model's / × the short prompt's, of each way to train."""
+    ways = found.values()
+    times = [tuple(way[of]["wall"]["median"] for of in ("to_bare", "to_limit")) for way in ways]
+    peaks = [(way["peak_to_bare"], way["peak_to_limit"]) for way in ways]
+    return [f"{bare:.2f} / {limit:.2f}" for bare, limit in (*times, *peaks)]
+
+
 def _benchmarks() -> list[tuple[Path, Mapping[str, Any]]]:
     found = [(path, json.loads(path.read_text())) for path in sorted(RESULTS.glob("bench-*.json"))]
     return [(path, result) for path, result in found if {"limits", "run"} <= result.keys()]

@@ -1,11 +1,11 @@
-"""What choosing costs beside the prefill that it shortens, at LLaVA-1.5-7B's widths: every method in front.
+"""What choosing costs beside the prefill that it shortens, at LLaVA-1.5-7B's widths: each method's first cut.
 
 python recipes/selector_speed.py [--out results/selectors.json] [--rounds 5] [--threads 2]
 
 Few blocks of the tower, a decoder layer on all tokens and on those that are left, and the methods take turns
 in one run; a prefill is as many times those as the whole model has. What a method saves is counted on two
 decoder layers, bench's slice of the model: there its share is sixteen times that of the whole. MACs are of
-matrix products. Random weights and tokens.
+matrix products. Random weights and tokens; what a method reads of a layer is given to it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaMo
 from foveate import METHODS, Compressor, Context, Fovea, VisualTokens
 from foveate.bench.clock import Spread, Timing, interleaved
 from foveate.bench.configs import CLIP, LLAVA, SLICE
-from foveate.core.compressor import Tower, language
+from foveate.core.compressor import Tower
 from foveate.keeping.provenance import dumps, record, write
 
 ROOT = Path(__file__).parents[1]
@@ -53,14 +53,14 @@ SIZES = (Size(1, 64), Size(5, 640))
 
 
 def methods(size: Size) -> dict[str, Compressor]:
-    """Those that choose in front of the language model, without weights; and Fovea with its scorer."""
+    """Those that choose without weights, by the first of their cuts; and Fovea with its scorer."""
     found = {}
     for slug, make in METHODS.items():
         try:
             part = make(keep=size.keep).parts()[0]
         except ValueError:  # no budget in tokens
             continue
-        if part.selects and part.site <= language(0) and not any(True for _ in part.parameters()):
+        if part.selects and not any(True for _ in part.parameters()):
             found[slug] = part.eval()
     width = LLAVA["text_config"]["hidden_size"]
     return found | {ASKED: Fovea(size.keep, "question", "mean", width).eval()}
@@ -72,12 +72,19 @@ def seen(part: Compressor, size: Size) -> tuple[VisualTokens, Context]:
     N, patch = size.tokens, torch.arange(size.tokens)
     wide, narrow = LLAVA["text_config"]["hidden_size"], CLIP["hidden_size"]
     looks = {i: torch.rand(1, N).softmax(1) for i in range(-24, 24)}
+    mask = torch.ones(1, WORDS, dtype=torch.bool)
+    said = {"normed": torch.randn(1, WORDS, wide), "key_size": torch.rand(1, WORDS), "mask": mask}
     known = {
         "grid": torch.stack([patch // SIDE**2, patch % SIDE**2 // SIDE, patch % SIDE], -1)[None],
         "overview": (patch < SIDE**2)[None],
         "text": torch.randn(1, WORDS, wide),
-        "text_mask": torch.ones(1, WORDS, dtype=torch.bool),
+        "text_mask": mask,
+        "words": said,
+        "normed": torch.randn(1, N, wide),
+        "previous": torch.randn(1, N, wide),
+        "key_size": torch.rand(1, N),
         "cls_attention": looks[-2],
+        **dict.fromkeys(("last_attention", "own_attention", "prompt_attention"), looks[-1]),
         "attentions": looks,
         "received": looks,
         "keys": torch.randn(1, N, 64),

@@ -11,7 +11,7 @@ import torch
 from families import FAMILIES, ONE
 
 import foveate
-from foveate import FastV, Identity, Pool, Stages, Stride, VisionZip, sized
+from foveate import FastV, Identity, Pool, Stages, Stride
 from foveate.bench import (
     BARE,
     CONFIGS,
@@ -35,10 +35,11 @@ from foveate.bench import (
 )
 from foveate.bench.clock import Spread, Timing
 from foveate.bench.configs import SMALL, TEXT, build
-from foveate.bench.connector import connector, tower
 from foveate.bench.count import prefill
 from foveate.bench.journal import KIND
 from foveate.bench.limits import ideal, short_prefill
+from foveate.bench.steps import training_steps
+from foveate.bench.table import groups
 from foveate.cli import arguments, run
 from foveate.core.compressor import Compressor
 from foveate.core.spec import Spec, crossed
@@ -154,10 +155,14 @@ def test_a_whole_bench():
         assert row["peak_bytes"] > 0 and row["prefill_s"]["median"] > 0
         assert set(row["end_to_end_s"]) == {"1", "3"}
         assert row["end_to_end_s"]["1"] == row["ttft_s"] and row["decode_s_per_token"]["median"] > 0
-        assert row["connector_s"]["median"] > 0 and row["tower_s"]["median"] > 0
-        assert row["connector_share"]["wall"]["median"] > 0 and row["connector_share"]["pairs"] == 2
-        ratios = {"to_bare", "to_limit", "to_bare_behind_tower", "end_to_end_to_bare"}
-        assert len(ratios & row.keys()) == (0 if key[0] == BARE else 4)
+        spans = {"to_bare", "to_limit"}
+        ratios = {f"{what}_{span}" for what in ("ttft", "decode", "end_to_end") for span in spans}
+        ratios |= {"peak_to_bare", "peak_to_limit", "realised", *spans}
+        assert row["load"] >= 0 and row["visual"] == 16
+        assert len(ratios & row.keys()) == (0 if key[0] == BARE else len(ratios))
+    assert stride["peak_to_bare"] == stride["peak_bytes"] / bare["peak_bytes"]
+    wall, saved = stride["to_bare"]["wall"], 1 - stride["flops_to_bare"]
+    assert stride["realised"]["low"] == pytest.approx((1 - wall["high"]) / saved)
     assert all("ttft_s" not in row for row in found["cells"] if row["idle"])
     assert not foveate.is_compressed(measured.model)
     assert [type(t).__name__ for t in tables(found, str)] == ["Table", "Table", *["str"] * 3]
@@ -167,12 +172,12 @@ def test_a_whole_bench():
 
 def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
     out, made = tmp_path / "r.json", []
-    cells = [Cell("stride", 4, 1), Cell("fastv", 4, 1)]
+    cells = [Cell(BARE, 1.0, 1), Cell("stride", 4, 1), Cell("fastv", 4, 1)]
 
     class Killed(subject().__class__):
         def counts(self, method):
             made.append(type(method).__name__)
-            if len(made) == 2:
+            if len(made) == 3:
                 raise KeyboardInterrupt
             return super().counts(method)
 
@@ -181,7 +186,8 @@ def test_a_killed_bench_goes_on_where_it_stopped(tmp_path, monkeypatch):
         bench(watched, cells, None, out)
     assert not out.exists() and [p.name for p in tmp_path.iterdir()] == ["r.json.partial"]
     found = bench(watched, cells, None, out)
-    assert made == ["Stride", "FastV", "FastV"] and found["resumed"] == 1
+    # What a method counts is told beside the bare model's counts.
+    assert made == ["NoneType", "Stride", "FastV", "FastV", "NoneType"] and found["resumed"] == 2
     assert json.loads(out.read_text()) == json.loads(dumps(found))
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
 
@@ -249,7 +255,7 @@ def test_on_paper_nothing_is_guessed():
             Ragged.seen += 1
             return tokens.where(torch.arange(16)[None] < Ragged.seen + 4)
 
-    with pytest.raises(ValueError, match="more of one image than of another"):
+    with pytest.raises(ValueError, match=r"depends on the picture \(5 or 6 visual columns"):
         Paper(tiny_named()).counts(Ragged())
 
 
@@ -273,43 +279,6 @@ def test_llava_stf_costs_what_its_authors_say():
     found = [round(one["macs"]["connector"] / 1e9, 1) for one in (bare, small)]
     assert found == [12.1, 41.1] and small["macs"]["scorer"] == 0
     assert small["macs"]["vision"] == bare["macs"]["vision"]
-
-
-@pytest.mark.parametrize(
-    ("method", "runs"),
-    [
-        (None, ["LlavaMultiModalProjector"]),
-        (Stride(4), ["LlavaMultiModalProjector"]),
-        (VisionZip(8), ["LlavaMultiModalProjector"]),
-        ("stf", ["SpatialFusion"]),
-        ("mbtf", ["MultiBlockFusion", "LlavaMultiModalProjector"]),
-    ],
-)
-def test_the_connector_alone(method, runs):
-    """The model's own, or what has weights and stands there; a method without them is none."""
-    model, seen = LLAVA.model(), []
-    if isinstance(method, str):
-        method = sized(METHODS["llava_stf"], model, only=method)
-    if method is not None:
-        foveate.compress(model, method)
-    call = connector(model, prefill(model, LLAVA.inputs([ONE])))
-    for module in model.modules():
-        module.register_forward_pre_hook(lambda m, _: seen.append(type(m).__name__))
-    with torch.no_grad():
-        call()
-    assert [name for name in seen if name in {*runs, "VisionZip", "Stride"}] == runs
-    assert "CLIPVisionModel" not in seen and "LlamaModel" not in seen
-
-
-def test_the_tower_alone():
-    model, seen = LLAVA.model(), []
-    call = tower(model, prefill(model, LLAVA.inputs([ONE])))
-    for name in ("vision_tower", "multi_modal_projector", "language_model"):
-        part = getattr(model.model, name)
-        part.register_forward_hook(lambda *_, name=name: seen.append(name))
-    with torch.no_grad():
-        call()
-    assert seen == ["vision_tower"]
 
 
 def llavolta_named():
@@ -422,6 +391,84 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch):
     fits(named, torch.bfloat16, 1, 1, "cpu")
     with pytest.raises(MemoryError, match="batch size 64"):
         fits(named, torch.bfloat16, 64, 1, "cpu")
+
+
+def test_a_cell_that_is_too_large_is_left_out_and_says_why(monkeypatch):
+    """Before it is begun: by its memory, and by its time at the pace of the cell before."""
+    cells = [Cell(BARE, 1.0, batch) for batch in (1, 1000)]
+    quick = Effort(pairs=1, rounds=0, new_tokens=(1,), seconds=30)
+    found = bench(subject(), cells, quick)
+    assert [row["batch"] for row in found["cells"]] == [1]
+    assert "3 rounds take about" in found["left_out"][0]["why"]
+    monkeypatch.setattr("foveate.bench.memory.available", lambda device: 2**20)
+    found = bench(subject(), cells[1:], quick)
+    assert "and cpu has 0.0 GiB free" in found["left_out"][0]["why"]
+
+
+def test_a_method_that_fails_leaves_the_others_of_its_round():
+    class Failing(Compressor):
+        def forward(self, tokens, context):
+            if len(tokens.x) > 1:
+                raise RuntimeError("one image at a time")
+            return tokens
+
+        def arguments(self):
+            return {}
+
+    failing = Spec("failing", lambda keep=None: Failing())
+    cells = [Cell(BARE, 1.0, 2), Cell("failing", 1.0, 2, spec=failing), Cell("stride", 4, 2)]
+    found = bench(subject(), cells, Effort(1, 1, (1,)))
+    assert [row["method"] for row in found["cells"]] == [BARE, "stride"]
+    assert found["cells"][1]["to_bare"]["pairs"] == 1
+    assert [row["why"] for row in found["left_out"]] == ["RuntimeError: one image at a time"]
+
+
+def test_cells_take_turns_by_image_and_batch_size():
+    cells, _ = plan([Spec("stride", METHODS["stride"])], [4, 5], [1, 2], visuals=[576, 64])
+    turns = groups(cells, QUICK)
+    assert [[(c.visual, c.batch) for c in turn] for turn in turns] == [
+        *([(576, 1)] * 4, [(576, 2)] * 3),  # the first with the idle one
+        *([(64, n)] * 3 for n in (1, 2)),
+    ]
+    assert [len(turn) for turn in groups(cells + cells[-1:] * 20, QUICK)] == [4, 3, 3, 12, 11]
+    assert {len(turn) for turn in groups(cells, None)} == {1}
+
+
+def test_images_of_several_sizes(capsys, tmp_path):
+    out = tmp_path / "r.json"
+    asked = ["--methods", "stride", "--keeps", "0.5", "--count-only", "--out", str(out)]
+    assert run(["bench", *asked, "--image-tokens", "1440,576", "--batch-sizes", "1,2"]) == 0
+    cells = json.loads(out.read_text())["cells"]
+    assert [(c["asked"], c["visual"], c["batch"], c["tokens"]) for c in cells] == [
+        *((576, 576, n, tokens) for n in (1, 2) for tokens in (576, 288)),
+        *((1440, 38**2, n, tokens) for n in (1, 2) for tokens in (38**2, 38**2 // 2)),
+    ]
+    assert (
+        cells[0]["flops_to_bare"] == 1 > cells[1]["flops_to_bare"] > cells[5]["flops_to_bare"] > 0.4
+    )
+    assert run(["bench", *asked, "--model", "qwen2.5-vl-7b", "--image-tokens", "576"]) == 2
+    assert "want another model" in capsys.readouterr().err
+
+
+def test_training_steps_leave_nothing_behind():
+    """Every prompt of a step is seen at its length; the same labels are learnt of each."""
+    model, inputs, seen = LLAVA.model(), LLAVA.inputs([ONE] * 2), []
+    layers = counts(model, inputs, FastV(4))["tokens_per_layer"]
+    model.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape[1]))
+    found = training_steps(model, inputs, FastV(4), layers, 2)
+    assert {*seen} == {16 + 9, 4 + 9}
+    for step in found.values():
+        assert step["step_s"]["median"] > 0 and step["to_limit"]["pairs"] == 2
+        assert step["peak_to_bare"] == step["peak_to_limit"]  # two layers see all
+    assert found["checkpointing"]["peak_bytes"] != found["plain"]["peak_bytes"]
+    assert not (model.training or model.is_gradient_checkpointing or foveate.is_compressed(model))
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_rounds_end_in_time_but_for_the_fewest():
+    done = []
+    late = interleaved({"a": lambda: done.append(1)}, 9, 1, until=0.0)
+    assert len(late["a"]) == 3 and len(done) == 4
 
 
 @pytest.mark.parametrize("out", [".", "..", "/", "here", "here/..", "file/b.json", "file/a/b.json"])

@@ -778,13 +778,44 @@ def test_names_are_known_without_what_loads_models():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def after(code):
+    """The modules in a fresh process that ran this code, and how many objects no search looks at again."""
+    told = (
+        "import gc, json, sys; print('\\n' + json.dumps([[*sys.modules], gc.get_freeze_count()]))"
+    )
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{told}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules, frozen = json.loads(done.stdout.splitlines()[-1])
+    return set(modules), frozen
+
+
 def test_the_list_of_methods_loads_no_compiler_and_no_transformers():
     """Arithmetic on the meta device would load the one, which takes as long as torch itself."""
-    code = (
-        "import sys; from foveate.cli import run; run(['methods']); "
-        "sys.exit(bool({'torch._dynamo', 'transformers'} & sys.modules.keys()))"
+    modules, frozen = after("from foveate.cli import run; run(['methods'])")
+    assert not modules & {"torch._dynamo", "transformers", "foveate.hosts", "foveate.evaluate"}
+    assert frozen > len(modules)
+
+
+def test_an_answer_loads_what_transformers_needs_and_little_more(files):
+    bare = (
+        "from PIL import Image\n"
+        "from transformers import AutoModelForImageTextToText, AutoProcessor\n"
+        f"model = AutoModelForImageTextToText.from_pretrained({str(PATH)!r})\n"
+        f"processor = AutoProcessor.from_pretrained({str(PATH)!r})\n"
+        "asked = processor(images=Image.new('RGB', (8, 8)), text='<image> what ?', return_tensors='pt')\n"
+        "model.generate(**asked, max_new_tokens=1)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+    asked = ["ask", str(files / "good.png"), "what ?", "--method", "fastv"]
+    ask = f"from foveate.cli import run; run({asked})"
+    modules, frozen = after(ask)
+    more = modules - after(bare)[0]
+    packages = {name.partition(".")[0] for name in more} - sys.stdlib_module_names
+    own = {"foveate", "typer", "rich", "einops", "annotated_doc", "shellingham"}
+    checks = {"pydantic", "pydantic_core", "typing_inspection", "annotated_types"}
+    assert packages <= own | checks | {"PIL", "torch", "transformers"}, packages
+    assert sum(name.startswith(("PIL", "torch", "transformers")) for name in more) < 20, more
+    assert not modules & {f"foveate.{room}" for room in ("train", "leaderboard", "convert")}
+    assert frozen > len(modules)
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ def make(monkeypatch):
     """docs/make.py, importable."""
     monkeypatch.syspath_prepend(str(DOCS))
     yield __import__("make")
-    for name in ("make", "outcomes", "pictures", "tables"):
+    for name in ("make", "grid", "outcomes", "pictures", "tables"):
         sys.modules.pop(name, None)
 
 
@@ -261,3 +261,67 @@ def test_results_become_tables(make):
     found = {name: {"wall": wall, "pairs": 30, "bar": 1.02} for name in make.outcomes.LIMITS}
     text = make.outcomes.limits(found)
     assert "| 30 | 1.010 (0.990–1.030) | lower bound ≤ 1.02 |" in text
+
+
+def measured(method: str, keep: float, visual: int, batch: int = 1) -> dict:
+    """A cell of a grid."""
+    about = {"method": method, "keep": keep, "visual": visual, "batch": batch, "idle": False}
+    times = {"prefill_s": {"median": visual * batch * keep / 100}, "load": 0.25}
+    if method == "identity":
+        return about | times
+    ratio = {"median": keep, "low": keep - 0.1, "high": keep + 0.1}
+    limit = {"median": 1.03, "low": 1.0, "high": 1.1}
+    return {
+        **about,
+        **times,
+        **{"to_bare": {"wall": ratio}, "to_limit": {"wall": limit}, "realised": ratio},
+        **{"decode_to_bare": ratio, "decode_to_limit": limit},
+        **{
+            "end_to_end_to_bare": {"1": limit, "16": ratio},
+            "end_to_end_to_limit": {"1": ratio, "16": limit},
+        },
+        **{"peak_to_bare": 0.5, "peak_to_limit": 1.0},
+    }
+
+
+def test_a_grid_is_shown_while_it_is_measured(make, tmp_path, monkeypatch):
+    """Of nothing a page is made, and of a part; cells without a clock and left out ones are in no picture."""
+    monkeypatch.setattr(make.grid, "RESULTS", tmp_path)
+    assert "make grid" in make.grid.page() and make.grid.pictures() == {}
+    run = {"device": "cpu", "threads": 2, "versions": {"torch": "2"}, "commit": "0123456789"}
+    cells = [measured("identity", 1.0, n, batch) for n in (576, 1444) for batch in (1, 4)]
+    cells += [measured("stride", keep, 576) for keep in (0.5, 0.25)] + [
+        measured("fastv", 0.25, 1444)
+    ]
+    gone = {"method": "fastv", "keep": 0.25, "batch": 32, "asked": 2880, "why": "too long"}
+    document = {"model": "small", "run": run, "cells": cells, "left_out": [gone]}
+    (tmp_path / "grid-small.json").write_text(json.dumps(document))
+    page = make.grid.page()
+    assert (
+        "| 576 | 1 | `stride` | 0.25 / 1.03 | 0.25 / 1.03 | 0.25 / 1.03 | 0.50 / 1.00 | 25 % |"
+        in page
+    )
+    assert "| 2880 | 32 | `fastv` 0.25 | too long |" in page and "Load before it began: 0.2" in page
+    drawn = {name: picture.decode() for name, picture in make.grid.pictures().items()}
+    assert {name: "stride" in picture and "1444" in picture for name, picture in drawn.items()} == {
+        "realised.svg": True,
+        "growing.svg": True,
+    }
+    assert drawn == {name: one.decode() for name, one in make.grid.pictures().items()}
+
+
+def test_training_is_shown_once_it_is_measured(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(make.outcomes, "RESULTS", tmp_path)
+    assert "Not measured" in make.outcomes.training()
+    span = {"median": 0.021, "low": 0.02, "high": 0.03}
+    document = {"recipe": "patchqa", "shares": {"outside": span}}
+    (tmp_path / "training.json").write_text(json.dumps(document))
+    assert "`patchqa`, 2.1 % (2.0–3.0) is neither" in make.outcomes.training()
+    way = {name: {"wall": {"median": 0.5}} for name in ("to_bare", "to_limit")}
+    way |= {"peak_to_bare": 0.4, "peak_to_limit": 1.1}
+    cell = measured("stride", 0.25, 576) | {"training": {"plain": way, "checkpointing": way}}
+    about = {"prompt": {"visual": 576, "text": 64}, "cells": [cell, measured("identity", 1.0, 576)]}
+    run = {"device": "cpu", "threads": 2, "versions": {"torch": "2"}, "commit": None}
+    (tmp_path / "steps-small.json").write_text(json.dumps(about | {"run": run}))
+    row = "| `stride` | 0.25 | 0.50 / 0.50 | 0.50 / 0.50 | 0.40 / 1.10 | 0.40 / 1.10 |"
+    assert make.outcomes.training().endswith(row)

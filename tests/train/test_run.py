@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import runpy
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import small
@@ -253,3 +256,18 @@ def test_names_mean_in_python_what_they_mean_on_the_command_line(tmp_path):
     card = replace(RECIPES["patchqa"](), steps=1, batch=2, micro_batch=2)
     assert run(card, tmp_path, device="cpu")["steps"] == 1
     assert foveate.from_pretrained(str(tmp_path)).config.model_type == "llava"
+
+
+def test_where_the_time_of_a_step_goes(card, tmp_path):
+    """Every step is told whole, in parts that follow one another: recipes/training_speed.py adds them up."""
+    told = runpy.run_path(str(Path(__file__).parents[2] / "recipes" / "training_speed.py"))
+    timeline = told["Timeline"]()
+    begun = time.perf_counter()
+    run(card(steps=3), tmp_path / "run", callbacks=[timeline])
+    taken = time.perf_counter() - begun
+    parts = {"data", "forward", "backward", "optimizer", "rest"}
+    assert [step.keys() for step in timeline.steps] == [parts] * 3
+    assert sum(sum(step.values()) for step in timeline.steps) < taken
+    shares = told["told"](timeline.steps)["shares"]
+    assert shares.keys() == {*parts, "outside"}
+    assert 0 < shares["outside"]["median"] < 1

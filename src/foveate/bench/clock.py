@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 
 Advance = Callable[[int, str], None]
+FEWEST = 3  # rounds that bounds can be told of
 
 
 class Timing(NamedTuple):
@@ -61,21 +62,25 @@ def interleaved(
     pairs: int,
     warmup: int = 2,
     advance: Advance | None = None,
+    until: float = math.inf,
 ) -> dict[str, list[Timing]]:
     """Run all calls `pairs` times, in an order that turns: A B, B A, A B, …; a timing per call and round.
 
-    What slows the machine for seconds slows neighbours alike, so compare within a round (`ratio`).
+    What slows the machine for seconds slows neighbours alike, so compare within a round (`ratio`). until: a
+    time of `time.perf_counter()` behind which no round begins, once there are FEWEST.
     """
     timings: dict[str, list[Timing]] = {name: [] for name in calls}
     with quiet():
         for step in range(-warmup, pairs):
+            if step >= FEWEST and time.perf_counter() > until:
+                break
             gc.collect()
             for name in _turn(list(calls), step):
                 taken = timed(calls[name])
                 if step >= 0:
                     timings[name].append(taken)
             if advance is not None and step >= 0:
-                advance(1, " | ".join(calls))
+                advance(1, " | ".join(map(str, calls)))
     return timings
 
 
@@ -108,7 +113,6 @@ def ratio(above: Sequence[Timing], below: Sequence[Timing]) -> Ratio:
 def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> int:
     """The most memory of a device that a call holds at once, over what was held before."""
     device = torch.device(device)
-    call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -127,6 +131,11 @@ def peak_bytes(call: Callable[[], Any], device: torch.device | str = "cpu") -> i
         held += size
         peak = max(peak, held)
     return peak
+
+
+def load() -> float | None:
+    """How many processes ran on this machine in the last minute; None where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 @contextmanager

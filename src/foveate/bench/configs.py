@@ -8,7 +8,8 @@ as the processor does. Rows of a batch have images and words of their own and th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,6 +60,24 @@ class Named:
         return inputs | self.pixels(batch, draw)
 
 
+def showing(named: Named, visual: int) -> Named:
+    """The same with an image of about so many tokens: the square of patches that comes nearest.
+
+    Raises ValueError for a model whose images are not one square that its tower sees whole.
+    """
+    if named.arguments["model_type"] != "llava":
+        raise ValueError(f"its images take {named.visual} tokens, not {visual}: want another model")
+    side = max(round(visual**0.5), 1)
+    vision = named.arguments["vision_config"] | {"image_size": side * PATCH}
+    sized = {"vision_config": vision, "image_seq_length": side**2}
+    return replace(
+        named,
+        arguments=named.arguments | sized,
+        visual=side**2,
+        pixels=partial(_squares, pixels=side * PATCH),
+    )
+
+
 def build(
     config: Any,
     dtype: torch.dtype = torch.float32,
@@ -79,8 +98,8 @@ def like(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in moved.items()}
 
 
-def _squares(images: int, draw: torch.Generator) -> dict[str, Tensor]:
-    return {"pixel_values": torch.randn(images, 3, SIDE, SIDE, generator=draw)}
+def _squares(images: int, draw: torch.Generator, pixels: int = SIDE) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(images, 3, pixels, pixels, generator=draw)}
 
 
 def _tiles(images: int, draw: torch.Generator) -> dict[str, Tensor]:

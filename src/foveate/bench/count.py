@@ -74,8 +74,8 @@ class Paper:
         loads: list[cost.Load] = []
         own = cost.own_macs(small, lambda: loads.append(cost.watch(small, text, first)))
         load = loads[0]
-        if cost.watch(small, text, other) != load:
-            raise ValueError("keeps more of one image than of another: its counts need a run")
+        if (seen := cost.watch(small, text, other)) != load:
+            raise ValueError(_differing(load.visual, seen.visual))
         return _told(load, cost.cost(self.whole, load, parts, own), visual)
 
     def _widened(self, part: Compressor) -> Compressor:
@@ -122,6 +122,17 @@ class Widened(Compressor):
     def arguments(self) -> dict[str, Any]:
         """None: it is saved nowhere."""
         return {}
+
+
+def _differing(first: tuple[int, ...], other: tuple[int, ...]) -> str:
+    """Why one prompt's counts are not those of every prompt."""
+    ends = sorted({first[-1], other[-1]})
+    left = " or ".join(map(str, ends))
+    return (
+        f"how much is left depends on the picture ({left} visual columns, newlines included: a row of tiles "
+        "loses its own with its last token), so it cannot be counted on paper; without --count-only it is "
+        "counted as it runs"
+    )
 
 
 def narrowed(config: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +43,16 @@ class Journal:
         """Where finished cells wait."""
         return self.out.with_name(f"{self.out.name}.partial")
 
-    def cell(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The cell of this name: read if finished, else made; kept unless it says why there is none."""
-        if name in self.cells:
-            return self.cells[name]
-        made = make()
-        if self.out is not None and "why" not in made:
-            self.cells[name] = made
+    def missing(self, names: Iterable[str]) -> list[str]:
+        """Those of these cells that are not finished."""
+        return [name for name in names if name not in self.cells]
+
+    def keep(self, made: Mapping[str, dict[str, Any]]) -> None:
+        """Keep finished cells; not those that say why there is none."""
+        done = {name: cell for name, cell in made.items() if "why" not in cell}
+        if self.out is not None and done:
+            self.cells |= done
             write(self.partial, dumps(sealed({"kind": KIND, "key": self.key, "cells": self.cells})))
-        return made
 
     def finish(self, document: Mapping[str, Any]) -> None:
         """Write the whole, and forget the parts."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from foveate.bench.clock import Ratio, Timing, interleaved, ratio
-from foveate.bench.count import prefill
+from foveate.bench.count import prefill, text_columns
 from foveate.core.compressor import Compressor
 from foveate.hosts import traits
 from foveate.hosts.attach import compress, is_compressed
@@ -57,6 +57,14 @@ def short_prefill(model: nn.Module, inputs: Mapping[str, Tensor], visual: int) -
     Tower and connector run on whole images, as they do under compression; then the language model reads
     a physically short prompt. All prompts of the batch have the same number of visual columns.
     """
+    short = shortened(model, inputs, visual)
+    return lambda: model(**short(), use_cache=True, logits_to_keep=1)
+
+
+def shortened(
+    model: nn.Module, inputs: Mapping[str, Tensor], visual: int
+) -> Callable[[], dict[str, Tensor]]:
+    """What runs tower and connector and gives such short prompts, as vectors and their mask."""
     base = traits.base_of(model)
     ids = inputs["input_ids"]
     is_visual = ids == traits.placeholder_id(base)
@@ -67,15 +75,20 @@ def short_prefill(model: nn.Module, inputs: Mapping[str, Tensor], visual: int) -
     names = inspect.signature(base.get_image_features).parameters
     seen = {k: v for k, v in inputs.items() if k in names}
 
-    def call() -> Any:
+    def call() -> dict[str, Tensor]:
         rows = base.get_image_features(**seen, return_dict=True).pooler_output
         rows = torch.cat(list(rows)).reshape(len(ids), whole, -1)[:, :visual]
         embeds = model.get_input_embeddings()(words)
         embeds = embeds.masked_scatter(at[..., None], rows.to(embeds.dtype))
-        given = {"inputs_embeds": embeds, "attention_mask": torch.ones_like(words)}
-        return model(**given, use_cache=True, logits_to_keep=1)
+        return {"inputs_embeds": embeds, "attention_mask": torch.ones_like(words)}
 
     return call
+
+
+def missing(model: nn.Module, inputs: Mapping[str, Tensor], layers: Sequence[int]) -> list[int]:
+    """The numbers of visual columns in layers that do not see all of them."""
+    whole = inputs["input_ids"].shape[1] - text_columns(model, inputs)
+    return [n for n in dict.fromkeys(layers) if n < whole]
 
 
 def ideal(prefills: Mapping[int, Sequence[Timing]], layers: Sequence[int]) -> list[Timing]:
@@ -84,12 +97,28 @@ def ideal(prefills: Mapping[int, Sequence[Timing]], layers: Sequence[int]) -> li
     prefills: the rounds of a prompt of each such number; layers: the number in each decoder layer.
     A share of the layers takes its share of that prompt's time; tower and head are alike in all.
     """
-    share = {n: layers.count(n) / len(layers) for n in dict.fromkeys(layers)}
-    rounds = zip(*(prefills[n] for n in share), strict=True)
-    return [
-        Timing(*(sum(w * t for w, t in zip(share.values(), one, strict=True)) for one in parts))
-        for parts in (zip(*timings, strict=True) for timings in rounds)
-    ]
+    walls, cpus = (
+        weighted({n: [t[part] for t in rounds] for n, rounds in prefills.items()}, layers)
+        for part in (0, 1)
+    )
+    return [*map(Timing, walls, cpus)]
+
+
+def weighted(rounds: Mapping[int, Sequence[float]], layers: Sequence[int]) -> list[float]:
+    """Round by round the mean over the layers, each with the value of a prompt of as many columns."""
+    each = zip(*(rounds[n] for n in layers), strict=True)
+    return [sum(values) / len(layers) for values in each]
+
+
+def realised(to_bare: Mapping[str, float], flops: float) -> dict[str, float] | None:
+    """The share of the arithmetic saved that became time saved, with its bounds; None where none is saved.
+
+    to_bare: the prefill's time in a ratio to the bare model's, with bounds; flops: its arithmetic in one.
+    """
+    if flops >= 1:
+        return None
+    ends = {"median": "median", "low": "high", "high": "low"}  # less time is more saved
+    return {name: (1 - to_bare[end]) / (1 - flops) for name, end in ends.items()}
 
 
 def judged(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -13,16 +13,21 @@ from foveate.hosts import cost, traits
 CGROUP = Path("/sys/fs/cgroup")
 
 
-def needed(skeleton: nn.Module, load: cost.Load, batch: int) -> int:
-    """Bytes for weights, the cache of a batch of such prompts, and one layer's vectors at its widest.
+def weights(model: nn.Module) -> int:
+    """Bytes of a model's weights; it may be a skeleton."""
+    return sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+
+
+def beside(model: nn.Module, columns: int, batch: int) -> int:
+    """Bytes for the cache of a batch of prompts of so many columns, and a layer's vectors at its widest.
 
     An estimate from below: kernels take room of their own.
     """
-    size = next(skeleton.parameters()).element_size()
-    weights = sum(t.nbytes for t in (*skeleton.parameters(), *skeleton.buffers()))
-    text = traits.base_of(skeleton).config.get_text_config()
-    vectors = max(load.lengths) * (4 * text.hidden_size + 3 * text.intermediate_size) * size
-    return weights + batch * (cost.cost(skeleton, load).kv_bytes + vectors)
+    base, size = traits.base_of(model), next(model.parameters()).element_size()
+    text = base.config.get_text_config()
+    load = cost.Load({}, {}, (columns,) * len(traits.decoder_of(base).layers), columns)
+    vectors = columns * (4 * text.hidden_size + 3 * text.intermediate_size) * size
+    return batch * (cost.cost(model, load).kv_bytes + vectors)
 
 
 def available(device: torch.device | str) -> int | None:
@@ -45,9 +50,17 @@ def fits(
 ) -> None:
     """Raise MemoryError, with both numbers, if a model and its longest answers cannot fit."""
     skeleton = cost.skeleton(named.config(), dtype)
-    depth = len(traits.decoder_of(traits.base_of(skeleton)).layers)
-    longest = cost.Load({}, {}, (TEXT + named.visual + new_tokens,) * depth, TEXT)
-    want, there = needed(skeleton, longest, batch), available(device)
+    columns = TEXT + named.visual + new_tokens
+    _want(weights(skeleton) + beside(skeleton, columns, batch), dtype, batch, device)
+
+
+def room(model: nn.Module, columns: int, batch: int) -> None:
+    """Raise MemoryError, with both numbers, if such a batch cannot fit beside a model that is there."""
+    _want(beside(model, columns, batch), model.dtype, batch, model.device)
+
+
+def _want(want: int, dtype: torch.dtype, batch: int, device: torch.device | str) -> None:
+    there = available(device)
     if there is not None and want > there:
         raise MemoryError(
             f"needs at least {want / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')} at batch "

@@ -14,7 +14,7 @@ PARTS = ("vision", "connector", "scorer", "language", "total")
 LIMIT = (
     "× bare, × limit: ratios within a round, medians with one-sided 95 % bounds. The limit is the bare "
     "model on physically short prompts, each with the weight of the layers that see as many tokens. "
-    "Connector: its time alone, on what it is given, and its share of the prefill."
+    "Realised: of the arithmetic that is saved, the share that became time saved."
 )
 WHAT = {
     "before": "what the host costs, dropping before the language model (stride at 0.25, × limit)",
@@ -28,8 +28,7 @@ Si = Callable[[float], str]
 def tables(result: Mapping[str, Any], si: Si) -> Iterator[Table | str]:
     """What is counted, and if it was timed, what it takes. si writes large numbers: 4.2 T."""
     prompt, cells = result["prompt"], result["cells"]
-    size = f"{prompt['visual']} visual + {prompt['text']} text columns"
-    about = f"{result['model']}, {result['dtype']}, {size}"
+    about = f"{result['model']}, {result['dtype']}, {prompt['text']} text columns"
     if cells:
         yield counted(cells, f"{about}: counts for one prompt", si)
     if cells and result["effort"] is not None:
@@ -49,6 +48,7 @@ def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
         (
             "method",
             "keep",
+            "of",
             "tokens",
             "mean over\nlayers",
             "compression",
@@ -61,14 +61,12 @@ def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
             "KV",
         ),
     )
-    seen = set()
-    for cell in cells:
-        if cell["idle"] or (key := (cell["method"], cell["keep"])) in seen:
-            continue
-        seen.add(key)
+    once = {(c["method"], c["keep"], c["visual"]): c for c in cells if not c["idle"]}
+    for cell in once.values():
         table.add_row(
             escape(cell["method"]),
             budget(cell["keep"]),
+            str(cell["visual"]),
             str(cell["tokens"]),
             f"{cell['equivalent_tokens']:.4g}",
             f"{100 * cell['compression']:.0f} %",
@@ -81,39 +79,38 @@ def counted(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
 
 def timed(cells: list[Mapping[str, Any]], title: str, si: Si) -> Table:
     """Times, ratios and memory of each cell."""
-    lengths = list(cells[0].get("end_to_end_s", {}))
+    lengths = [n for n in cells[0].get("end_to_end_s", {}) if n != "1"]  # one is the first token
     table = _table(
         title,
         (
             "method",
             "keep",
+            "of",
             "batch",
             "prefill",
             "× bare",
             "× limit",
-            "connector",
-            "share",
+            "realised",
             "first\ntoken",
             "decode\nper token",
             *(f"answer\nof {n}" for n in lengths),
             "peak",
         ),
     )
-    batch = cells[0]["batch"]
+    size = None
     for cell in cells:
-        if cell["batch"] != batch:
+        if size not in (None, (cell["visual"], cell["batch"])):
             table.add_section()
-            batch = cell["batch"]
+        size = cell["visual"], cell["batch"]
         answers = cell.get("end_to_end_s", {})
         table.add_row(
             escape(cell["method"]) + (" (idle)" if cell["idle"] else ""),
             budget(cell["keep"]),
-            str(cell["batch"]),
+            *map(str, size),
             milliseconds(cell["prefill_s"]),
             ratio(cell.get("to_bare")),
             ratio(cell.get("to_limit")),
-            milliseconds(cell.get("connector_s")),
-            share(cell.get("connector_share")),
+            share(cell.get("realised")),
             milliseconds(cell.get("ttft_s")),
             milliseconds(cell.get("decode_s_per_token")),
             *(milliseconds(answers.get(n)) for n in lengths),
@@ -140,9 +137,9 @@ def ratio(found: Mapping[str, Any] | None) -> str:
     return f"{wall['median']:.3f} [dim]{wall['low']:.3f}–{wall['high']:.3f}[/dim]"
 
 
-def share(found: Mapping[str, Any] | None) -> str:
-    """A median in per cent of a prefill."""
-    return MISSING if found is None else f"{100 * found['wall']['median']:.1f} %"
+def share(found: Mapping[str, float] | None) -> str:
+    """A median in per cent."""
+    return MISSING if found is None else f"{100 * found['median']:.0f} %"
 
 
 def _table(title: str, heads: tuple[str, ...]) -> Table:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from foveate.bench.table import Subject
+from foveate.bench.cells import Subject
 from foveate.core.compressor import Compressor
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from foveate.bench import Cell
     from foveate.core.spec import Skipped
 
+ALIKE = "'small', 'slice' or 'llava-1.5-7b'"  # whose images are one square
+MOST_VISUAL = 20_000
+CALM = 1.0  # processes that run before anything is measured
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -35,6 +39,14 @@ def bench(
         "0.25"
     ),
     batch_sizes: Annotated[str, typer.Option(help="Numbers of prompts, with commas.")] = "1",
+    image_tokens: Annotated[
+        str | None,
+        typer.Option(
+            help="About how many tokens an image takes, with commas: of each the nearest square (small, "
+            "slice, llava-1.5-7b).",
+            show_default="the model's own",
+        ),
+    ] = None,
     new_tokens: Annotated[
         str, typer.Option(help="Lengths of answers to time, with commas.")
     ] = "1,16,128",
@@ -48,6 +60,20 @@ def bench(
     rounds: Annotated[
         int, typer.Option(min=1, max=values.MOST_ROUNDS, help="Rounds of answers in a cell.")
     ] = 5,
+    training: Annotated[
+        bool,
+        typer.Option(
+            "--training", help="Take training steps too, with and without gradient checkpointing."
+        ),
+    ] = False,
+    cell_seconds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Methods and budgets at one image and batch size take turns, 12 at a time: give them fewer "
+            "rounds, three at least, to end within about so long; leave out those that cannot.",
+        ),
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, float16, or auto: as the checkpoint has it.")
     ] = "auto",
@@ -65,18 +91,27 @@ def bench(
     """Measure tokens, MACs, prefill, answers, memory, cache, and the distance from the ideal."""
     batches = sorted({*values.wholes("--batch-sizes", batch_sizes, most=values.MOST_PROMPTS)})
     lengths = sorted({*values.wholes("--new-tokens", new_tokens, most=values.MOST_NEW)})
+    sizes = [None]
+    if image_tokens is not None:
+        sizes = sorted({*values.wholes("--image-tokens", image_tokens, most=MOST_VISUAL)})
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     if out is not None:
         _want_file(out)
-    cells, skipped = _planned(methods, keeps, batches, not count_only)
+    cells, skipped = _planned(methods, keeps, batches, not count_only, sizes)
     with output.answering() as emit:
         output.hush()
         from foveate import bench as room
         from foveate.core.spec import named
 
-        effort = None if count_only else room.Effort(pairs, rounds, tuple(lengths))
-        subject = _subject(model, dtype, device, seed, effort, max(batches))
+        effort = (
+            None
+            if count_only
+            else room.Effort(pairs, rounds, tuple(lengths), cell_seconds, training)
+        )
+        subject = _subject(model, dtype, device, seed, effort, batches[0], sizes[0])
+        if effort is not None and (busy := room.load() or 0.0) > CALM:
+            output.note(f"{busy:.1f} processes were running: times will be those of a busy machine")
         with output.progress(room.ticks(cells, effort), "rounds") as advance:
             try:
                 result = room.bench(subject, cells, effort, out, seed, advance, skipped)
@@ -109,7 +144,7 @@ def _want_file(out: Path) -> None:
 
 
 def _planned(
-    methods: str | None, keeps: str, batches: list[int], timed: bool
+    methods: str | None, keeps: str, batches: list[int], timed: bool, sizes: list[int | None]
 ) -> tuple[list[Cell], list[Skipped]]:
     """The cells, and the budgets that methods lack. Raises Wrong if nothing asked for is left."""
     from foveate.registry.methods import names
@@ -121,36 +156,49 @@ def _planned(
 
     from foveate.bench import BARE, plan
 
-    cells, skipped = plan(specs, budgets, batches, timed)
+    cells, skipped = plan(specs, budgets, batches, timed, sizes)
     if {spec.slug for spec in specs} != {BARE} and all(c.method == BARE or c.idle for c in cells):
         raise Wrong(f"nothing to measure: {skipped[0]['method']}: {skipped[0]['why']}")
     return cells, skipped
 
 
-def _subject(name: str, dtype: str, device: str, seed: int, effort: Any, batch: int) -> Any:
-    """What is measured. Raises Failed, with the numbers, if it does not fit."""
+def _subject(
+    name: str, dtype: str, device: str, seed: int, effort: Any, batch: int, visual: int | None
+) -> Any:
+    """What is measured, with images of so many tokens. Raises Failed, with both numbers, if it is too big."""
     import torch
 
     from foveate import bench as room
 
     if name not in room.CONFIGS:
+        if visual is not None:
+            raise Wrong(f"--image-tokens: {name} has images of its own; want {ALIKE}")
         return _checkpoint(name, dtype, device, seed)
     named = room.CONFIGS[name]
+    try:
+        named = named if visual is None else room.showing(named, visual)
+    except ValueError as error:
+        raise Wrong(f"--image-tokens {visual}: {name}: {error}, {ALIKE}") from error
     config = named.config()
     kind = config.dtype if dtype == "auto" else getattr(torch, dtype)
+
+    @lru_cache(maxsize=1)  # of several sizes one is in memory, beside the first
+    def showing(other: int) -> Any:
+        return _subject(name, dtype, device, seed, effort, batch, other)
+
     if effort is None:
-        return room.Subject(name, paper=room.Paper(named, kind, seed))
-    device = models.place_to_run(device)
+        return room.Subject(name, paper=room.Paper(named, kind, seed), showing=showing)
+    place = models.place_to_run(device)
     try:
-        room.fits(named, kind, batch, max(effort.new_tokens), device)
-        made = room.build(config, kind, device, seed)
+        room.fits(named, kind, batch, max(effort.new_tokens), place)
+        made = room.build(config, kind, place, seed)
     except (MemoryError, RuntimeError, AssertionError) as error:
         raise Failed(f"{name} {error} (--dtype, --batch-sizes, --device, --count-only)") from error
 
     def inputs(size: int) -> dict[str, Any]:
         return room.like(made, named.inputs(size, seed))
 
-    return room.Subject(name, made, inputs)
+    return room.Subject(name, made, inputs, showing=showing)
 
 
 def _checkpoint(name: str, dtype: str, device: str, seed: int) -> Any:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from foveate.cli import arguments, output
+from foveate.cli import arguments, output, starting
 
 IDENTITY = "identity"  # acts nowhere
 FIRST_LINE = re.compile(
@@ -29,6 +29,7 @@ def methods(
     json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
     """List every method: paper, where it acts, trained or not, arguments."""
+    starting.load("foveate.registry.methods")
     from foveate.registry.methods import names
 
     found = [describe(slug, arguments.factory(slug)) for slug in names()]

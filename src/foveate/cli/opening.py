@@ -7,7 +7,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from foveate.cli import arguments, models, output
+from foveate.cli import arguments, models, output, starting
 from foveate.cli.wrong import Wrong
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def opened(
     trust: such classes by name, beside that of spec; switches, headless as in `models.load`. Raises Wrong
     and Failed as that does, and Wrong for changes that what was saved does not take.
     """
+    starting.load("foveate.evaluate")
     from foveate import evaluate
 
     output.hush()

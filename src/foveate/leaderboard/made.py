@@ -112,7 +112,8 @@ def timed(work: Work, plan: Plan, pairs: int = PAIRS) -> dict[str, Any] | None:
     with told(plan.compressor, asked):
         layers = counts(own.model, inputs, method)["tokens_per_layer"]
         small = compress(twin(own.model), method, **plan.how)
-        found = prefills({"bare": own.model, "method": small}, inputs, layers, pairs)
+        models = {"bare": own.model, "method": small}
+        found = prefills(models, inputs, {"method": layers}, pairs)["method"]
     ratios = {name: found[name]["wall"]["median"] for name in ("to_bare", "to_limit")}
     return json.loads(
         json.dumps({**ratios, "prefill_s": found["prefill_s"]["median"], "pairs": pairs})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +42,7 @@ def run(
     device: str = "auto",
     model: str | None = None,
     advance: Advance = lambda step, steps, now: None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train as a recipe says and leave model, processor, loss curve and training.json in a folder.
 
@@ -49,7 +50,8 @@ def run(
     recipe says how many steps. Order 'grouped' wants of them `has_images`, a bool for each record, and
     `questions`, how many each asks, saves reading them all for `split`. model is where the recipe's model
     lies here. resume goes on from the last whole checkpoint in the folder, or begins. advance hears of
-    every step. Started by torchrun or accelerate, it trains on all their devices.
+    every step, callbacks of all that transformers' Trainer tells. Started by torchrun or accelerate, it
+    trains on all their devices.
 
     Raises ValueError for a folder that holds another run and for whatever the recipe asks that the model
     does not have, DataError with line numbers for data that is not in order, DivergedError if the loss
@@ -63,11 +65,17 @@ def run(
             return done
         checkpoints.refuse(recipe.as_dict(), out, resume)
         whole = sets.opened(recipe, data, validation)
-        return _trained(recipe, out, whole, device, model, advance)
+        return _trained(recipe, out, whole, device, model, advance, callbacks)
 
 
 def _trained(
-    recipe: Recipe, out: Path, whole: sets.Sets, device: str, model: str | None, advance: Advance
+    recipe: Recipe,
+    out: Path,
+    whole: sets.Sets,
+    device: str,
+    model: str | None,
+    advance: Advance,
+    callbacks: Sequence[TrainerCallback],
 ) -> dict[str, Any]:
     """Train in a folder that was found to be this run's or new."""
     data, validation = map(by_question, whole) if recipe.split else whole
@@ -81,7 +89,8 @@ def _trained(
     if settings.process_index == 0 and (counts := _counts(whole[0], data)):
         advance(0, steps, "{records:,} records, {rows:,} rows".format(**counts))
     trainer = _trainer(recipe, settings, data, validation, begun, model)
-    trainer.add_callback(Watch(advance))
+    for callback in (Watch(advance), *callbacks):
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(begun) if begun else None)
     skipped = {"skipped": left_out.told(gone)} if recipe.skip else {}
     return _finish(trainer, recipe, out, _counts(whole[0], data) | skipped)
