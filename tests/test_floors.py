@@ -220,7 +220,9 @@ def test_imports_run_down_never_sideways():
 
 
 def test_contributing_shows_the_house_as_it_is():
-    rows = re.findall(r"^\| (\d+) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+) \| (.*?) \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE
+    )
     shown = {int(floor): tuple(re.findall(r"`(\w+)`", rooms)) for floor, rooms in rows}
     assert shown == dict(enumerate(HOUSE))
 
