@@ -272,5 +272,7 @@ def test_what_the_page_says_of_the_load_is_so():
     assert sum(sum(ends.values()) for ends in ended.values()) == load["requests"]
     assert ended.pop("good").keys() == {"200"} and load["not_as_they_should"] == []
     assert sum(sum(ends.values()) for ends in ended.values()) / load["requests"] == 1 / 20
-    assert f"stayed at {memory['last_tenth']:.0f} MB" in page
+    assert (
+        f"stayed at {memory['last_tenth']:.0f} MB, and was {memory['most']:.0f} MB at most" in page
+    )
     assert memory["last_tenth"] / memory["second_tenth"] == pytest.approx(1, abs=0.01)

@@ -73,7 +73,10 @@ def test_a_long_question_is_not_echoed(capsys, picture):
 
 ASK, EVAL, TRAIN = "ask a.png x", "eval --method", "train patchqa --set"
 TOO_MUCH = [  # words with spaces between them
-    (f"{ASK} --limit 3", "--limit is an option of compare, leaderboard, eval, draw scales"),
+    (
+        f"{ASK} --limit 3",
+        "--limit is an option of compare, leaderboard, eval, calibrate, draw scales",
+    ),
     (f"{ASK} --metod y", "nearest: --method; there are --model, --method"),
     ("draw layers a.png x --lyers 2", "unknown option of foveate draw layers '--lyers'"),
     ("methods fastv", "'fastv' is a word too many: foveate methods takes options and no more"),

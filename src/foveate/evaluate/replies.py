@@ -42,7 +42,7 @@ class Reply:
     carried: tuple[tuple[Tensor, Tensor], ...] = field(default=(), compare=False, repr=False)
     made: int = 0
     seconds: float = field(default=0.0, compare=False)
-    doubt: float | None = None
+    doubt: float | None = field(default=None, compare=False)
 
 
 def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int) -> list[Reply]:
