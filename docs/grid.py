@@ -131,6 +131,8 @@ def realised() -> bytes:
 
 def growing() -> bytes:
     """A panel for each model: a prefill's seconds, a colour for each batch size, dashed with a method."""
+    from matplotlib.ticker import FuncFormatter
+
     figure, ((*axes,),) = panels(1, len(grids()))
     for (_, grid), one in zip(grids(), axes, strict=True):
         cells = timed(grid)
@@ -144,6 +146,8 @@ def growing() -> bytes:
         dashed = "" if first is None else f"; dashed: {first}, {100 * SHOWN:.0f} % kept"
         one.set_title(f"{grid['model']}{dashed}", loc="left", fontsize=10)
         one.set_yscale("log")
+        for put in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
+            put(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
         plain(one)
     axes[0].set_ylabel("prefill of the batch, seconds")
     return drawn(figure, [axes])

@@ -140,13 +140,13 @@ class BaseBefore:
         flow = kwargs.pop(KEY, None) or Flow()
         given = {name: kwargs.pop(name, None) for name in INSTRUCTION}
         told = {name: value for name, value in given.items() if value is not None}
-        flow.call = replace(flow.call, **told)
+        flow.call = replace(flow.call, **told) if told else flow.call
         cache = kwargs.get("past_key_values")
         first = _empty(cache)
         calls.check(base, kwargs, flow.call, first)
         if self.attachment.switches.proportional:
             proportional.check(traits.decoder_of(base))
-        if not (self.attachment.layered or _positionless(base)):
+        if first and not (self.attachment.layered or _positionless(base)):
             raise ValueError(
                 "the attention's kernel was changed after the method was attached: compress again"
             )
@@ -163,7 +163,7 @@ class BaseBefore:
             kwargs, flow.later = self._later(base, kwargs, cache)
         return (), {**kwargs, KEY: flow}
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # it waits for no data, and asks the cache for numbers
     def _later(self, base: nn.Module, kwargs: dict, cache: Any) -> tuple[dict, Later | None]:
         """The call on the cache's columns, and what layers above a cut must know of it."""
         memory, now = getattr(cache, "visual_memory", None), None

@@ -27,7 +27,6 @@ from foveate.hosts.positions import (
 from foveate.hosts.proportional import weigh
 
 
-@torch.compiler.disable  # it waits for no data, and asks the cache for numbers
 def call(
     base: nn.Module, kwargs: dict[str, Any], memory: Memory, cache: Any
 ) -> tuple[dict[str, Any], Later]:

@@ -20,8 +20,11 @@ def twin(model: nn.Module) -> nn.Module:
 def shrunk(model: nn.Module, processor: Any, side: int) -> tuple[nn.Module, Any]:
     """A twin whose tower sees side × side patches, its table of positions interpolated; its processor.
 
-    Raises NotImplementedError for towers without such a table of one size.
+    Raises NotImplementedError for towers without such a table of one size, and for pictures cut into tiles:
+    of a smaller one there are fewer.
     """
+    if hasattr(model.config, "image_grid_pinpoints"):
+        raise NotImplementedError("a smaller picture has fewer tiles of the same size")
     (tower,) = traits.towers_of(traits.base_of(model))
     table = _table(tower)
     if table is None or not hasattr(processor.image_processor, "size"):
