@@ -149,6 +149,12 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
     assert [one.reply.text for one in found if one.rung == 0] == [
         text for text, one in zip(told, found, strict=True) if one.rung == 0
     ]
+    with torch.no_grad():
+        model.lm_head.weight.mul_(2)
+    with pytest.raises(
+        ValueError, match="calibrated for the bare embedded, and this model has other"
+    ):
+        ladder.answers(model, processor, asks, 8)
     for said in (False, True):  # in words; and of a risk that so few questions cannot show
         more = ["--risk", "0.001"] if said else []
         assert cli.run([*words, *more, "--out", str(tmp_path)]) == 0

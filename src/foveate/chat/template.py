@@ -87,11 +87,11 @@ def asked(processor: Any, question: Told, kinds: Sequence[str] = ("image",)) -> 
 
 def told(processor: Any, question: Told, kinds: Sequence[str]) -> list[dict[str, Any]]:
     """The turns of a prompt as chat templates take them."""
-    chat = None if isinstance(question, str) else Chat(processor)
-    if chat is not None:
-        turns = [spoken(turn.role, chat.ended(turn)) for turn in question]
-    else:
+    if isinstance(question, str):
         turns = [spoken("user", question) if MARK in question else asking(question, len(kinds))]
+    else:
+        chat = Chat(processor)
+        turns = [spoken(turn.role, chat.ended(turn)) for turn in question]
     pictures = [part for turn in turns for part in turn["content"] if part["type"] == "image"]
     for part, kind in zip(pictures, kinds, strict=False):
         part["type"] = kind

@@ -9,6 +9,7 @@ from typing import Any
 
 from foveate.core.compressor import Compressor
 from foveate.evaluate.prompts import Ask
+from foveate.evaluate.results import fingerprint
 from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
 from foveate.ladder.climb import Climbed, climb
 from foveate.registry import written
@@ -80,7 +81,15 @@ class Ladder:
         max_new_tokens: int,
         saved: Compressor | None = None,
     ) -> list[Climbed]:
-        """A batch of questions to the bare model, each from as few tokens as leave no doubt."""
+        """A batch of questions to the bare model, each from as few tokens as leave no doubt.
+
+        Raises ValueError for another model than the ladder was calibrated for: nothing is shown of that.
+        """
+        if fingerprint(model) != self.fingerprint:
+            raise ValueError(
+                f"the ladder was calibrated for the bare {self.model}, and this model has other weights: "
+                "foveate calibrate makes one for it"
+            )
         how = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
         rungs = self.rungs(model, saved)
         return climb(model, processor, asks, rungs, self.threshold, how, self.switches)
