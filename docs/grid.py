@@ -131,7 +131,7 @@ def realised() -> bytes:
 
 def growing() -> bytes:
     """A panel for each model: a prefill's seconds, a colour for each batch size, dashed with a method."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     figure, ((*axes,),) = panels(1, len(grids()))
     for (_, grid), one in zip(grids(), axes, strict=True):
@@ -146,6 +146,7 @@ def growing() -> bytes:
         dashed = "" if first is None else f"; dashed: {first}, {100 * SHOWN:.0f} % kept"
         one.set_title(f"{grid['model']}{dashed}", loc="left", fontsize=10)
         one.set_yscale("log")
+        one.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
         for put in (one.yaxis.set_major_formatter, one.yaxis.set_minor_formatter):
             put(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
         plain(one)
