@@ -303,6 +303,36 @@ def test_a_second_turn_on_the_same_cache(model, family, name, positions, prompts
     close(got, logits(model, fresh, instruction_mask=inputs["attention_mask"])[:, -1], 2e-5)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *["stride", "fastv", "three cuts", "ragged", "hired", "visionzip", "asked", "tome"],
+        *["llava_stf", "meteor", "focusllava", "fovea by the question"],
+    ],
+)
+@torch.no_grad()
+def test_a_second_turn_that_looks_again(model, family, name):
+    """From features kept aside: a call with the whole conversation, and no tower."""
+    inputs = family.inputs(filmed(family, (ONE, SHORT)))
+    foveate.compress(model, every(name, family))
+    aside = foveate.keep_aside(model, inputs, device="cpu")
+    pixels, first = aside.bytes, greedy(model, inputs, 3)
+    refuse = [tower.register_forward_pre_hook(no_tower) for tower in traits.towers_of(model.model)]
+    assert torch.equal(greedy(model, aside.beside(inputs), 3), first)
+    asked = torch.randint(3, 90, (2, 4))
+    whole = family.longer(inputs, torch.cat([first, asked], dim=1))
+    again = decoded(model, aside.beside(whole), 3)
+    for handle in refuse:
+        handle.remove()
+    want = decoded(model, whole, 3)
+    assert torch.equal(again[0], want[0]) and torch.equal(again[1], want[1])
+    assert aside.bytes == pixels > 0
+
+
+def no_tower(*args):
+    raise AssertionError("the tower ran again")
+
+
 @pytest.mark.parametrize("name", ["keep all", "stride", "fastv", "three cuts"])
 @pytest.mark.parametrize("shorter", [0, 1])
 def test_a_second_turn_of_unequal_questions(model, family, name, shorter):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from foveate.core.sizes import sized
     from foveate.core.tokens import VisualTokens
     from foveate.hosts.asked import instruction
+    from foveate.hosts.aside import Aside, keep_aside
     from foveate.hosts.attach import (
         is_compressed,
         last_counts,
@@ -90,6 +91,7 @@ _HOMES = {
     "foveate.core.compressor": ("Compressor", "Context", "Site", "Tower"),
     "foveate.convert": ("convert_llava_stf",),
     "foveate.hosts.asked": ("instruction",),
+    "foveate.hosts.aside": ("Aside", "keep_aside"),
     "foveate.hosts.attach": (
         "is_compressed",
         "last_counts",

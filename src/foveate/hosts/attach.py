@@ -86,7 +86,7 @@ def warm_start(model: Model) -> Model:
     For methods that say so, such as LLaVASTF. Raises ValueError for others, and for projectors that the
     method cannot be made equal to; its weights are then what they were.
     """
-    _attachment(model)
+    attachment_of(model)
     base = traits.base_of(model)
     method = base.visual_compressor
     weighted = [part for part in method.every() if any(True for _ in part.parameters())]
@@ -159,7 +159,7 @@ def resting(model: nn.Module) -> Iterator[None]:
 
     Where a compressor stands in the projector's place, that is through the old projector.
     """
-    attachment = _attachment(model)
+    attachment = attachment_of(model)
     before, attachment.resting = attachment.resting, True
     try:
         yield
@@ -173,7 +173,7 @@ def trace(model: nn.Module) -> Iterator[Trace]:
 
     Raises ValueError if the model is not compressed.
     """
-    attachment, seen = _attachment(model), Trace()
+    attachment, seen = attachment_of(model), Trace()
     attachment.traces.append(seen)
     try:
         yield seen
@@ -186,7 +186,7 @@ def last_counts(model: nn.Module) -> list[int] | None:
 
     Raises ValueError if the model is not compressed.
     """
-    return _attachment(model).counts
+    return attachment_of(model).counts
 
 
 def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
@@ -200,7 +200,7 @@ def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
         raise ValueError(
             f"step={step!r} of max_steps={max_steps!r}: want ints, 0 <= step <= max_steps >= 1"
         )
-    attachment = _attachment(model)
+    attachment = attachment_of(model)
     attachment.step, attachment.max_steps = now, end
 
 
@@ -246,7 +246,7 @@ def _blank(cls: type[nn.Module]) -> nn.Module:
     return compressed.__new__(compressed)
 
 
-def _attachment(model: nn.Module) -> Attachment:
+def attachment_of(model: nn.Module) -> Attachment:
     base = traits.base_of(model)
     if not is_compressed(model):
         raise ValueError(
