@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from foveate.core.compressor import Compressor, Context, Site, Tower
     from foveate.core.sizes import sized
     from foveate.core.tokens import VisualTokens
-    from foveate.hosts.asked import instruction
     from foveate.hosts.aside import Aside, keep_aside
+    from foveate.hosts.asked import instruction
     from foveate.hosts.attach import (
         is_compressed,
         last_counts,

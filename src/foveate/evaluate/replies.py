@@ -14,6 +14,7 @@ from torch import Tensor
 from foveate.evaluate.prompts import Ask, acting, encode, told
 from foveate.evaluate.shares import Kept, columns, kept
 from foveate.hosts import attach, traits
+from foveate.hosts.climbing import entropy
 from foveate.hosts.trace import Step
 
 
@@ -108,12 +109,6 @@ def _carried(steps: list[Step], images: list[int], row: int) -> tuple[tuple[Tens
     first = sum(images[:row])
     which = range(first, first + images[row])
     return tuple((steps[-1].owner[i].cpu(), steps[0].grid[i].cpu()) for i in which)
-
-
-def entropy(scores: Tensor) -> Tensor:
-    """(B,) in nats, of the next token at these scores (B, V)."""
-    likely = scores.float().log_softmax(-1)
-    return -(likely.exp() * likely).nan_to_num(0.0).sum(-1)
 
 
 class _First:

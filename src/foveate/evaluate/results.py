@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from foveate.keeping.provenance import dumps, made, sealed, write
 
 FORMAT = 3
@@ -155,18 +153,3 @@ def _parts(folder: Path, job: Job) -> Path:
 def _clear(parts: Path) -> None:
     """Remove a run's batches; somebody else may be doing so, or still looking."""
     shutil.rmtree(parts, ignore_errors=True)
-
-
-def fingerprint(model: torch.nn.Module, compressor: torch.nn.Module | None = None) -> str:
-    """A short name for these very weights: shapes, types, and up to 1,024 values of every tensor.
-
-    compressor: one whose weights count too, beside the bare model's.
-    """
-    digest = hashlib.sha256(type(model).__name__.encode())
-    tensors = {**model.state_dict(), **({} if compressor is None else compressor.state_dict())}
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.flatten()
-        step = max(flat.numel() // 1024, 1)
-        digest.update(flat[::step][:1024].double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -11,9 +11,10 @@ from typing import Any
 from foveate.bench import prefill_ratio
 from foveate.evaluate.plans import Loaded, Plan
 from foveate.evaluate.prompts import ask, encode, told
-from foveate.evaluate.results import Job, fingerprint
+from foveate.evaluate.results import Job
 from foveate.evaluate.runs import Elsewhere, Example, answers, digest, run
 from foveate.hosts import attach
+from foveate.hosts.whole import fingerprint
 from foveate.tasks.metrics import EXACT, Metric
 
 TIMED, PROMPTS = 9, 4  # prefills of either model, in turn, and the prompts of each

@@ -58,7 +58,8 @@ class Aside:
             ends = torch.tensor([len(unit) for unit in output[encode.KEY].units]).cumsum(0)
             owner = torch.bucketize(ends, placed.cpu()).tolist()
             mine = [unit for row in rows for unit, own in enumerate(owner) if own == row]
-            found[modality] = _remade(output, lambda name, held, m=mine: _picked(name, held, m))
+            if mine:
+                found[modality] = _remade(output, lambda name, held, m=mine: _picked(name, held, m))
         return Aside(found)
 
     def _each(self, change: Any) -> Aside:

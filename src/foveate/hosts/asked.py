@@ -86,6 +86,18 @@ def instruction(mask: Tensor | None = None, ids: Tensor | None = None) -> Iterat
         _told.reset(token)
 
 
+@contextmanager
+def of_rows(rows: Sequence[int]) -> Iterator[None]:
+    """Inside, what the block around tells is told of these prompts alone."""
+    told = _told.get()
+    if told is None:
+        yield
+        return
+    mask, ids = (None if one is None else one[list(rows)] for one in (told.mask, told.ids))
+    with instruction(mask, ids):
+        yield
+
+
 def read(
     base: nn.Module,
     kwargs: dict[str, Any],

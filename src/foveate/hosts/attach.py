@@ -120,7 +120,10 @@ def restore(model: Model) -> Model:
     base.__class__ = type(base).__bases__[0]
     del base.visual_attachment
     del base.visual_compressor
-    vars(traits.unwrapped(model)).pop("init_continuous_batching", None)
+    own = vars(traits.unwrapped(model))
+    own.pop("init_continuous_batching", None)
+    if attachment.ladder is not None:
+        own.pop("generate", None)
     for config in (traits.unwrapped(model).config, base.config):
         if hasattr(config, "visual_compression"):
             del config.visual_compression
@@ -142,15 +145,29 @@ def lent(model: nn.Module) -> Iterator[None]:
     """Whatever is attached inside, afterwards the model is what it was before."""
     base, before = traits.base_of(model), None
     if is_compressed(model):
-        before = base.visual_compressor, base.visual_attachment.switches.told
+        attachment = base.visual_attachment
+        before = base.visual_compressor, attachment.switches.told, attachment.ladder
     try:
         yield
     finally:
         if before is None:
             restore(model)
         else:
-            method, told = before
+            method, told, ladder = before
             compress(model, method, **told)
+            if ladder is not None:
+                stand_in(model, ladder)
+
+
+def stand_in(model: nn.Module, ladder: Any) -> None:
+    """Let a `climbing.Climbing` answer in the place of a compressed model's `generate`."""
+    whole, attachment = traits.unwrapped(model), attachment_of(model)
+    attachment.ladder = ladder
+    whole.generate = ladder
+    whole.config.visual_compression = {
+        **whole.config.visual_compression,
+        "ladder": ladder.described,
+    }
 
 
 @contextmanager
@@ -247,6 +264,7 @@ def _blank(cls: type[nn.Module]) -> nn.Module:
 
 
 def attachment_of(model: nn.Module) -> Attachment:
+    """What hangs on a model. Raises ValueError if it is not compressed."""
     base = traits.base_of(model)
     if not is_compressed(model):
         raise ValueError(

@@ -26,6 +26,7 @@ class Attachment:
     counts: list[int] | None = None
     step: int | None = None
     max_steps: int | None = None
+    ladder: Any = None  # what stands in the place of `generate`, or nothing
     resting: bool = False  # whether the model answers with all its tokens for now
 
     def acting(self, base: nn.Module) -> list[Compressor]:

@@ -117,8 +117,8 @@ def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
 
 def from_pretrained(
     path: str, known: dict[str, Any], method: Compressor | None, **kwargs: Any
-) -> tuple[nn.Module, Compressor, dict[str, str]]:
-    """The bare model, its compressor with weights, and how the model treats that; see `compress`."""
+) -> tuple[nn.Module, Compressor, dict[str, str], Any]:
+    """The bare model, its compressor with weights, how the model treats that, and its ladder or None."""
     where = f"{path}/config.json: visual_compression"
     node = said(reading.config(path, **reading.on_hub(kwargs)))
     if node is None and method is None:
@@ -131,7 +131,8 @@ def from_pretrained(
         method = rebuild(node, known, where)
     model = reading.model(path, **kwargs)
     _load(method, path, kwargs)
-    return model, method, settings(node or {})
+    node = node or {}
+    return model, method, settings(node), node.get("ladder")
 
 
 def said(config: Any) -> Any:

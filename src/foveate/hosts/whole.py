@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import warnings
@@ -124,3 +125,19 @@ def quiet() -> Iterator[None]:
 
 def _no_report(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
+
+
+def fingerprint(model: nn.Module, compressor: nn.Module | None = None) -> str:
+    """A short name for these very weights: shapes, types, and up to 1,024 values of every tensor.
+
+    Those of an attached compressor do not count; compressor: one whose weights do, beside the bare model's.
+    """
+    digest = hashlib.sha256(type(model).__name__.encode())
+    own = {n: t for n, t in model.state_dict().items() if not n.startswith(COMPRESSOR)}
+    tensors = {**own, **({} if compressor is None else compressor.state_dict())}
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.flatten()
+        step = max(flat.numel() // 1024, 1)
+        digest.update(flat[::step][:1024].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

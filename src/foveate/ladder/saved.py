@@ -9,13 +9,13 @@ from typing import Any
 
 from foveate.core.compressor import Compressor
 from foveate.evaluate.prompts import Ask
-from foveate.evaluate.results import fingerprint
+from foveate.hosts import attach, climbing
+from foveate.hosts.whole import fingerprint
 from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
 from foveate.ladder.climb import Climbed, climb
 from foveate.registry import written
 
 FORMAT = 1
-ALL = 1.0  # tokens, as a share
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,32 @@ class Ladder:
         told = document["ladder"]
         return cls(**{**told, "keeps": tuple(told["keeps"])})
 
+    def compress(self, model: Any) -> Any:
+        """Let `generate` of a model obey it from now on: prompts of a batch climb apart.
+
+        The model may come bare, or as it was saved with a compressor. `foveate.restore` takes the ladder off;
+        `save_pretrained` saves the model with it, and `foveate.from_pretrained` brings both back. Returns the
+        model it was given. Raises ValueError as `hosts.climbing.obey` does.
+        """
+        saved = model.model.visual_compressor if attach.is_compressed(model) else None
+        attach.compress(model, self._at(self.keeps[0], model, saved), **self.switches)
+        told = {"keeps", "threshold", "risk", "delta", "n", "task", "examples", "fingerprint"}
+        climbing.obey(model, {k: v for k, v in asdict(self).items() if k in told})
+        return model
+
     def rungs(self, model: Any, saved: Compressor | None = None) -> list[Compressor | None]:
         """Its compressors, built for a model; saved: the one the model was saved with."""
-        if self.method is None and (saved is None or not saved.elastic):
-            raise ValueError("the ladder is of a model that was saved with a method for any budget")
-
-        def at(keep: int | float) -> Compressor:
-            named = self.method is not None
-            return written.spec(self.method).build(keep, model) if named else saved.but(keep=keep)
-
         return [
-            None if keep == ALL and isinstance(keep, float) else at(keep) for keep in self.keeps
+            None if climbing.every(keep) else self._at(keep, model, saved) for keep in self.keeps
         ]
+
+    def _at(self, keep: int | float, model: Any, saved: Compressor | None) -> Compressor:
+        """Its method at this budget."""
+        if self.method is not None:
+            return written.spec(self.method).build(keep, model)
+        if saved is None or not saved.elastic:
+            raise ValueError("the ladder is of a model that was saved with a method for any budget")
+        return saved.but(keep=keep)
 
     def answers(
         self,

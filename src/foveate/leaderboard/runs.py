@@ -20,10 +20,11 @@ from foveate.core.spec import Skipped, Spec
 from foveate.evaluate import baselines
 from foveate.evaluate.comparison import BARE, LOWER
 from foveate.evaluate.plans import Plan, fitting, plan
-from foveate.evaluate.results import USUAL, fingerprint
+from foveate.evaluate.results import USUAL
 from foveate.evaluate.runs import digest
 from foveate.evaluate.work import Work
 from foveate.hosts.prompted import PROMPT_ROWS
+from foveate.hosts.whole import fingerprint
 from foveate.methods import METHODS
 from foveate.tasks.metrics import EXACT
 
