@@ -13,7 +13,7 @@ from probes import made
 
 import foveate
 from foveate import FastV, Fovea, Stride, VisionZip
-from foveate.hosts import climbing, traits
+from foveate.hosts import attach, traits
 from foveate.hosts.climbing import entropy
 
 KEEPS = [3, 6, 1.0]
@@ -53,8 +53,7 @@ def test_prompts_of_a_batch_climb_apart(model, family, name):
         sure = (doubts <= threshold) | torch.tensor([[False] * 3 + [True]])  # words alone stay
         rung = [next((n for n in range(2) if sure[n, row]), 2) for row in range(4)]
         assert len({*rung[:3]}) > 1
-        foveate.compress(model, method)
-        climbing.obey(model, {"keeps": KEEPS, "threshold": threshold})
+        attach.compress(model, method, ladder={"keeps": KEEPS, "threshold": threshold})
         looks = []
         handles = [
             tower.register_forward_hook(lambda *given: looks.append(1))
@@ -76,9 +75,8 @@ def test_prompts_of_a_batch_climb_apart(model, family, name):
 @pytest.fixture
 def obeying():
     model = Llava().model()
-    foveate.compress(model, Stride(3))
-    climbing.obey(model, {"keeps": KEEPS, "threshold": 1.0, "risk": 0.02})
-    return model
+    ladder = {"keeps": KEEPS, "threshold": 1.0, "risk": 0.02}
+    return attach.compress(model, Stride(3), ladder=ladder)
 
 
 def test_a_ladder_is_saved_with_the_model(obeying, tmp_path):
@@ -117,17 +115,22 @@ def test_what_a_ladder_is_not_shown_for_is_refused(obeying, how, words):
         ({"keeps": ["a"], "threshold": 1.0}, "want budgets"),
         ({"keeps": [3, 1.0], "threshold": "x"}, "want nats"),
         ({"keeps": [3, 1.0], "threshold": float("nan")}, "want nats"),
-        ({"keeps": 3, "threshold": 1.0}, "want a list"),
+        ({"keeps": 3, "threshold": 1.0}, "want budgets"),
         ({"keeps": [3, 1.0], "threshold": 1.0, "fingerprint": "0"}, "calibrated for weights 0"),
     ],
 )
 def test_a_ladder_that_cannot_be_is_refused(described, words):
     model = Llava().model()
-    with pytest.raises(ValueError, match="not compressed"):
-        climbing.obey(model, described)
-    foveate.compress(model, Stride(3))
     with pytest.raises(ValueError, match=words):
-        climbing.obey(model, described)
-    early = foveate.compress(model, VisionZip(3))
-    with pytest.raises(ValueError, match="through the projector"):
-        climbing.obey(early, {"keeps": KEEPS, "threshold": 1.0})
+        attach.compress(model, Stride(3), ladder=described)
+    assert not foveate.is_compressed(model)
+
+
+def test_a_rung_that_cannot_go_on_from_what_the_first_read_says_so():
+    model, inputs = Llava().model(), Llava().inputs((ONE,))
+    attach.compress(model, VisionZip(3), ladder={"keeps": KEEPS, "threshold": 0.0})
+    with pytest.raises(ValueError, match=r"VisionZip acts .*cannot go on"):
+        greedy(model, inputs, 2)
+    attach.compress(model, VisionZip(3), ladder={"keeps": KEEPS[:2], "threshold": 0.0})
+    got = greedy(model, inputs, 2)
+    assert torch.equal(got, greedy(foveate.compress(model, VisionZip(6)), inputs, 2))

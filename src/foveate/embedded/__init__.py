@@ -57,7 +57,7 @@ def load(
     path, dtype = MODELS[name], dtype or torch.float32
     if saving.said(reading.config(path)) is not None:
         # What is carried names foveate's own compressors alone, so nothing has to be told apart.
-        model, method, how, _ = saving.from_pretrained(str(path), vars(methods), None, dtype=dtype)
+        model, method, how = saving.from_pretrained(str(path), vars(methods), None, dtype=dtype)
         compress(model, method, **how)
     else:
         model = reading.model(path, dtype=dtype)

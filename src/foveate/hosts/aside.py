@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from foveate.hosts import attach, encode, traits
+from foveate.hosts import encode, traits
+from foveate.hosts.attachment import attachment_of
 from foveate.hosts.calls import PIXELS
 
 HELD = ("units", "grids", "newlines", "fields", "deep")  # of an Encoded, what is held unit by unit
@@ -84,7 +85,7 @@ def keep_aside(model: nn.Module, inputs: Mapping[str, Any], device: Any = None) 
     Raises ValueError if the model is not compressed; a bare one drops nothing. A call with a method that asks
     the tower for something else raises ValueError too.
     """
-    attachment = attach.attachment_of(model)
+    attachment = attachment_of(model)
     base = traits.base_of(model)
     with torch.no_grad():
         outputs, _, _ = encode.features(base, dict(inputs), attachment)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ from foveate.hosts import (
     traits,
     versions,
 )
-from foveate.hosts.attachment import Attachment
+from foveate.hosts.attachment import Attachment, attachment_of, is_compressed
+from foveate.hosts.climbing import climbing
 from foveate.hosts.switches import POSITIONS, Switches
 from foveate.hosts.trace import Trace
 
@@ -32,9 +33,16 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def compress(
-    model: Model, method: Compressor, positions: str = POSITIONS[0], **switches: str
+    model: Model,
+    method: Compressor,
+    positions: str = POSITIONS[0],
+    ladder: Mapping[str, Any] | None = None,
+    **switches: str,
 ) -> Model:
-    """`foveate.compress`, of a compressor that is made: attach it, in place."""
+    """`foveate.compress`, of a compressor that is made: attach it, in place.
+
+    ladder: as `climbing.Climbing.described`, whose first budget is the method's; `generate` obeys it.
+    """
     if not isinstance(method, Compressor):
         raise TypeError(f"want a foveate.Compressor, made with its arguments, got {method!r}")
     told = Switches(positions, **switches)
@@ -45,7 +53,8 @@ def compress(
     if told.proportional:
         proportional.check(traits.decoder_of(base))
     layered = hooks.layered(base, method, told)
-    attachment = Attachment(told, traits.selection(base), layered)
+    climbs = None if ladder is None else climbing(traits.unwrapped(model), ladder)
+    attachment = Attachment(told, traits.selection(base), layered, ladder=climbs)
     if is_compressed(model):
         earlier = base.visual_attachment
         attachment.traces, attachment.step = earlier.traces, earlier.step
@@ -66,7 +75,9 @@ def compress(
     attachment.handles = hooks.register(whole, base, attachment)
     # Its errors stay in a thread of transformers' own, so it is refused before there is one.
     whole.init_continuous_batching = calls.refuse_continuous
-    whole.config.visual_compression = saving.describe(method, told)
+    if climbs is not None:
+        whole.generate = climbs
+    whole.config.visual_compression = saving.describe(method, told, ladder)
     return model
 
 
@@ -132,11 +143,11 @@ def restore(model: Model) -> Model:
 
 @contextmanager
 def compressed(
-    model: Model, method: Compressor, positions: str = POSITIONS[0], **switches: str
+    model: Model, method: Compressor, positions: str = POSITIONS[0], **how: Any
 ) -> Iterator[Model]:
     """`foveate.compressed`, of a compressor that is made."""
     with lent(model):
-        compress(model, method, positions, **switches)
+        compress(model, method, positions, **how)
         yield model
 
 
@@ -145,29 +156,15 @@ def lent(model: nn.Module) -> Iterator[None]:
     """Whatever is attached inside, afterwards the model is what it was before."""
     base, before = traits.base_of(model), None
     if is_compressed(model):
-        attachment = base.visual_attachment
-        before = base.visual_compressor, attachment.switches.told, attachment.ladder
+        before = base.visual_compressor, base.visual_attachment.told
     try:
         yield
     finally:
         if before is None:
             restore(model)
         else:
-            method, told, ladder = before
+            method, told = before
             compress(model, method, **told)
-            if ladder is not None:
-                stand_in(model, ladder)
-
-
-def stand_in(model: nn.Module, ladder: Any) -> None:
-    """Let a `climbing.Climbing` answer in the place of a compressed model's `generate`."""
-    whole, attachment = traits.unwrapped(model), attachment_of(model)
-    attachment.ladder = ladder
-    whole.generate = ladder
-    whole.config.visual_compression = {
-        **whole.config.visual_compression,
-        "ladder": ladder.described,
-    }
 
 
 @contextmanager
@@ -221,11 +218,6 @@ def set_progress(model: nn.Module, step: int, max_steps: int) -> None:
     attachment.step, attachment.max_steps = now, end
 
 
-def is_compressed(model: nn.Module) -> bool:
-    """Whether a compressor is attached."""
-    return hasattr(getattr(traits.unwrapped(model), "model", None), "visual_attachment")
-
-
 @functools.cache
 def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
     """A subclass of a base model's class that encodes images for compression.
@@ -261,13 +253,3 @@ def compressed_class(cls: type[nn.Module]) -> type[nn.Module]:
 def _blank(cls: type[nn.Module]) -> nn.Module:
     compressed = compressed_class(cls)
     return compressed.__new__(compressed)
-
-
-def attachment_of(model: nn.Module) -> Attachment:
-    """What hangs on a model. Raises ValueError if it is not compressed."""
-    base = traits.base_of(model)
-    if not is_compressed(model):
-        raise ValueError(
-            f"this {type(model).__name__} is not compressed: call foveate.compress first"
-        )
-    return base.visual_attachment

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from foveate.core.compressor import Compressor
+from foveate.hosts import traits
 from foveate.hosts.switches import Switches
 from foveate.hosts.trace import Trace
 
@@ -29,6 +30,12 @@ class Attachment:
     ladder: Any = None  # what stands in the place of `generate`, or nothing
     resting: bool = False  # whether the model answers with all its tokens for now
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `attach.compress` was told beside the method."""
+        ladder = {} if self.ladder is None else {"ladder": self.ladder.described}
+        return {**self.switches.told, **ladder}
+
     def acting(self, base: nn.Module) -> list[Compressor]:
         """The compressors that act now, in flow order.
 
@@ -44,3 +51,18 @@ class Attachment:
                 "training with a schedule: foveate.set_progress(model, step, max_steps) must say how far"
             )
         return method.at(self.step / self.max_steps).parts()
+
+
+def is_compressed(model: nn.Module) -> bool:
+    """Whether a compressor is attached."""
+    return hasattr(getattr(traits.unwrapped(model), "model", None), "visual_attachment")
+
+
+def attachment_of(model: nn.Module) -> Attachment:
+    """What hangs on a model. Raises ValueError if it is not compressed."""
+    base = traits.base_of(model)
+    if not is_compressed(model):
+        raise ValueError(
+            f"this {type(model).__name__} is not compressed: call foveate.compress first"
+        )
+    return base.visual_attachment

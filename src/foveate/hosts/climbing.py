@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from foveate.core.ops import real
-from foveate.hosts import asked, attach, encode, saving, traits, within
+from foveate.hosts import asked, encode, traits, within
 from foveate.hosts.aside import Aside
+from foveate.hosts.files import Unreadable
 from foveate.hosts.whole import fingerprint
 
 ALL = 1.0  # tokens, as a share: no method
@@ -48,6 +49,7 @@ class Climbing:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """(B, S + T) ids, as the model's own `generate`. Raises ValueError for calls it is not shown for."""
+        self._check_climbable()
         for name in ("streamer", "assistant_model", "custom_generate"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -69,12 +71,12 @@ class Climbing:
         _check(generation_config, cache)
         aside, said = Aside(kwargs.pop("mm_encoder_outputs", None) or {}), {}
         sees, left = traits.is_visual(base, ids).any(1), list(range(len(ids)))
-        for keep in self.keeps:
-            climbs = sees[left] & (keep != self.keeps[-1])
+        for number, keep in enumerate(self.keeps):
+            climbs = sees[left] & (number < len(self.keeps) - 1)
             doubtful = Doubtful(self.threshold, generation_config.eos_token_id, climbs)
             some = {name: _of_rows(name, value, left, len(ids)) for name, value in kwargs.items()}
             some |= aside.of_rows(base, ids, left).beside({"input_ids": ids[left]})
-            with self._at(base, keep), asked.of_rows(left):
+            with self.at(keep), asked.of_rows(left):
                 found = model._sample(
                     logits_processor=type(logits_processor)([*logits_processor, doubtful]),
                     stopping_criteria=stopping_criteria,
@@ -92,8 +94,9 @@ class Climbing:
         )
 
     @contextmanager
-    def _at(self, base: nn.Module, keep: int | float) -> Iterator[None]:
+    def at(self, keep: int | float) -> Iterator[None]:
         """Inside, the model sees with this budget."""
+        base = traits.base_of(self.model)
         attachment, first = base.visual_attachment, base.visual_compressor
         resting = attachment.resting
         if every(keep):
@@ -104,6 +107,16 @@ class Climbing:
             yield
         finally:
             base.visual_compressor, attachment.resting = first, resting
+
+    def _check_climbable(self) -> None:
+        """Raise ValueError where higher rungs read other features than the first: the tower runs once."""
+        parts = traits.base_of(self.model).visual_compressor.at(1.0).parts()
+        behind = every(self.keeps[-1]) and encode.before_projector(parts)
+        if len(self.keeps) > 1 and (behind or within.of(parts)):
+            raise ValueError(
+                f"{type(parts[0]).__name__} acts {parts[0].site.words}, and a higher rung cannot go on from "
+                "the features it read: Ladder.answers, which encodes a picture anew for each rung, can"
+            )
 
 
 class Doubtful:
@@ -141,44 +154,31 @@ def every(keep: int | float) -> bool:
     return isinstance(keep, float) and keep == ALL
 
 
-def obey(model: nn.Module, described: Mapping[str, Any]) -> None:
-    """Let `generate` of a model, compressed with the ladder's first budget, climb from now on.
+def climbing(model: nn.Module, described: Mapping[str, Any]) -> Climbing:
+    """A ladder for a model. described: as `Climbing.described`.
 
-    `foveate.restore` takes it off; the model is saved with it. described: as `Climbing.described`. Raises
-    ValueError for a ladder that was calibrated for other weights, or that cannot climb from features of one
-    look: a method inside the tower, or all tokens behind one that stands before the projector.
+    Raises ValueError for what is none, and for one that was calibrated for other weights.
     """
-    attach.attachment_of(model)
-    method = traits.base_of(model).visual_compressor
     keeps, threshold = _checked(described)
     if (known := described.get("fingerprint")) not in (None, fingerprint(model)):
         raise ValueError(
             f"the ladder was calibrated for weights {known}, and this model has others: foveate calibrate "
             "makes one for it, foveate.compress(model, …) takes one budget"
         )
-    parts = method.at(1.0).parts()
-    if len(keeps) > 1 and within.of(parts):
-        raise ValueError(f"{method}: what is dropped inside the tower is lost to a higher rung")
-    if len(keeps) > 1 and every(keeps[-1]) and encode.before_projector(parts):
-        raise ValueError(
-            f"{method} reads what the projector reads, and all tokens come through the projector: ask with "
-            "Ladder.answers, which encodes a picture anew for each rung"
-        )
     rest = {k: v for k, v in described.items() if k not in ("keeps", "threshold")}
-    attach.stand_in(model, Climbing(traits.unwrapped(model), keeps, threshold, rest))
+    return Climbing(model, keeps, threshold, rest)
 
 
-def _checked(described: Mapping[str, Any]) -> tuple[list[int | float], float]:
+def _checked(described: Any) -> tuple[list[int | float], float]:
     where = "visual_compression.ladder"
-    keeps = saving.want(saving.want(described, dict, where).get("keeps"), list, f"{where}.keeps")
-    threshold = described.get("threshold")
-    if not keeps or any(real(keep) is None or not keep > 0 for keep in keeps):
-        raise saving.Unreadable(
-            f"{where}.keeps is {keeps!r:.80}: want budgets, fewest tokens first"
-        )
+    told = described if isinstance(described, Mapping) else {}
+    keeps, threshold = told.get("keeps"), told.get("threshold")
+    listed = isinstance(keeps, list | tuple) and len(keeps) > 0
+    if not listed or any(real(keep) is None or not keep > 0 for keep in keeps):
+        raise Unreadable(f"{where}.keeps is {keeps!r:.80}: want budgets, fewest tokens first")
     if real(threshold) is None or not threshold >= 0:
-        raise saving.Unreadable(f"{where}.threshold is {threshold!r:.80}: want nats, 0 or more")
-    return keeps, float(threshold)
+        raise Unreadable(f"{where}.threshold is {threshold!r:.80}: want nats, 0 or more")
+    return [*keeps], float(threshold)
 
 
 def _check(config: Any, cache: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,9 +20,12 @@ DEEPEST = 8  # compressors in compressors
 KINDS = {dict: "an object", list: "a list", int: "a whole number", str: "a name"}
 
 
-def describe(method: Compressor, switches: Switches) -> dict[str, Any]:
+def describe(
+    method: Compressor, switches: Switches, ladder: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What config.visual_compression holds: enough to build the compressor again."""
-    return {"version": VERSION, **switches.told, **_node(method)}
+    climbs = {} if ladder is None else {"ladder": {**ladder}}
+    return {"version": VERSION, **switches.told, **climbs, **_node(method)}
 
 
 def _node(method: Compressor) -> dict[str, Any]:
@@ -40,9 +44,9 @@ def _node(method: Compressor) -> dict[str, Any]:
     return node
 
 
-def settings(node: dict[str, Any]) -> dict[str, str]:
-    """How `compress` was told to treat a compressor that `describe` described."""
-    return {name: node[name] for name in ALLOWED if name in node}
+def settings(node: dict[str, Any]) -> dict[str, Any]:
+    """How `attach.compress` was told to treat a compressor that `describe` described."""
+    return {name: node[name] for name in (*ALLOWED, "ladder") if name in node}
 
 
 def rebuild(node: Any, known: dict[str, Any], where: str = "visual_compression") -> Compressor:
@@ -117,8 +121,8 @@ def _made(where: str, make: Any, *args: Any, **given: Any) -> Compressor:
 
 def from_pretrained(
     path: str, known: dict[str, Any], method: Compressor | None, **kwargs: Any
-) -> tuple[nn.Module, Compressor, dict[str, str], Any]:
-    """The bare model, its compressor with weights, how the model treats that, and its ladder or None."""
+) -> tuple[nn.Module, Compressor, dict[str, Any]]:
+    """The bare model, its compressor with weights, and how the model treats that; see `compress`."""
     where = f"{path}/config.json: visual_compression"
     node = said(reading.config(path, **reading.on_hub(kwargs)))
     if node is None and method is None:
@@ -131,8 +135,7 @@ def from_pretrained(
         method = rebuild(node, known, where)
     model = reading.model(path, **kwargs)
     _load(method, path, kwargs)
-    node = node or {}
-    return model, method, settings(node), node.get("ladder")
+    return model, method, settings(node or {})
 
 
 def said(config: Any) -> Any:

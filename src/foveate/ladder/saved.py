@@ -68,10 +68,11 @@ class Ladder:
         model it was given. Raises ValueError as `hosts.climbing.obey` does.
         """
         saved = model.model.visual_compressor if attach.is_compressed(model) else None
-        attach.compress(model, self._at(self.keeps[0], model, saved), **self.switches)
-        told = {"keeps", "threshold", "risk", "delta", "n", "task", "examples", "fingerprint"}
-        climbing.obey(model, {k: v for k, v in asdict(self).items() if k in told})
-        return model
+        told = {k: v for k, v in asdict(self).items() if k not in ("method", "switches")}
+        method = self._at(self.keeps[0], model, saved)
+        return attach.compress(
+            model, method, ladder={**told, "keeps": [*self.keeps]}, **self.switches
+        )
 
     def rungs(self, model: Any, saved: Compressor | None = None) -> list[Compressor | None]:
         """Its compressors, built for a model; saved: the one the model was saved with."""

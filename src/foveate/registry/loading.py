@@ -14,7 +14,7 @@ from torch import nn
 
 from foveate.core.compressor import Compressor
 from foveate.core.sizes import sized
-from foveate.hosts import attach, climbing, reading, saving, traits, whole
+from foveate.hosts import attach, reading, saving, traits, whole
 from foveate.hosts import support as hosts_support
 from foveate.hosts.support import Support
 from foveate.registry.methods import factory, is_compressor, known, names
@@ -128,11 +128,8 @@ def from_pretrained(
             f"method={method!r}: want a foveate.Compressor, made with its arguments, or leave it out for the "
             "one it was saved with; another goes on with foveate.compress(model, …)"
         )
-    model, made, how, ladder = saving.from_pretrained(path, known(*trust), method, **kwargs)
-    attach.compress(model, made, **how)
-    if ladder is not None and method is None:
-        climbing.obey(model, ladder)
-    return model
+    model, made, how = saving.from_pretrained(path, known(*trust), method, **kwargs)
+    return attach.compress(model, made, **how)
 
 
 def read(
