@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from foveate import cli, embedded
-from foveate.evaluate import ask
+from foveate.evaluate import ask, encode
+from foveate.evaluate.likelihood import losses
 from foveate.evaluate.replies import answers
 from foveate.hosts import attach
-from foveate.ladder import Ladder, Rungs, calibrated, climb, proven, tail
+from foveate.ladder import Ladder, Rungs, calibrated, proven, tail
 from foveate.ladder.rungs import THRESHOLDS, Way
 from foveate.methods import Stride
 from foveate.tasks import examples
@@ -85,27 +86,44 @@ def asked():
     return model, processor, [ask(one) for one in examples("patchqa", 12, 3)]
 
 
+KEEPS = [4, 36, 1.0]
+
+
+def climbing(model, keeps, threshold):
+    return attach.compress(model, Stride(keeps[0]), ladder={"keeps": keeps, "threshold": threshold})
+
+
 def test_rows_climb_as_they_would_alone(asked):
     model, processor, asks = asked
-    rungs = [Stride(4), Stride(36), None]
     each = []
-    for rung in rungs:
+    for rung in [Stride(4), Stride(36), None]:
         with attach.lent(model):
             if rung is not None:
                 attach.compress(model, rung)
             each.append(answers(model, processor, asks, GREEDY))
     threshold = float(np.median([reply.doubt for reply in each[0]]))
-    found = climb(model, processor, asks, rungs, threshold, GREEDY, {})
-    assert {one.rung for one in found} == {0, 1, 2}
+    with attach.lent(model):
+        climbing(model, KEEPS, threshold)
+        found = answers(model, processor, asks, GREEDY)
+        (alone,) = answers(model, processor, asks[5:6], GREEDY)
+        inputs, _ = encode(processor, asks)
+        said = model.generate(**inputs, **GREEDY)[:, inputs["input_ids"].shape[1] :]
+        climbing(model, KEEPS, 0.0)
+        assert all(one.rung == 1.0 for one in answers(model, processor, asks, GREEDY))
+        with pytest.raises(ValueError, match="sampling, beams"):
+            answers(model, processor, asks, {"num_beams": 2})
+        with pytest.raises(ValueError, match="scored without one"):
+            losses(model, processor, asks[:1], [" x"])
+    assert {one.rung for one in found} == {*KEEPS}
+    assert (alone.text, alone.rung) == (found[5].text, found[5].rung)
+    texts = processor.batch_decode(said, skip_special_tokens=True)
     for row, one in enumerate(found):
-        assert one.reply.text == each[one.rung][row].text
-        assert one.reply.doubt == pytest.approx(each[one.rung][row].doubt, abs=1e-4)
-        assert one.tokens == sum([4, 36, 144][: one.rung + 1])
-        before = [each[rung][row].doubt for rung in range(one.rung)]
-        assert all(doubt > threshold for doubt in before)
-    (alone,) = climb(model, processor, asks[5:6], rungs, threshold, GREEDY, {})
-    assert (alone.reply.text, alone.rung) == (found[5].reply.text, found[5].rung)
-    assert all(one.rung == 2 for one in climb(model, processor, asks, rungs, 0.0, GREEDY, {}))
+        rung = KEEPS.index(one.rung)
+        assert one.text == each[rung][row].text == texts[row].strip()
+        assert one.doubt == pytest.approx(each[rung][row].doubt, abs=1e-4)
+        assert one.after == sum([4, 36, 144][: rung + 1])
+        assert one.columns[0] == sum(each[n][row].columns[0] for n in range(rung + 1))
+        assert all(each[n][row].doubt > threshold for n in range(rung))
     assert not attach.is_compressed(model)
 
 
@@ -113,12 +131,11 @@ def test_a_row_in_doubt_is_not_answered_to_its_end(asked):
     model, processor, asks = asked
     steps = []
     handle = model.register_forward_hook(lambda *given: steps.append(1))
-    try:
-        climb(model, processor, asks, [Stride(4), Stride(9)], 0.0, GREEDY, {})
+    with attach.lent(model):
+        answers(climbing(model, [4, 9], 0.0), processor, asks, GREEDY)
         whole = len(steps)
-        climb(model, processor, asks, [Stride(9)], 0.0, GREEDY, {})
-    finally:
-        handle.remove()
+        answers(climbing(model, [9], 0.0), processor, asks, GREEDY)
+    handle.remove()
     assert whole == len(steps) - whole + 1  # one prefill more
 
 
@@ -146,14 +163,12 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
         found = ladder.answers(model, processor, asks, 8)
     runs = [json.loads(path.read_text()) for path in (tmp_path / "runs").glob("*stride-0.25*")]
     told = [one["prediction"] for one in runs[0]["answers"].values()][:8]
-    assert [one.reply.text for one in found if one.rung == 0] == [
-        text for text, one in zip(told, found, strict=True) if one.rung == 0
+    assert [one.text for one in found if one.rung == 0.25] == [
+        text for text, one in zip(told, found, strict=True) if one.rung == 0.25
     ]
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
-    with pytest.raises(
-        ValueError, match="calibrated for the bare embedded, and this model has other"
-    ):
+    with pytest.raises(ValueError, match=r"calibrated for weights .*, and this model has others"):
         ladder.answers(model, processor, asks, 8)
     for said in (False, True):  # in words; and of a risk that so few questions cannot show
         more = ["--risk", "0.001"] if said else []

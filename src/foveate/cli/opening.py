@@ -123,7 +123,8 @@ def _adjust(loaded: Loaded, saved: Plan | None, changes: dict[str, Any]) -> None
     if not changes:
         return
     try:
-        foveate.compress(loaded.model, saved.compressor.but(**changes), **saved.how)
+        changed = saved.at(**changes)
+        foveate.compress(loaded.model, changed.compressor, **changed.how)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(f"{loaded.name} was saved with {saved.method}: {error}") from error
 

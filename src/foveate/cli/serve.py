@@ -199,6 +199,11 @@ def offer(
     else:
         how = start.loaded.how(acting.compressor)
         usual = acting._replace(keep=start.plan.keep, how=how)
+    if headless and "ladder" in usual.how:
+        raise Wrong(
+            f"{start.loaded.name} was saved with a ladder, and vLLM begins an answer once: leave --engine "
+            "vllm out, or say one budget with --keep"
+        )
     check = {"check": check_place} if headless else {}
     return Choice(start.loaded, usual, start.saved, **check)
 

@@ -44,6 +44,7 @@ def record_of(example: Any, reply: Reply, metric: Metric, seconds: float) -> dic
         "words": reply.words,
         "seconds": seconds,
         "doubt": reply.doubt,
+        **({} if reply.rung is None else {"rung": reply.rung}),
         "recall": recall(getattr(example, "asked", ()), reply.carried),
     }
 

@@ -10,6 +10,8 @@ import torch
 
 from foveate.evaluate.prompts import Ask, acting, tokens, told
 from foveate.evaluate.replies import Reply, as_read, replies, want_numbers
+from foveate.hosts import attach
+from foveate.hosts.attachment import attachment_of
 
 IGNORED = -100
 
@@ -36,8 +38,14 @@ def losses(
     """Of each answer behind its prompt the mean loss of its tokens, and whether the model would say it.
 
     Compressors read the prompt alone. Raises FloatingPointError where the logits are no numbers, ValueError
-    for an answer without a token and for tokenizers that do not say where their tokens stand.
+    for a model with a ladder, an answer without a token, and tokenizers that do not say where their tokens
+    stand.
     """
+    if attach.is_compressed(model) and attachment_of(model).ladder is not None:
+        raise ValueError(
+            "a ladder climbs by the first token of an answer, and choices are scored without one: take one "
+            "budget, such as --keep 36, or --metric exact"
+        )
     inputs, asked, answered = tokens(processor, asks, answers)
     inputs, answered = as_read(model, inputs), answered.to(model.device)
     if not bool(answered.any(1).all()):

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
     spec        the method, to be built for the model; None for a compressor that is there already
     compressor  None is the bare model
-    how         what else `compress` is told: positions, newlines, dropped, attention
+    how         what else `compress` is told: positions, newlines, dropped, attention, a ladder
     trained     the model the compressor was trained with, bare; None is the model that is compared
     own         of a baseline, the compared model as it is asked, with other pictures say
     of_batch    makes the compressor for a batch of examples, which it has to know; None takes `compressor`
@@ -49,10 +49,19 @@ class Plan(NamedTuple):
     keep: int | float | None
     spec: Spec | None = None
     compressor: Any = None
-    how: Mapping[str, str] = MappingProxyType({})
+    how: Mapping[str, Any] = MappingProxyType({})
     trained: Loaded | None = None
     own: Loaded | None = None
     of_batch: Callable[[Sequence[Any]], Any] | None = None
+
+    def at(self, **changes: Any) -> Plan:
+        """Of a model that was saved with a method, the run with other arguments on the same weights.
+
+        Its ladder is of the budgets it was calibrated for, and left behind.
+        """
+        how = {name: told for name, told in self.how.items() if name != "ladder"}
+        keep = changes.get("keep", self.keep)
+        return self._replace(keep=keep, compressor=self.compressor.but(**changes), how=how)
 
     def acting(self, examples: Sequence[Any]) -> Any:
         """The compressor that acts on a batch of these examples; None is none."""
@@ -128,7 +137,7 @@ def spread(saved: Plan, keeps: Iterable[int | float]) -> list[Plan]:
     """A trained model's run as it was saved; at each of these budgets, if its weights serve any."""
     if not (saved.compressor.elastic and (some := list(keeps))):
         return [saved]
-    return [saved._replace(keep=k, compressor=saved.compressor.but(keep=k)) for k in some]
+    return [saved.at(keep=k) for k in some]
 
 
 def budgets(plans: Iterable[Plan]) -> list[int | float]:

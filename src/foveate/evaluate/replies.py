@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from foveate.evaluate.prompts import Ask, acting, encode, told
 from foveate.evaluate.shares import Kept, columns, kept
 from foveate.hosts import attach, traits
-from foveate.hosts.climbing import entropy
+from foveate.hosts.attachment import attachment_of
+from foveate.hosts.climbing import Climbing, Doubtful, check_greedy, entropy
 from foveate.hosts.trace import Step
 
 
@@ -32,6 +34,8 @@ class Reply:
     made     tokens of the answer, with the one that ends it
     seconds  until its first token was chosen, a prompt's share of its batch
     doubt    entropy of that token, in nats; None with beams
+    rung     of a model with a ladder, the budget it is from; `after`, `columns` and `seconds` are then of the
+             whole way there
     """
 
     text: str
@@ -44,6 +48,21 @@ class Reply:
     made: int = 0
     seconds: float = field(default=0.0, compare=False)
     doubt: float | None = field(default=None, compare=False)
+    rung: int | float | None = None
+
+    def behind(self, lower: Reply) -> Reply:
+        """This answer, after one with fewer tokens was in doubt."""
+        both = zip(lower.columns or (), self.columns or (), strict=False)
+        return replace(
+            self,
+            after=lower.after + self.after,
+            columns=tuple(map(sum, both)) or None,
+            seconds=lower.seconds + self.seconds,
+        )
+
+
+# Keywords of `generate`; or what makes them for some of the rows, of which some may be in doubt.
+How = Mapping[str, Any] | Callable[[Sequence[int], Doubtful | None], Mapping[str, Any]]
 
 
 def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int) -> list[Reply]:
@@ -56,17 +75,54 @@ def replies(model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
 
 
 @torch.inference_mode()
-def answers(model: Any, processor: Any, asks: Sequence[Ask], how: Mapping[str, Any]) -> list[Reply]:
+def answers(model: Any, processor: Any, asks: Sequence[Ask], how: How) -> list[Reply]:
     """As `replies`, however `generate` is told to make them: its keywords, logits_processor too.
 
-    With beams, no columns are noted.
+    With beams, no columns are noted. A model with a ladder answers each row from as few tokens as it says.
     """
+    ladder = attachment_of(model).ladder if attach.is_compressed(model) else None
+    if ladder is not None:
+        return _climbed(ladder, processor, asks, how)
+    given = how([*range(len(asks))], None) if callable(how) else how
+    return _answered(model, processor, asks, given, model.generate)
+
+
+def _climbed(ladder: Climbing, processor: Any, asks: Sequence[Ask], how: How) -> list[Reply]:
+    """The answers of a model with a ladder: what is in doubt on one rung is asked again on the next."""
+    model, left = ladder.model, [*range(len(asks))]
+    own, found = partial(type(model).generate, model), {}
+    for number, keep in enumerate(ladder.keeps):
+        last = number == len(ladder.keeps) - 1
+        may = torch.tensor([bool(asks[row][0]) and not last for row in left])
+        doubtful = Doubtful(ladder.threshold, model.generation_config.eos_token_id, may)
+        given = how(left, doubtful) if callable(how) else how
+        check_greedy(**given)
+        given = {**given, "logits_processor": [doubtful, *given.get("logits_processor", ())]}
+        with ladder.at(keep):
+            said = _answered(model, processor, [asks[row] for row in left], given, own)
+        for row, reply in zip(left, said, strict=True):
+            reply = replace(reply, rung=keep)
+            found[row] = reply.behind(found[row]) if row in found else reply
+        left = [row for row, over in zip(left, doubtful.over.tolist(), strict=True) if over]
+        if not left:
+            break
+    return [found[row] for row in range(len(asks))]
+
+
+def _answered(
+    model: Any,
+    processor: Any,
+    asks: Sequence[Ask],
+    how: Mapping[str, Any],
+    generate: Callable[..., Any],
+) -> list[Reply]:
+    """One batch, as `generate` is told to answer it."""
     inputs, asked = encode(processor, asks)
     inputs, first = as_read(model, inputs), _First()
     with told(acting(model), asked), _watched(model) as steps:
         processors = [first, *how.get("logits_processor", ())]
         seen = {**how, "logits_processor": processors, "return_dict_in_generate": True}
-        out = model.generate(**inputs, **seen)
+        out = generate(**inputs, **seen)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     said = out.sequences[:, ids.shape[1] :]
     texts = processor.batch_decode(said, skip_special_tokens=True)

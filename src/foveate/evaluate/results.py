@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ USUAL = {
     "dropped": "gone",
     "attention": "plain",
     "metric": "exact",
+    "ladder": None,
 }
 
 
@@ -31,8 +32,8 @@ class Job:
     fingerprint is the bare model's, with the weights of a compressor that was saved with it; examples is
     that of the questions; method is as people write it, keep None where its arguments say it; compressor
     is its repr; untrained says that it has weights and nobody trained them; protocol is whose it is asked
-    with, None the checkpoint's own; positions, newlines, dropped and attention are as `compress` takes them;
-    metric is a name of METRICS.
+    with, None the checkpoint's own; positions, newlines, dropped, attention and ladder are as `compress`
+    takes them; metric is a name of METRICS.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Job:
     dropped: str = "gone"
     attention: str = "plain"
     metric: str = "exact"
+    ladder: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:

@@ -104,7 +104,7 @@ def run(
 
     def acting(some: Sequence[Example]) -> AbstractContextManager[Any]:
         one = method if of_batch is None else of_batch(some)
-        how = {name: getattr(job, name) for name in ALLOWED}
+        how = {name: getattr(job, name) for name in (*ALLOWED, "ladder")}
         return nullcontext() if one is None else attach.compressed(model, one, **how)
 
     once, each = (acting, _as_it_is) if of_batch is None else (_as_it_is, acting)

@@ -183,8 +183,7 @@ def _checked(described: Any) -> tuple[list[int | float], float]:
 
 def _check(config: Any, cache: Any) -> None:
     """Raise ValueError for a call that the ladder is not shown for, or that has nowhere to climb."""
-    if config.do_sample or config.num_beams > 1 or config.num_return_sequences > 1:
-        raise ValueError(f"sampling, beams or several sequences with a ladder: {ALONE}")
+    check_greedy(config.do_sample, config.num_beams, config.num_return_sequences)
     if config.return_dict_in_generate:
         raise ValueError(
             "return_dict_in_generate with a ladder: prompts climb apart, and their scores and caches do not "
@@ -195,6 +194,17 @@ def _check(config: Any, cache: Any) -> None:
             "a filled cache with a ladder: its tokens are of one rung; give the whole conversation, its "
             "images from foveate.keep_aside"
         )
+
+
+def check_greedy(
+    do_sample: bool | None = False,
+    num_beams: int | None = 1,
+    num_return_sequences: int | None = 1,
+    **others: Any,
+) -> None:
+    """Raise ValueError for keywords of `generate` that ask for more than one greedy answer."""
+    if do_sample or (num_beams or 1) > 1 or (num_return_sequences or 1) > 1:
+        raise ValueError(f"sampling, beams or several sequences with a ladder: {ALONE}")
 
 
 def _of_rows(name: str, value: Any, rows: Sequence[int], prompts: int) -> Any:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from foveate.core.compressor import Compressor
-from foveate.evaluate.prompts import Ask
-from foveate.hosts import attach, climbing
-from foveate.hosts.whole import fingerprint
+from foveate.evaluate.prompts import Ask, acting
+from foveate.evaluate.replies import Reply, replies
+from foveate.hosts import attach
 from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
-from foveate.ladder.climb import Climbed, climb
 from foveate.registry import written
 
 FORMAT = 1
@@ -61,50 +60,33 @@ class Ladder:
         return cls(**{**told, "keeps": tuple(told["keeps"])})
 
     def compress(self, model: Any) -> Any:
-        """Let `generate` of a model obey it from now on: prompts of a batch climb apart.
+        """Let a model obey it from now on, `generate` too: prompts of a batch climb apart.
 
         The model may come bare, or as it was saved with a compressor. `foveate.restore` takes the ladder off;
         `save_pretrained` saves the model with it, and `foveate.from_pretrained` brings both back. Returns the
-        model it was given. Raises ValueError as `hosts.climbing.obey` does.
+        model it was given. Raises ValueError for another model than the ladder was calibrated for: nothing is
+        shown of that.
         """
-        saved = model.model.visual_compressor if attach.is_compressed(model) else None
         told = {k: v for k, v in asdict(self).items() if k not in ("method", "switches")}
-        method = self._at(self.keeps[0], model, saved)
-        return attach.compress(
-            model, method, ladder={**told, "keeps": [*self.keeps]}, **self.switches
-        )
+        ladder = {**told, "keeps": [*self.keeps]}
+        return attach.compress(model, self._first(model), ladder=ladder, **self.switches)
 
-    def rungs(self, model: Any, saved: Compressor | None = None) -> list[Compressor | None]:
-        """Its compressors, built for a model; saved: the one the model was saved with."""
-        return [
-            None if climbing.every(keep) else self._at(keep, model, saved) for keep in self.keeps
-        ]
-
-    def _at(self, keep: int | float, model: Any, saved: Compressor | None) -> Compressor:
-        """Its method at this budget."""
+    def _first(self, model: Any) -> Compressor:
+        """Its method on the lowest rung."""
         if self.method is not None:
-            return written.spec(self.method).build(keep, model)
+            return written.spec(self.method).build(self.keeps[0], model)
+        saved = acting(model)
         if saved is None or not saved.elastic:
             raise ValueError("the ladder is of a model that was saved with a method for any budget")
-        return saved.but(keep=keep)
+        return saved.but(keep=self.keeps[0])
 
     def answers(
-        self,
-        model: Any,
-        processor: Any,
-        asks: Sequence[Ask],
-        max_new_tokens: int,
-        saved: Compressor | None = None,
-    ) -> list[Climbed]:
-        """A batch of questions to the bare model, each from as few tokens as leave no doubt.
+        self, model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int
+    ) -> list[Reply]:
+        """A batch of questions, each answered from as few tokens as leave no doubt; see `compress`.
 
-        Raises ValueError for another model than the ladder was calibrated for: nothing is shown of that.
+        Afterwards the model is what it was. Unlike `generate`, this encodes a picture anew for each rung, so
+        it serves every method.
         """
-        if fingerprint(model) != self.fingerprint:
-            raise ValueError(
-                f"the ladder was calibrated for the bare {self.model}, and this model has other weights: "
-                "foveate calibrate makes one for it"
-            )
-        how = {"max_new_tokens": max_new_tokens, "do_sample": False, "num_beams": 1}
-        rungs = self.rungs(model, saved)
-        return climb(model, processor, asks, rungs, self.threshold, how, self.switches)
+        with attach.lent(model):
+            return replies(self.compress(model), processor, asks, max_new_tokens)

@@ -88,7 +88,7 @@ class Choice:
             )
         if not changes:
             return plan
-        return plan._replace(keep=keep or plan.keep, compressor=plan.compressor.but(**changes))
+        return plan.at(**changes)
 
     def _built(self, spec: Spec, keep: Keep) -> Plan:
         """A method without weights, made for the model."""

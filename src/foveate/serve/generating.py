@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 from foveate.evaluate.costs import costs, probes
 from foveate.evaluate.plans import Loaded
 from foveate.evaluate.replies import answers
 from foveate.hosts import attach
+from foveate.hosts.climbing import Doubtful
 from foveate.serve.meters import Meters
 from foveate.serve.rows import Draw, Ends, Look, Row, ends
 
@@ -24,13 +26,19 @@ class Generating:
     def __call__(self, rows: Sequence[Row]) -> None:
         """Answer rows of one method. Raises whatever the model does."""
         model, processor = self.loaded.model, self.loaded.processor
-        how = {
-            "max_new_tokens": max(row.wanted.new for row in rows),
-            "do_sample": False,
-            "num_beams": 1,
-            "logits_processor": [Draw(rows)],
-            "stopping_criteria": [Ends(rows, processor, self._ends)],
-        }
+
+        def how(which: Sequence[int], doubtful: Doubtful | None) -> dict[str, Any]:
+            some = [rows[i] for i in which]
+            for row in some:
+                row.begin()  # again, where it climbs
+            return {
+                "max_new_tokens": max(row.wanted.new for row in some),
+                "do_sample": False,
+                "num_beams": 1,
+                "logits_processor": [Draw(some)],
+                "stopping_criteria": [Ends(some, processor, self._ends, doubtful)],
+            }
+
         asks, looks = [row.wanted.ask for row in rows], rows[0].wanted.looks
         seen = attach.trace(model) if looks and attach.is_compressed(model) else nullcontext()
         watched = probes(model, processor, asks) if looks else []

@@ -17,6 +17,7 @@ from torch import Tensor
 from foveate.evaluate.plans import Plan
 from foveate.evaluate.prompts import Ask
 from foveate.evaluate.replies import Reply
+from foveate.hosts.climbing import Doubtful
 from foveate.hosts.trace import Step
 from foveate.serve.choice import key
 from foveate.serve.limits import Refused
@@ -181,18 +182,29 @@ def ends(model: Any) -> set[int]:
 
 
 class Ends:
-    """A stopping criterion of `generate`: called once a step with all rows, it ends each by itself."""
+    """A stopping criterion of `generate`: called once a step with all rows, it ends each by itself.
 
-    def __init__(self, rows: Sequence[Row], processor: Any, ends: Collection[int]):
-        self.rows, self.ends = rows, ends
+    doubtful: which rows climb, of a ladder: they hear nothing and end.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        processor: Any,
+        ends: Collection[int],
+        doubtful: Doubtful | None = None,
+    ):
+        self.rows, self.ends, self.doubtful = rows, ends, doubtful
         self.tokenizer = processor.tokenizer
 
     def __call__(self, ids: Tensor, scores: Any, **_: Any) -> Tensor:
         """(B,) True where a row has ended; ids (B, S)."""
-        for row, token in zip(self.rows, ids[:, -1].tolist(), strict=True):
-            if row.why is None:
+        over = [False] * len(ids) if self.doubtful is None else self.doubtful.over.tolist()
+        for row, token, climbs in zip(self.rows, ids[:, -1].tolist(), over, strict=True):
+            if row.why is None and not climbs:
                 row.step(token, self._decode, self.ends)
-        return torch.tensor([row.why is not None for row in self.rows], device=ids.device)
+        done = [row.why is not None or climbs for row, climbs in zip(self.rows, over, strict=True)]
+        return torch.tensor(done, device=ids.device)
 
     def _decode(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -55,6 +55,11 @@ def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     if node is None:
         return None
     switches = Switches.of(node)
+    if "ladder" in node:
+        raise ValueError(
+            "the checkpoint was saved with a ladder, and vLLM encodes an image once, with one budget: serve "
+            "it with foveate serve, or save it with compress(…, keep=…)"
+        )
     if switches.merges or switches.proportional:
         raise ValueError(
             f"the checkpoint says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
