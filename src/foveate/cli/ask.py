@@ -29,7 +29,10 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto takes the GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Method = Annotated[
-    str | None, typer.Option(help="Compress with this method; see `foveate methods`.")
+    str | None,
+    typer.Option(
+        help="Compress with this method, see `foveate methods`, or as the file of `foveate tune` says."
+    ),
 ]
 Keep = Annotated[
     str | None, typer.Option(help="Budget: 64 is tokens per image, 0.25 a share, 1.0 all.")

@@ -82,14 +82,28 @@ def opened(
     mine = spec is not None and ":" in spec.slug
     typed = [*trust, *([spec.slug] if mine else [])]
     own = [one for one in typed if ":" in one]
+    switches = switches if spec is None else {**spec.switches, **switches}
     loaded = models.load(name, device, protocol, own, switches, headless)
     if spec is None:
         _adjust(loaded, *_changes(loaded, keep, pairs))
+    elif spec.chosen is not None and not headless:
+        _tell_other(loaded, *spec.chosen)
     saved = evaluate.plans.own(loaded)
     if mine and saved is not None and type(saved.compressor) is spec.make:
         _adjust(loaded, saved, _with(spec.arguments, spec.keep))
         spec, saved = None, evaluate.plans.own(loaded)
     return Opened(loaded, spec, saved)
+
+
+def _tell_other(loaded: Loaded, name: str, weights: str) -> None:
+    """Say so where a setting was chosen for another model."""
+    from foveate.evaluate.results import fingerprint
+
+    if fingerprint(loaded.model) != weights:
+        output.note(
+            f"this setting was chosen for {name}, and {loaded.name} has other weights: `foveate tune` finds "
+            "its own"
+        )
 
 
 def _changes(

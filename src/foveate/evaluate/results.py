@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from foveate.hosts.whole import COMPRESSOR
 from foveate.keeping.provenance import dumps, made, sealed, write
 
 FORMAT = 3
@@ -160,10 +161,11 @@ def _clear(parts: Path) -> None:
 def fingerprint(model: torch.nn.Module, compressor: torch.nn.Module | None = None) -> str:
     """A short name for these very weights: shapes, types, and up to 1,024 values of every tensor.
 
-    compressor: one whose weights count too, beside the bare model's.
+    Those of the bare model, whatever is attached; compressor: one whose weights count too.
     """
     digest = hashlib.sha256(type(model).__name__.encode())
-    tensors = {**model.state_dict(), **({} if compressor is None else compressor.state_dict())}
+    bare = {k: v for k, v in model.state_dict().items() if not k.startswith(COMPRESSOR)}
+    tensors = {**bare, **({} if compressor is None else compressor.state_dict())}
     for name, tensor in tensors.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         flat = tensor.flatten()

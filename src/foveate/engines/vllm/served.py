@@ -55,10 +55,7 @@ def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     if node is None:
         return None
     switches = Switches.of(node)
-    if switches.merges or switches.proportional:
-        raise ValueError(
-            f"the checkpoint says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
-        )
+    check_switches(switches, "the checkpoint")
     if traits.closes_rows(config) and switches.newlines == "rows":
         raise ValueError(
             f"{config.model_type} closes rows with newlines, and vLLM must know which of them stay before it "
@@ -67,6 +64,14 @@ def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     with torch.device(device):
         method = saving.rebuild(node, known()).eval()
     return checked(method, str(method))
+
+
+def check_switches(switches: Switches, who: str) -> None:
+    """Raise ValueError for what vLLM's own layers do not do. who: says so."""
+    if switches.merges or switches.proportional:
+        raise ValueError(
+            f"{who} says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
+        )
 
 
 def checked(method: Compressor, text: str) -> Compressor:
