@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+import foveate
 from foveate import cli, embedded
+from foveate.engines.vllm.served import check_switches
 from foveate.evaluate import ask, encode
 from foveate.evaluate.likelihood import losses
 from foveate.evaluate.replies import answers
@@ -166,6 +168,26 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
     assert [one.text for one in found if one.rung == 0.25] == [
         text for text, one in zip(told, found, strict=True) if one.rung == 0.25
     ]
+    file = str(tmp_path / "ladder.json")
+    assert cli.run(["eval", "--method", file, "--limit", "88", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    assert run["tokens"] == pytest.approx(document["tokens"]) and run["keep"] is None
+    rungs = [one["rung"] for one in run["answers"].values()]
+    assert {str(k): rungs.count(k) for k in ladder.keeps} == {
+        k: n for k, n in document["answered"].items() if n
+    }
+    assert foveate.compress(model, file).generate.described["risk"] == 0.5
+    foveate.restore(model)
+    for wrong, why in (
+        (["compare", "--methods", file], "no method"),
+        (["calibrate", "--method", file], "this wants one"),
+        (["ask", str(picture(tmp_path)), "what ?", "--method", file, "--keep", "4"], "beside"),
+    ):
+        assert cli.run(wrong) == 2 and why in capsys.readouterr().err
+    assert cli.run(["ask", str(picture(tmp_path)), "what ?", "--method", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rung"] in ladder.keeps
+    with pytest.raises(ValueError, match="one budget"):
+        check_switches({"ladder": {}}, "it")
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
     with pytest.raises(ValueError, match=r"calibrated for weights .*, and this model has others"):
@@ -180,9 +202,14 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
         Ladder.read(tmp_path / "ladder.json")
 
 
-def test_no_label_is_read(tmp_path, capsys):
-    image = tmp_path / "a.png"
+def picture(folder):
+    image = folder / "a.png"
     examples("patchqa", 1)[0].images[0].save(image)
+    return image
+
+
+def test_no_label_is_read(tmp_path, capsys):
+    picture(tmp_path)
     rows = [{"image": "a.png", "question": "what is the background ?"}] * 3
     (tmp_path / "mine.json").write_text(json.dumps(rows))
     words = [

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from foveate.cli.wrong import Wrong, meant
-from foveate.registry import written
+from foveate.registry import setting, written
 
 if TYPE_CHECKING:
     from foveate.core.compressor import Compressor
@@ -75,10 +75,15 @@ def specs(text: str) -> list[Spec]:
 def chosen(slug: str, keep: int | float | None, pairs: Iterable[str] = ()) -> Spec:
     """The method a person asked for. Raises Wrong, in one line, for anything that does not fit.
 
-    pairs: its arguments as k=v.
+    slug: its name, or a file as `foveate tune` writes one, which says all of it; pairs: its arguments as k=v.
     """
-    factory(slug)
     with meant():
+        budget = [] if keep is None else [f"--keep {keep}"]
+        if (
+            found := setting.named(slug, [*budget, *(f"--set {pair}" for pair in pairs)])
+        ) is not None:
+            return found
+        factory(slug)
         return written.chosen(slug, keep, pairs)
 
 

@@ -29,7 +29,10 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, …; auto takes the GPU if there is one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Method = Annotated[
-    str | None, typer.Option(help="Compress with this method; see `foveate methods`.")
+    str | None,
+    typer.Option(
+        help="Compress with this method, see `foveate methods`, or as the file of `foveate tune` says."
+    ),
 ]
 Keep = Annotated[
     str | None, typer.Option(help="Budget: 64 is tokens per image, 0.25 a share, 1.0 all.")
@@ -93,7 +96,7 @@ def ask(
         pictures.beside(picture, image)
     models.check_protocol(protocol)
     switches = models.switches(dropped=dropped, attention=attention)
-    spec = chosen_method(method, keep, set_ or [])
+    spec = chosen_method(method, keep, set_ or [], climbs=True)
     with output.answering() as emit:
         start = opened(model, device, protocol, spec, keep, set_ or [], switches=switches)
         loaded = start.loaded
@@ -103,12 +106,24 @@ def ask(
         start.tell()
         if picture is not None:
             canvas = pictures.canvas(loaded.processor, shown, question, seen.steps[0])
-            pictures.save(draw(canvas, seen, above=above(document)), picture)
+            pictures.save(draw(canvas, _last(seen, document), above=above(document)), picture)
             document["picture"] = str(picture)
         if json:
             emit(document)
     if not json:
         _print(document)
+
+
+def _last(seen: Any, document: dict[str, Any]) -> Any:
+    """The trace of what an answer is from: where a question climbed, of its last rung."""
+    import foveate
+
+    if "rung" not in document:
+        return seen
+    if document["rung"] == 1.0:
+        output.note("the answer is from all tokens: the picture shows the rung below")
+    steps = len({step.site for step in seen.steps})
+    return foveate.Trace(seen.steps[-steps:])
 
 
 def above(document: dict[str, Any]) -> list[str]:
@@ -142,11 +157,19 @@ def worded(question: str) -> str:
     return question.strip()
 
 
-def chosen_method(method: str | None, keep: str | None, pairs: list[str]) -> Spec | None:
-    """The method asked for; None leaves the model as it was saved, but for what `adjust` changes."""
+def chosen_method(
+    method: str | None, keep: str | None, pairs: list[str], climbs: bool = False
+) -> Spec | None:
+    """The method asked for; None leaves the model as it was saved, but for what `adjust` changes.
+
+    climbs: whether it may be a ladder. Raises Wrong where it may not.
+    """
     if method is None:
         return None
-    return arguments.chosen(method, None if keep is None else arguments.budget(keep), pairs)
+    spec = arguments.chosen(method, None if keep is None else arguments.budget(keep), pairs)
+    if "ladder" in spec.switches and not climbs:
+        raise Wrong(f"{method} is a ladder of budgets, for ask, eval and serve: this wants one")
+    return spec
 
 
 def answer(
@@ -158,7 +181,7 @@ def answer(
 
     _check_fits(loaded, image, question, max_new_tokens)
     attach(loaded, spec)
-    told, started = loaded.model.model.visual_attachment.switches, time.perf_counter()
+    attachment, started = loaded.model.model.visual_attachment, time.perf_counter()
     with foveate.trace(loaded.model) as seen, models.asked(loaded):
         reply = evaluate.replies(
             loaded.model, loaded.processor, [([image], question)], max_new_tokens
@@ -168,7 +191,10 @@ def answer(
         "question": question,
         "model": loaded.name,
         "protocol": loaded.protocol,
-        **{name: getattr(told, name) for name in ("dropped", "attention")},
+        **{name: getattr(attachment.switches, name) for name in ("dropped", "attention")},
+        **(
+            {} if reply.rung is None else {"ladder": [*attachment.ladder.keeps], "rung": reply.rung}
+        ),
         "method": str(loaded.model.model.visual_compressor.at(1.0)),
         "untrained": Opened(loaded, spec, None).acting.untrained,
         "tokens": {"before": round(reply.before), "after": round(reply.after)},
@@ -203,6 +229,7 @@ def attach(loaded: Loaded, spec: Spec | None) -> None:
     """
     import foveate
     from foveate import evaluate
+    from foveate.hosts import attach
 
     model = loaded.model
     if spec is None and foveate.is_compressed(model):
@@ -210,7 +237,7 @@ def attach(loaded: Loaded, spec: Spec | None) -> None:
     try:
         method = foveate.Identity() if spec is None else spec.build(model=model)
         bare = spec is None or spec.slug == evaluate.plans.BARE
-        foveate.compress(model, method, **({} if bare else loaded.how(method)))
+        attach.compress(model, method, **({} if bare else loaded.how(method)))
     except (ValueError, TypeError, NotImplementedError) as error:
         raise Wrong(str(error)) from error
 
@@ -223,6 +250,8 @@ def _print(document: dict[str, Any]) -> None:
     acts = f"{document['method']}{' (untrained)' if document['untrained'] else ''}"
     acts += f", protocol {document['protocol']}" if document["protocol"] else ""
     acts += switched(document)
+    if "rung" in document:
+        acts += f", up a ladder of {', '.join(map(str, document['ladder']))} to {document['rung']}"
     output.say(f"{acts}: {line}", "dim")
     if "picture" in document:
         output.say(f"what was kept: {document['picture']}", "dim")

@@ -120,7 +120,8 @@ def _ladder(
     rungs = Rungs.of([*(run for _, run in rest), told])
     way, keeps = calibrated(rungs, risk, delta), [*(one.keep for one, _ in rest), full.keep]
     ladder = Ladder(
-        method=None if spec is None else str(spec),
+        method=rest[0][0].method,
+        saved=spec is None,
         keeps=tuple(keeps[way.first : way.last + 1]),
         threshold=way.threshold,
         risk=risk,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,7 +93,7 @@ def evaluate_one(
     if answers_only and metric != "exact":
         raise Wrong(f"--metric {metric} with --answers-only: answers alone have no score")
     mine = asking.own("none" if answers_only else metric, columns, images, outside, skip)
-    spec = chosen_method(method, keep, set_ or [])
+    spec = chosen_method(method, keep, set_ or [], climbs=True)
     shared_folder(out)
     if out is not None:
         folder(out)
@@ -119,7 +120,7 @@ def evaluate_one(
     if not json:
         document = evaluate.comparison(runs)
         output.screen().print(table(document))
-        for line in (*shares(runs[0]), *more(document)):
+        for line in (*shares(runs[0]), *_rungs(runs[0]), *more(document)):
             output.say(line)
         if written is not None:
             output.say(f"answers: {written}")
@@ -151,6 +152,18 @@ def ready(
         raise Wrong(unfit[0]["why"])
     told = remarks(start.loaded.name, fit, start.saved)
     return work(start.loaded, questions, seed, batch_size, max_new_tokens), fit[0], told
+
+
+def _rungs(run: dict[str, Any]) -> list[str]:
+    """Where the answers of a ladder are from; nothing of a budget alone."""
+    ladder = run["job"]["ladder"]
+    if ladder is None:
+        return []
+    found = Counter(answer["rung"] for answer in run["answers"].values())
+    told = ", ".join(f"{found[keep] / run['n']:.0%} at {keep}" for keep in ladder["keeps"])
+    return [
+        f"answered up a ladder: {told}; tokens and arithmetic are those of all rungs on the way"
+    ]
 
 
 def _cluster(made: Any, address: str) -> Any:

@@ -61,12 +61,11 @@ def load(
 
 
 def _switch(model: Any, switches: Mapping[str, str]) -> None:
-    import foveate
-    from foveate.hosts import saving
+    from foveate.hosts import attach, saving
 
-    if switches and foveate.is_compressed(model):
+    if switches and attach.is_compressed(model):
         how = saving.settings(model.config.visual_compression)
-        foveate.compress(model, model.model.visual_compressor, **{**how, **switches})
+        attach.compress(model, model.model.visual_compressor, **{**how, **switches})
 
 
 def check_protocol(name: str | None) -> None:

@@ -45,6 +45,7 @@ class Opened(NamedTuple):
         if self.spec is not None and self.spec.slug != BARE:
             keep = self.spec.keep
             keep = getattr(self.spec.tried(), "keep", None) if keep is None else keep
+            keep = None if "ladder" in self.spec.switches else keep
             return Plan(str(self.spec), keep, self.spec)
         as_it_is = self.spec is None and self.saved is not None
         return self.saved._replace(trained=None) if as_it_is else Plan(BARE, 1.0)
@@ -82,14 +83,51 @@ def opened(
     mine = spec is not None and ":" in spec.slug
     typed = [*trust, *([spec.slug] if mine else [])]
     own = [one for one in typed if ":" in one]
+    if spec is not None and not spec.saved:
+        switches = {**spec.switches, **switches}
     loaded = models.load(name, device, protocol, own, switches, headless)
-    if spec is None:
+    if spec is not None and spec.saved:
+        _climb(loaded, evaluate.plans.own(loaded), spec)
+        spec = None
+    elif spec is None:
         _adjust(loaded, *_changes(loaded, keep, pairs))
+    elif spec.chosen is not None and not headless:
+        _tell_other(loaded, *spec.chosen)
     saved = evaluate.plans.own(loaded)
     if mine and saved is not None and type(saved.compressor) is spec.make:
         _adjust(loaded, saved, _with(spec.arguments, spec.keep))
         spec, saved = None, evaluate.plans.own(loaded)
     return Opened(loaded, spec, saved)
+
+
+def _climb(loaded: Loaded, saved: Plan | None, spec: Spec) -> None:
+    """Give a model that was saved with a method a ladder of budgets, on the same weights.
+
+    Raises Wrong for one that was saved with another method, or none, or that has other weights.
+    """
+    from foveate.hosts import attach
+
+    if saved is None or saved.method != spec.slug:
+        have = "none" if saved is None else saved.method
+        raise Wrong(
+            f"the ladder is of a model saved with {spec.slug}, and {loaded.name} has {have}"
+        )
+    how = {**saved.how, **spec.switches}
+    try:
+        attach.compress(loaded.model, saved.compressor.but(keep=spec.keep), **how)
+    except ValueError as error:
+        raise Wrong(str(error)) from error
+
+
+def _tell_other(loaded: Loaded, name: str, weights: str) -> None:
+    """Say so where a setting was chosen for another model."""
+    from foveate.hosts.whole import fingerprint
+
+    if fingerprint(loaded.model) != weights:
+        output.note(
+            f"this setting was chosen for {name}, and {loaded.name} has other weights: `foveate tune` finds "
+            "its own"
+        )
 
 
 def _changes(

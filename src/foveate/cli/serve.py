@@ -120,7 +120,7 @@ def serve(
         raise Wrong("--page with --api-key or --ray: the page knows neither, leave one of them out")
     models.check_protocol(protocol)
     switches = models.switches(positions=positions, dropped=dropped, attention=attention)
-    chosen_method(method, keep, set_ or [])
+    chosen_method(method, keep, set_ or [], climbs=True)
     switches |= {"positions": "renumbered"} if front else {}
     how = {"switches": switches, "headless": front}
     offered = partial(offer, model, device, protocol, method, keep, set_ or [], **how)
@@ -186,7 +186,7 @@ def offer(
     from foveate.evaluate.plans import BARE
     from foveate.serve.choice import Choice
 
-    spec = chosen_method(method, keep, pairs)
+    spec = chosen_method(method, keep, pairs, climbs=True)
     start = opened(model, device, protocol, spec, keep, pairs, switches=switches, headless=headless)
     attach(start.loaded, start.spec)
     if tell:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -79,7 +79,8 @@ def behind(told: Told, more: str, offered: Callable[[], Choice]) -> Iterator[tup
     path, spec = models.place(told.model), chosen_method(told.method, told.keep, told.pairs)
     with meant():
         rest = shlex.split(more)
-        served.check_front(reading.config(path), spec and spec.tried(), told.positions)
+        positions = told.positions if spec is None else _served(spec, told)[1]
+        served.check_front(reading.config(path), spec and spec.tried(), positions)
     _check_there()
     choice = offered()
     with meant():
@@ -107,14 +108,16 @@ def command(told: Told, more: str) -> list[str]:
     where = ["--host", told.host, "--port", str(told.port)]
     with meant():
         rest = [*where, *shlex.split(more)]
-        method = None if spec is None else _with_budget(spec)
-        return written(path, reading.config(path), method, told.positions, cpu=cpu, more=rest)
+        method, positions = (None, told.positions) if spec is None else _served(spec, told)
+        return written(path, reading.config(path), method, positions, cpu=cpu, more=rest)
 
 
-def _with_budget(spec: Spec) -> str:
-    """The method as a request would write it."""
-    keep = {} if spec.keep is None else {"keep": spec.keep}
-    return str(replace(spec, arguments={**spec.arguments, **keep}))
+def _served(spec: Spec, told: Told) -> tuple[str, str | None]:
+    """The method as a request would write it, and the positions. Raises ValueError for other switches."""
+    from foveate.engines.vllm import served
+
+    served.check_switches(spec.switches, told.method)
+    return spec.whole, told.positions or spec.switches.get("positions")
 
 
 def _key(told: Told) -> dict[str, str]:

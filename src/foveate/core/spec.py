@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -29,17 +29,29 @@ class Spec:
     make       its factory, an entry of METHODS
     arguments  those that were given, but for the budget
     keep       the budget, where it was written among them
+    switches   what else `foveate.compress` is told, where a file says it
+    chosen     the model that a file was made for, its name and the fingerprint of its weights
+    saved      whether it acts on the weights that the model was saved with
     """
 
     slug: str
     make: Callable[..., Compressor]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     keep: Keep | None = None
+    switches: Mapping[str, Any] = field(default_factory=dict)
+    chosen: tuple[str, str] | None = None
+    saved: bool = False
 
     def __str__(self) -> str:
         """As people write it, without the budget: that stands beside it wherever it matters."""
         given = ", ".join(f"{name}={_written(value)}" for name, value in self.arguments.items())
         return f"{self.slug}({given})" if given else self.slug
+
+    @property
+    def whole(self) -> str:
+        """As people write it, with its budget: divprune(keep=36)."""
+        keep = {} if self.keep is None else {"keep": self.keep}
+        return str(replace(self, arguments={**self.arguments, **keep}))
 
     def build(self, keep: Keep | None = None, model: Any = None) -> Compressor:
         """The compressor at a budget, its own unless told, with the sizes of this model or config.

@@ -16,6 +16,7 @@ from foveate.evaluate.plans import BARE, Loaded, Plan, own, remarks
 from foveate.hosts import attach
 from foveate.hosts.protocol import protocol
 from foveate.hosts.switches import ALLOWED
+from foveate.registry import setting
 from foveate.registry.loading import read
 from foveate.registry.methods import factory, parameters
 
@@ -48,14 +49,19 @@ def opened(
 
 
 def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What is given, that of the method under "set". Raises ValueError for a name that is none."""
+    """What is given or a file says, that of the method under "set". Raises ValueError for other names."""
     known = [*NAMES, f"{SET}NAME"]
     told = {name: value for name, value in given.items() if value is not None}
     for name in told:
         if name not in NAMES and not name.startswith(SET):
             raise ValueError(_unknown("argument", name, ["pretrained", *known]))
     own = {n.removeprefix(SET): _value(v) for n, v in told.items() if n.startswith(SET)}
-    return {**{n: v for n, v in told.items() if n in NAMES}, "set": own}
+    beside = [f"{n}={v}" for n, v in told.items() if n == "keep" or n.startswith(SET)]
+    told = {n: v for n, v in told.items() if n in NAMES}
+    if (spec := setting.named(told.get("method", ""), beside)) is not None:
+        told = {**spec.switches, **told, "method": spec.slug, "keep": spec.keep}
+        own = spec.arguments
+    return {**told, "set": own}
 
 
 def planned(loaded: Loaded, saved: Plan | None, told: Mapping[str, Any]) -> Plan:

@@ -119,8 +119,9 @@ def as_saved(loaded: Loaded) -> Plan:
     base, saved = loaded.model.model, loaded.model.config.visual_compression
     compressor = base.visual_compressor
     method = saved.get("method", saved.get("class", saved["compressor"].lower()))
-    keep = 1.0 if method == BARE else getattr(compressor.parts()[-1], "keep", None)
-    return Plan(method, keep, None, compressor, settings(saved))
+    how = settings(saved)
+    keep = None if "ladder" in how else getattr(compressor.parts()[-1], "keep", None)
+    return Plan(method, 1.0 if method == BARE else keep, None, compressor, how)
 
 
 def own(loaded: Loaded) -> Plan | None:

@@ -7,12 +7,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from foveate.core.compressor import Compressor
-from foveate.evaluate.prompts import Ask, acting
+from foveate.evaluate.prompts import Ask
 from foveate.evaluate.replies import Reply, replies
 from foveate.hosts import attach
 from foveate.keeping.provenance import content, dumps, record, sealed, unsealed, write
-from foveate.registry import written
+from foveate.registry import loading, setting
 
 FORMAT = 1
 
@@ -21,7 +20,7 @@ FORMAT = 1
 class Ladder:
     """A ladder of budgets, and the threshold that was calibrated for it.
 
-    method     as people write it; None is the compressor that the model was saved with
+    method     as people write it
     keeps      budgets, fewest tokens first; 1.0 is all tokens, without a method
     threshold  nats of entropy of the first token, above which a question climbs; 0: all do
     risk       at most this share of all answers differs from those with all tokens,
@@ -30,9 +29,10 @@ class Ladder:
     task       their name, and `examples` their digest
     model      its name, and `fingerprint` its weights: what is shown is shown of these
     switches   what else `foveate.compress` is told
+    saved      whether the method is the one that the model was saved with, on its weights
     """
 
-    method: str | None
+    method: str
     keeps: tuple[int | float, ...]
     threshold: float
     risk: float
@@ -43,6 +43,7 @@ class Ladder:
     model: str
     fingerprint: str
     switches: Mapping[str, str] = field(default_factory=dict)
+    saved: bool = False
 
     def write(self, path: Path, found: Mapping[str, Any]) -> Path:
         """Into a file, with what came of the questions beside it."""
@@ -67,18 +68,8 @@ class Ladder:
         model it was given. Raises ValueError for another model than the ladder was calibrated for: nothing is
         shown of that.
         """
-        told = {k: v for k, v in asdict(self).items() if k not in ("method", "switches")}
-        ladder = {**told, "keeps": [*self.keeps]}
-        return attach.compress(model, self._first(model), ladder=ladder, **self.switches)
-
-    def _first(self, model: Any) -> Compressor:
-        """Its method on the lowest rung."""
-        if self.method is not None:
-            return written.spec(self.method).build(self.keeps[0], model)
-        saved = acting(model)
-        if saved is None or not saved.elastic:
-            raise ValueError("the ladder is of a model that was saved with a method for any budget")
-        return saved.but(keep=self.keeps[0])
+        spec = setting.of_ladder(asdict(self))
+        return attach.compress(model, loading.of_spec(model, spec), **spec.switches)
 
     def answers(
         self, model: Any, processor: Any, asks: Sequence[Ask], max_new_tokens: int

@@ -14,9 +14,12 @@ from torch import nn
 
 from foveate.core.compressor import Compressor
 from foveate.core.sizes import sized
+from foveate.core.spec import Spec
 from foveate.hosts import attach, reading, saving, traits, whole
 from foveate.hosts import support as hosts_support
 from foveate.hosts.support import Support
+from foveate.hosts.switches import ALLOWED
+from foveate.registry import setting
 from foveate.registry.methods import factory, is_compressor, known, names
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -37,7 +40,9 @@ def compress(
     """Let a model see with fewer visual tokens, in place: the same object, the same class.
 
     method: a compressor, or a method's name with its arguments, `compress(model, "fastv", keep=64)`, made
-    with the model's sizes: a name of METHODS, one that a package brings, or package.module:Class.
+    with the model's sizes: a name of METHODS, one that a package brings, or package.module:Class. Or a file
+    as `foveate tune` writes one, `compress(model, "setting.json")`, which says method, budget and switches;
+    those given here that are not as usual go before.
     positions "original" keeps the position ids of kept tokens, "renumbered" counts them anew. newlines, of
     models that close rows of tiles with them: "rows" keeps one for every row where a token is left, "none"
     drops all as soon as a method acts, even one that keeps every token. dropped: "gone", or "merged": each
@@ -58,9 +63,9 @@ def compress(
     NotImplementedError for sites this host cannot serve and for kernels without such masks. The model is
     untouched then.
     """
-    made = _made(model, method, positions, arguments)
     switches = {"newlines": newlines, "dropped": dropped, "attention": attention}
-    return attach.compress(model, made, positions, **switches)
+    made, told = _made(model, method, {"positions": positions, **switches}, arguments)
+    return attach.compress(model, made, **told)
 
 
 @contextmanager
@@ -74,25 +79,31 @@ def compressed(
     **arguments: Any,
 ) -> Iterator[Model]:
     """`compress` for the length of a block; afterwards the model is what it was, also after an error."""
-    made = _made(model, method, positions, arguments)
     switches = {"newlines": newlines, "dropped": dropped, "attention": attention}
-    with attach.compressed(model, made, positions, **switches):
+    made, told = _made(model, method, {"positions": positions, **switches}, arguments)
+    with attach.compressed(model, made, **told):
         yield model
 
 
-def _made(model: nn.Module, method: Any, positions: Any, arguments: dict[str, Any]) -> Any:
-    """The compressor that was given, or that a name and arguments make for a model.
+def _made(
+    model: nn.Module, method: Any, switches: dict[str, Any], arguments: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """The compressor that was given, or that a name and arguments or a file make for a model; its switches.
 
     Raises TypeError and ValueError for anything else, as `compress` does, with what to write instead.
     """
     traits.base_of(model)
     if isinstance(method, str):
-        if not isinstance(positions, str):
+        if not isinstance(positions := switches["positions"], str):
             raise ValueError(
                 f"positions={positions!r}: want one of {', '.join(attach.POSITIONS)}; a budget goes by name, "
                 f"compress(model, {method!r}, keep={positions!r})"
             )
-        return sized(factory(method), model, **arguments)
+        beside = [f"{name}={value!r}" for name, value in arguments.items()]
+        if (spec := setting.named(method, beside)) is None:
+            return sized(factory(method), model, **arguments), switches
+        typed = {n: word for n, word in switches.items() if word != ALLOWED[n][0]}
+        return of_spec(model, spec), {**spec.switches, **typed}
     given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     if isinstance(method, Compressor) and arguments:
         raise TypeError(
@@ -105,17 +116,30 @@ def _made(model: nn.Module, method: Any, positions: Any, arguments: dict[str, An
             f"want a foveate.Compressor, got {name} itself: call it, "
             f"foveate.sized({name}, model, {given or 'keep=…'}), or give a method's name and its arguments"
         )
-    return method
+    return method, switches
+
+
+def of_spec(model: nn.Module, spec: Spec) -> Compressor:
+    """The compressor that a spec makes for a model. Raises ValueError for one of saved weights it lacks."""
+    if not spec.saved:
+        return spec.build(model=model)
+    if not attach.is_compressed(model):
+        raise ValueError(
+            f"the ladder is of {spec.slug} as a model was saved with it, and this one has none: load it with "
+            "foveate.from_pretrained"
+        )
+    return traits.base_of(model).visual_compressor.but(keep=spec.keep)
 
 
 def from_pretrained(
-    path: str, method: Compressor | None = None, trust: Sequence[str] = (), **kwargs: Any
+    path: str, method: Compressor | str | None = None, trust: Sequence[str] = (), **kwargs: Any
 ) -> nn.Module:
     """The model saved under a path or Hub id, with the compressor and the ladder it was saved with.
 
-    method: your own compressor, where the checkpoint's is none that foveate knows. trust: classes of your
-    own, as package.module:Class, that the checkpoint may name; those of entry points are known. Other
-    keywords go to
+    method: your own compressor, where the checkpoint's is none that foveate knows; or a file as `foveate
+    tune` writes one, for a model with or without a compressor, which is then compressed so. trust:
+    classes of your own, as package.module:Class, that the checkpoint may name; those of entry points are
+    known. Other keywords go to
     AutoModelForImageTextToText.from_pretrained, but for those that would read more than safetensors and
     JSON, run a checkpoint's code (trust_remote_code), or make up weights: load such a model with
     transformers and compress it.
@@ -123,6 +147,13 @@ def from_pretrained(
     Raises ValueError for these keywords, if the checkpoint names no compressor, an unknown one, or lacks
     its weights, and for files that are broken, which is an OSError too; TypeError for a method by name.
     """
+    if isinstance(method, str) and (spec := setting.named(method)) is not None:
+        made = (
+            from_pretrained(path, trust=trust, **kwargs)
+            if spec.saved
+            else reading.model(path, **kwargs)
+        )
+        return compress(made, method)
     if method is not None and not isinstance(method, Compressor):
         raise TypeError(
             f"method={method!r}: want a foveate.Compressor, made with its arguments, or leave it out for the "
@@ -163,7 +194,7 @@ def support(
         return {slug: _supported(model, factory(slug)) for slug in names()}
     if isinstance(method, str):
         return _supported(model, factory(method), **arguments)
-    return hosts_support.support(model, _made(model, method, "original", arguments))
+    return hosts_support.support(model, _made(model, method, {}, arguments)[0])
 
 
 def _supported(model: nn.Module, make: Callable[..., Compressor], **arguments: Any) -> Support:

@@ -54,16 +54,7 @@ def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     node = saving.said(config)
     if node is None:
         return None
-    switches = Switches.of(node)
-    if "ladder" in node:
-        raise ValueError(
-            "the checkpoint was saved with a ladder, and vLLM encodes an image once, with one budget: serve "
-            "it with foveate serve, or save it with compress(…, keep=…)"
-        )
-    if switches.merges or switches.proportional:
-        raise ValueError(
-            f"the checkpoint says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
-        )
+    switches = check_switches(node, "the checkpoint")
     if traits.closes_rows(config) and switches.newlines == "rows":
         raise ValueError(
             f"{config.model_type} closes rows with newlines, and vLLM must know which of them stay before it "
@@ -72,6 +63,21 @@ def of_checkpoint(config: Any, device: str = "cpu") -> Compressor | None:
     with torch.device(device):
         method = saving.rebuild(node, known()).eval()
     return checked(method, str(method))
+
+
+def check_switches(node: Mapping[str, Any], who: str) -> Switches:
+    """What `compress` is told, as vLLM's own layers do it. Raises ValueError for the rest; who: says so."""
+    switches = Switches.of(node)
+    if "ladder" in node:
+        raise ValueError(
+            f"{who} has a ladder, and vLLM encodes an image once, with one budget: serve it with foveate "
+            "serve's own engine, or say one budget with keep"
+        )
+    if switches.merges or switches.proportional:
+        raise ValueError(
+            f"{who} says {switches.told}, and vLLM serves dropped='gone' and attention='plain'"
+        )
+    return switches
 
 
 def checked(method: Compressor, text: str) -> Compressor:
