@@ -12,6 +12,8 @@ import foveate
 from foveate import embedded as ours
 from foveate.chat import Turn
 from foveate.evaluate import replies
+from foveate.hosts.whole import fingerprint
+from foveate.ladder import Ladder
 
 METHODS = (
     "identity",
@@ -155,3 +157,32 @@ def test_the_servers_own_method_takes_a_requests_budget():
         for given, after in (({}, 72), ({"keep": 9}, 9), ({"keep": "1.0"}, 144)):
             usage = client.post(CHAT, json=body(1, **given)).json()["usage"]
             assert usage["visual_tokens"]["after"] == after
+
+
+def test_a_ladder_lets_requests_climb_apart(tmp_path):
+    """Each is answered as it would be alone, whole and as a stream; a method in a request goes before."""
+    model, processor = ours.load()
+    asks = [(e.images, e.question) for e in examples()]
+    told = {"risk": 0.1, "delta": 0.1, "n": 44, "task": "mine", "examples": "", "model": "embedded"}
+    ladder = Ladder("stride", (4, 36, 1.0), 0.5, fingerprint=fingerprint(model), **told)
+    alone = [ladder.answers(model, processor, [one], 16)[0] for one in asks]
+    assert {one.rung for one in alone} == {4, 36, 1.0}
+    with serving(method=str(ladder.write(tmp_path / "ladder.json", {}))) as (client, _):
+
+        def ask(i):
+            return client.post(CHAT, json=body(i, max_tokens=16))
+
+        with ThreadPoolExecutor(16) as pool:
+            for mine, response in zip(alone, pool.map(ask, range(len(asks))), strict=True):
+                assert said(response) == mine.text
+                assert response.json()["usage"]["visual_tokens"]["after"] == mine.after
+        for i in range(6):
+            with client.stream("POST", CHAT, json=body(i, max_tokens=16, stream=True)) as told:
+                lines = [line[6:] for line in told.iter_lines() if line.startswith("data: {")]
+            words = [json.loads(line)["choices"] for line in lines]
+            text = "".join(w[0]["delta"].get("content") or "" for w in words if w)
+            assert text.strip() == alone[i].text
+        one = client.post(CHAT, json=body(0, method="stride", keep=36))
+        assert one.json()["usage"]["visual_tokens"]["after"] == 36
+        refused = client.post(CHAT, json=body(0, method=str(tmp_path / "ladder.json")))
+        assert refused.status_code == 400
