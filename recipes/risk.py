@@ -2,8 +2,8 @@
 
 `embedded-fovea` answers the same questions at every budget (out/risk; killed, it goes on there). Then, 200
 times, some of them are drawn to calibrate on, and all of them say what the ladder really does. What it does
-to other questions than those it was calibrated on, crowded scenes and tiny signs, stands beside it. Writes
-results/risk.json.
+to other questions than those it was calibrated on stands beside it: crowded scenes, tiny signs, and photos
+as backgrounds where it has seen patterns alone. Writes results/risk.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from foveate.hosts import attach, reading
 from foveate.keeping.provenance import dumps, record, write
 from foveate.ladder import Rungs, calibrated, proven
 from foveate.ladder.rungs import Way
+from foveate.patchqa import PatchQA
+from foveate.patchqa.words import PHOTOS
 from foveate.tasks import examples
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,13 @@ def rungs(task: str, count: int, out: Path) -> Rungs:
     attach.restore(loaded.model)
     work = Work(loaded, task, examples(task, count), batch_size=40, out=out)
     return Rungs.of(work.runs([*plans, Plan(BARE, 1.0)]))
+
+
+def on_photos(count: int) -> np.ndarray:
+    """(count,) bool, which of PatchQA's questions are about a picture whose background is a photo."""
+    scenes = PatchQA("test")
+    where = [int(one.key.rpartition("-")[2]) for one in examples("patchqa", count)]
+    return np.array([scenes[at].pictures[0].background in PHOTOS for at in where])
 
 
 def alone(found: Rungs, risk: float) -> Way:
@@ -88,6 +97,8 @@ def main() -> None:
     counts = {task: max(int(told.share * n), 22) for task, n in TASKS.items()}
     every = {task: rungs(task, n, ROOT / "out" / "risk") for task, n in counts.items()}
     own, others = every["patchqa"], {t: r for t, r in every.items() if t != "patchqa"}
+    photo = on_photos(counts["patchqa"])
+    held = own.some(~photo), {"photos": own.some(photo)}
     document = {
         "model": MODEL,
         "keeps": KEEPS,
@@ -105,6 +116,10 @@ def main() -> None:
             for task, found in every.items()
         },
         "risks": [kept(own, others, risk) for risk in RISKS],
+        "patterns": {
+            "questions": {"patterns": int((~photo).sum()), "photos": int(photo.sum())},
+            "risks": [kept(*held, risk) for risk in RISKS],
+        },
         "circumstances": record(0),
     }
     write(told.out, dumps(document))

@@ -156,8 +156,7 @@ def ready(
 
 def _rungs(run: dict[str, Any]) -> list[str]:
     """Where the answers of a ladder are from; nothing of a budget alone."""
-    ladder = run["job"]["ladder"]
-    if ladder is None:
+    if (ladder := run["job"].get("ladder")) is None:
         return []
     found = Counter(answer["rung"] for answer in run["answers"].values())
     told = ", ".join(f"{found[keep] / run['n']:.0%} at {keep}" for keep in ladder["keeps"])

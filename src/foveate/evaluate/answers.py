@@ -74,7 +74,7 @@ def document(
     unsaid = [name for name in UNSAID if name != "seconds" or metric.score is not NONE.score]
     return {
         "format": results.FORMAT,
-        "job": asdict(job),
+        "job": job.told,
         "method": job.method,
         "keep": job.keep,
         "untrained": job.untrained,

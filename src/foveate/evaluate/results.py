@@ -57,6 +57,12 @@ class Job:
     ladder: Mapping[str, Any] | None = None
 
     @property
+    def told(self) -> dict[str, Any]:
+        """As result files hold it, a ladder where there is one."""
+        told = asdict(self)
+        return told if told["ladder"] else {k: v for k, v in told.items() if k != "ladder"}
+
+    @property
     def name(self) -> str:
         """The file's name: readable, and different for different jobs."""
         told = {k: v for k, v in asdict(self).items() if USUAL.get(k, "none such") != v}
@@ -68,7 +74,7 @@ class Job:
 
 def finished(folder: Path, job: Job) -> dict[str, Any] | None:
     """The document of a run that was finished before; None if there is none, or not as it was written."""
-    found = made(_file(folder, job), format=FORMAT, job=asdict(job))
+    found = made(_file(folder, job), format=FORMAT, job=job.told)
     if found is None:
         _file(folder, job).unlink(missing_ok=True)  # others would take it for one
     else:
@@ -96,7 +102,7 @@ class Partial:
     """
 
     def __init__(self, folder: Path | None, job: Job, keys: Sequence[str]):
-        self.folder, self.job = None if folder is None else _parts(folder, job), asdict(job)
+        self.folder, self.job = None if folder is None else _parts(folder, job), job.told
         self.file = None if folder is None else _file(folder, job)
         self.size, self.keys = job.batch_size, keys
         self.batches: dict[int, list[dict[str, Any]]] = {}
