@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -66,6 +67,10 @@ def test_upload_ask_move_the_slider(page, tab, tmp_path):
     assert figures(tab, 0)["visual tokens"][0].strip() == "144"
     assert [cell.strip() for cell in figures(tab, 1)["visual tokens"]] == ["72", "50%"]
     assert figures(tab, 1).keys() == {"visual tokens", "prefill", "MACs", "KV cache"}
+    answered = r'requests_total{outcome="answered"} (\S+)'
+    assert (
+        float(re.search(answered, page.get("/metrics").text)[1]) >= 4
+    )  # the page's two among them
     before = tab.run(kept(1))
     tab.run("document.querySelector('#keep input[type=number]').focus()")
     tab.type("#keep input[type=number]", "0.1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import json
 import socket
@@ -285,6 +286,33 @@ def test_only_public_addresses_are_fetched():
     ):
         with pytest.raises(ValueError, match=why):
             pictures._fetched(away.url, limits, ours)
+
+
+def test_a_host_that_drips_its_headers_is_left():
+    """Each piece comes in time, and the whole never would."""
+    host, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip():
+        connection, _ = host.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+            while not stop.wait(0.05):
+                connection.sendall(b"a")
+
+    threading.Thread(target=drip, daemon=True).start()
+    at, start = f"http://127.0.0.1:{host.getsockname()[1]}/a.png", time.monotonic()
+    try:
+        with pytest.raises(ValueError, match="too long"):
+            pictures._fetched(at, Limits(seconds=1), lambda address: True)
+        assert time.monotonic() - start < 10  # it would drip for ever
+    finally:
+        stop.set()
+
+
+def test_the_schema_names_the_refusals_and_no_others(embedded):
+    schema = embedded.get("/openapi.json").json()
+    told = schema["paths"]["/v1/chat/completions"]["post"]["responses"]
+    assert {*told} == {"200", "4XX", "5XX"}
 
 
 def test_a_body_that_comes_too_slowly_is_refused():

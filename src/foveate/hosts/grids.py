@@ -12,10 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.llava_next.modeling_llava_next import (
-    get_anyres_image_grid_shape,
-    unpad_image,
-)
 
 from foveate.hosts import traits
 
@@ -124,6 +120,12 @@ def _joined(base: nn.Module, newline: Tensor, size: list[int] | None) -> Tensor:
 
 def _uncut(base: nn.Module, size: Sequence[int]) -> Tensor:
     """(3, rows, columns) the patches of joined tiles, as view 1, without borders. size: height, width."""
+    # Here: it takes a tenth of a second to read, which only models of joined tiles need.
+    from transformers.models.llava_next.modeling_llava_next import (
+        get_anyres_image_grid_shape,
+        unpad_image,
+    )
+
     tile = base.config.vision_config.image_size
     tiles = get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, tile)
     side = math.isqrt(traits.tokens_of_view(base))

@@ -22,6 +22,10 @@ from foveate.serve.reader import Reader
 from foveate.serve.rows import Row, Wanted, late
 
 ANY = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+REFUSALS = {
+    "4XX": {"description": "What is wrong with the request, under error.message"},
+    "5XX": {"description": "Why there is no answer, under error.message"},
+}
 
 
 def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
@@ -45,7 +49,7 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
 
     name, born = engine.loaded.name, int(time.time())
 
-    @made.post("/v1/chat/completions", response_model=None)
+    @made.post("/v1/chat/completions", response_model=None, responses=REFUSALS)
     async def chat(body: wire.ChatRequest, request: Request) -> Response:
         """Answer a conversation about pictures."""
         end = request.scope[END]
@@ -71,7 +75,7 @@ def app(engine: Engine, reader: Reader, api_key: str | None = None) -> FastAPI:
         own = {"id": name, "object": "model", "created": born, "owned_by": "foveate"}
         return {"object": "list", "data": [own]}
 
-    @made.get("/v1/models/{model}")
+    @made.get("/v1/models/{model}", responses=REFUSALS)
     async def model(model: str) -> dict[str, Any]:
         """The same one, by its name."""
         if model != name:

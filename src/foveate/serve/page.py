@@ -109,9 +109,13 @@ class Asker:
                     await row.news()
             finally:
                 self.engine.cancel(row)
+            if row.refused is not None:
+                raise row.refused
         except Refused as refused:
+            self.engine.meters.requests.labels(str(refused.status)).inc()
             return str(refused)
-        return row if row.refused is None else str(row.refused)
+        self.engine.meters.requests.labels("answered").inc()
+        return row
 
     async def _column(self, row: Row | str, full: Row | str) -> Column:
         if isinstance(row, str) or isinstance(full, str):

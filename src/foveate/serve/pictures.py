@@ -9,9 +9,10 @@ import io
 import ipaddress
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from urllib.parse import SplitResult, unquote_to_bytes, urljoin, urlsplit
 
 from PIL import Image
@@ -82,7 +83,7 @@ def _fetched(url: str, limits: Limits, allowed: Callable[[str], bool]) -> bytes:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("want http or https")
-        with closing(_connected(parts, end, allowed)) as connection:
+        with closing(_connected(parts, end, allowed)) as connection, _ending(connection.sock, end):
             path = parts._replace(scheme="", netloc="", fragment="").geturl() or "/"
             connection.request("GET", path, headers={"Accept": "image/*", "User-Agent": "foveate"})
             answer = connection.getresponse()
@@ -112,14 +113,31 @@ def _connected(
     return connection
 
 
+@contextmanager
+def _ending(open_: socket.socket, end: float) -> Iterator[None]:
+    """Inside, a connection ends at this time, whatever it is waited for: a host may drip its headers."""
+
+    def hang_up() -> None:
+        with suppress(OSError):  # it has ended by itself
+            open_.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(max(end - time.monotonic(), 0), hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _body(answer: http.client.HTTPResponse, most: int, end: float) -> bytes:
     data = bytearray()
     while piece := answer.read1(PIECE):
         data += piece
         if len(data) > most:
             raise ValueError(f"more than {most:,} bytes")
-        if time.monotonic() > end:
-            raise ValueError("it takes too long")
+    if time.monotonic() > end:  # and it was hung up
+        raise ValueError("it takes too long")
     return bytes(data)
 
 
