@@ -60,19 +60,19 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
     examples = [work.examples[i] for i in which if not any(map(is_video, work.examples[i].images))]
     if not examples:
         return []
-    panels: list[list[Any]] = [[] for _ in examples]
+    rows: list[list[Any]] = [[] for _ in examples]
     for one, run in zip(plans, runs, strict=True):
         once = one.trained is not None and not one.compressor.elastic
         shown = one.method == BARE or once or one.keep in (budget, None)
         if shown and one.own is None:
-            for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
+            for row, panel in zip(rows, panels(work, one, run, examples), strict=True):
                 row.append(panel)
     return [
-        Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, panels, strict=True)
+        Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, rows, strict=True)
     ]
 
 
-def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
+def panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
     """One method's pictures and answer for each scene."""
     from foveate.evaluate.comparison import called
     from foveate.evaluate.report import Panel
@@ -91,13 +91,13 @@ def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any])
 
 def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple[str, Any]]:
     """What each step left of the batch's i-th image, the first of this example; of many, some."""
-    from foveate.draw import panels
+    from foveate.draw import panels as of_steps
 
     grid = steps[0].grid
     views = 1 if grid is None else int(grid[i, :, 0].max()) + 1
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
     canvas = pictures.of_views(read(example.images[0]), views, pixels)
-    drawn = panels(canvas, steps, i, SIDE)
+    drawn = of_steps(canvas, steps, i, SIDE)
     names = [f"{step.site.words}: {int(step.after[i])} tokens" for step in steps]
     told = list(zip(names, drawn, strict=True))
     return told if len(told) <= MOST else [told[0], told[len(told) // 2], told[-1]]
