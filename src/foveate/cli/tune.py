@@ -1,0 +1,289 @@
+"""`foveate tune`: which method, at which layer, with which budget, on questions of one's own."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from foveate.cli import arguments, models, output, sweeps, values
+from foveate.cli import questions as asking
+from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New, Protocol
+from foveate.cli.compare import Batch, Seed
+from foveate.cli.opening import Opened, opened
+from foveate.cli.work import alone, done, folder, work
+from foveate.cli.wrong import Wrong
+from foveate.keeping.shared import Ranks
+
+if TYPE_CHECKING:
+    from foveate.core.spec import Skipped, Spec
+    from foveate.evaluate.plans import Plan
+    from foveate.evaluate.work import Work
+    from foveate.tune import Asked, Target
+
+LIMIT = 2200
+KEEPS = "0.0625,0.125,0.25,0.5"
+LAYERS = 3  # of each method that has one, beside its usual one
+USUAL = 0.02
+
+
+def tune(
+    model: Model = models.EMBEDDED,
+    task: asking.Asked = "patchqa",
+    flips: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            max=0.5,
+            help="The fewest tokens at which at most this share of the answers differs.",
+            show_default=f"{USUAL}, without another target",
+        ),
+    ] = None,
+    tokens: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            max=values.LARGEST,
+            help="The fewest differing answers with at most so many tokens of an image.",
+        ),
+    ] = None,
+    prefill: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-3, max=1.0, help="The same at this share of the prefill's arithmetic at most."
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help=arguments.METHODS_HELP, show_default="all that need no training on this model"
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help="Decoder layers with commas, of methods that have one.",
+            show_default=f"its usual one, and {LAYERS} evenly spread",
+        ),
+    ] = None,
+    keeps: Annotated[str, typer.Option(help="Budgets with commas.")] = KEEPS,
+    delta: Annotated[
+        float, typer.Option(min=1e-9, max=0.5, help="How likely what is shown may be wrong.")
+    ] = 0.05,
+    limit: asking.limited(LIMIT) = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            **values.PATH, help="Folder for setting.json and tune.json; it resumes there."
+        ),
+    ] = Path("out/tune"),
+    seed: Seed = 0,
+    batch_size: Batch = 32,
+    max_new_tokens: New = 8,
+    device: Device = "auto",
+    protocol: Protocol = None,
+    dropped: Dropped = None,
+    attention: Attention = None,
+    columns: asking.Columns = None,
+    images: asking.Images = None,
+    outside: asking.Outside = False,
+    skip: asking.Skip = False,
+    json: AsJson = False,
+) -> None:
+    """Find method, layer and budget for your questions, no labels needed, and show how few answers differ."""
+    target = _target(flips=flips, tokens=tokens, prefill=prefill)
+    asking.named(task)
+    models.check_protocol(protocol)
+    switches = models.switches(dropped=dropped, attention=attention)
+    mine = asking.own("none", columns, images, outside, skip)
+    specs, at = None if methods is None else arguments.specs(methods), sweeps.numbers(layers)
+    budgets = arguments.budgets(keeps, specs or [])
+    with alone(folder(out), "tune"), output.answering() as emit:
+        output.hush()
+        questions = asking.taken(task, limit, LIMIT, seed, mine)
+        start = opened(model, device, protocol, switches=switches)
+        plans, skipped = _candidates(start, specs, at, budgets)
+        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        document, best = _tuned(job, plans, target, delta)
+        if not Ranks.here().first:
+            return
+        document = {**document, "left_out": skipped}
+        path = _written(out, job, best, document)
+        if json:
+            emit({**document, "setting": str(path)})
+    for line in [] if json else (*_said(document), f"setting: {path}"):
+        output.say(line)
+
+
+def _target(**typed: float | None) -> Target:
+    """What is wanted. Raises Wrong for two things at once."""
+    from foveate.tune import Target
+
+    told = {name: most for name, most in typed.items() if most is not None} or {"flips": USUAL}
+    if len(told) > 1:
+        raise Wrong(f"{' and '.join(f'--{name}' for name in told)}: want one target")
+    return Target(*next(iter(told.items())))
+
+
+def _candidates(
+    start: Opened, specs: list[Spec] | None, numbers: list[int] | None, keeps: list[Any]
+) -> tuple[list[Plan], list[Skipped]]:
+    """The runs that this model can carry out, and what is left out. Raises Wrong where nothing is left."""
+    from foveate.core.spec import crossed, named
+    from foveate.evaluate.plans import BARE, Plan, fitting
+    from foveate.registry import methods, written
+
+    every = [written.spec(slug) for slug in methods.names()] if specs is None else specs
+    every = [spec for spec in every if spec.slug != BARE and (specs or not spec.settled)]
+    if own := [spec.slug for spec in every if ":" in spec.slug]:
+        raise Wrong(f"--methods {own[0]}: a setting names methods, and no code")
+    at = sweeps.layers(start.loaded, numbers, LAYERS)
+    some, skipped = crossed(_layered(every, at, numbers is None), keeps)
+    fit, unfit = fitting(start.loaded, [Plan(str(spec), keep, spec) for spec, keep in some])
+    skipped += unfit
+    skipped += [
+        {"method": one.method, "keep": one.keep, "why": "it has weights that nobody trained"}
+        for one in fit
+        if one.untrained
+    ]
+    for skip in skipped:
+        output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
+    found = [one for one in fit if not one.untrained]
+    if not found:
+        raise Wrong("nothing to choose from: want --methods that this model can carry out")
+    start.tell(found)
+    return found, skipped
+
+
+def _layered(specs: Sequence[Spec], numbers: Sequence[int], usual: bool) -> list[Spec]:
+    """Methods whose layer is free at each of these, and at their usual one."""
+    from foveate.registry.methods import parameters
+
+    found = []
+    for spec in specs:
+        own = parameters(spec.make).get("layer")
+        free = own is not None and isinstance(own.default, int) and "layer" not in spec.arguments
+        more = [k for k in numbers if k != own.default or not usual] if free else []
+        found += [*([spec] if usual or not free else []), *(sweeps.at(spec, k) for k in more)]
+    return found
+
+
+def _tuned(
+    job: Work, plans: list[Plan], target: Target, delta: float
+) -> tuple[dict[str, Any], Asked | None]:
+    """What was found, and the candidate to take; None for all tokens."""
+    from foveate.evaluate.bounds import upper
+    from foveate.evaluate.plans import BARE, Plan
+    from foveate.tune import Asked, front, search, shown, spans
+
+    order = random.Random(job.seed).sample(range(len(job.examples)), len(job.examples))
+    half = len(order) // 2
+    if not half:
+        raise Wrong("one question: want two at least, to choose on one and to show on the other")
+
+    def ask(some: Sequence[Plan], span: tuple[int, int]) -> list[dict[str, Any]]:
+        asked = _only(job.examples, order[slice(*span)])
+        return done(replace(job, examples=asked), [Plan(BARE, 1.0), *some])
+
+    def held(plan: Plan) -> Asked:
+        full, run = ask([plan], (half, len(order)))
+        return Asked(plan).more(run, full)
+
+    found = search(plans, ask, spans(half), target.within, target.near)
+    whole = [one for one in found if one.n == half]
+    if not any(target.within(one) for one in found):
+        least = min(getattr(one, target.name) for one in found)
+        raise Wrong(f"--{target.name} {target.most:g}: the least of any candidate is {least:.3g}")
+    tried = [*shown(target, whole, held, delta)]
+    best = next((one for one, holds in reversed(tried) if holds), None)
+    most = None if best is None else upper(best.flips, best.n, delta)
+    return {
+        "target": {target.name: target.most},
+        "delta": delta,
+        "model": job.loaded.name,
+        "task": job.task,
+        "questions": {"choosing": half, "showing": len(order) - half},
+        "chosen": None if best is None else {**_row(best, delta), "at_most": most},
+        "tried": [{**_row(one, delta), "holds": holds} for one, holds in tried],
+        "front": [_row(one, delta) for one in front(whole)],
+        "candidates": [_row(one, delta) for one in found],
+    }, best
+
+
+def _only(examples: Sequence[Any], which: Sequence[int]) -> Sequence[Any]:
+    """These questions; of a file, none of which is read for it."""
+    import numpy as np
+
+    own = getattr(examples, "only", None)
+    return [examples[n] for n in which] if own is None else own(np.array(which))
+
+
+def _row(one: Asked, delta: float) -> dict[str, Any]:
+    """A candidate in a document."""
+    from foveate.evaluate.bounds import interval
+
+    return {
+        "method": _whole(one.plan),
+        "questions": one.n,
+        "tokens": one.tokens,
+        "prefill": one.prefill,
+        "flips": one.flips,
+        "rate": one.rate,
+        "interval": interval(one.flips, one.n, delta),
+        "moved": one.moved / one.n,
+    }
+
+
+def _whole(plan: Plan) -> str:
+    return replace(plan.spec, keep=plan.keep).whole
+
+
+def _written(out: Path, job: Work, best: Asked | None, document: dict[str, Any]) -> Path:
+    """The setting's file, beside one with all that was found."""
+    from foveate.evaluate.plans import BARE
+    from foveate.evaluate.results import fingerprint
+    from foveate.keeping.provenance import dumps, record, write
+    from foveate.registry.setting import Setting
+
+    circumstances = record(job.seed, job.loaded.model.device)
+    write(out / "tune.json", dumps({**document, "circumstances": circumstances}))
+    chosen = Setting(
+        method=BARE if best is None else _whole(best.plan),
+        model=job.loaded.name,
+        fingerprint=fingerprint(job.loaded.model),
+        switches={} if best is None else dict(best.plan.how),
+    )
+    about = {name: document[name] for name in ("target", "delta", "task", "questions", "chosen")}
+    return chosen.write(out / "setting.json", **about)
+
+
+def _said(document: dict[str, Any]) -> list[str]:
+    """The front and what was chosen, in words."""
+    questions, ((name, most),) = document["questions"], document["target"].items()
+    sure = 100 * (1 - document["delta"])
+    lines = [
+        f"{row['tokens']:.1f} tokens, {row['prefill']:.2f} of the prefill, {row['rate']:.1%} of answers "
+        "differ ({:.1%} to {:.1%}): {}".format(*row["interval"], row["method"])
+        for row in document["front"]
+    ]
+    lines.append(
+        f"of {questions['choosing']:,} questions that it was chosen on, {sure:g} % intervals"
+    )
+    chosen = document["chosen"]
+    if chosen is None:
+        return [
+            *lines,
+            f"nothing with fewer tokens is shown to differ in at most {most:.1%}, so the setting keeps all: "
+            "ask more questions, or allow more",
+        ]
+    shown = most if name == "flips" else chosen["at_most"]
+    return [
+        *lines,
+        f"chosen: {chosen['method']}, {chosen['tokens']:.1f} tokens, {chosen['prefill']:.2f} of the prefill",
+        f"{chosen['flips']} of {chosen['questions']:,} other answers differ; with {sure:g} % probability at "
+        f"most {shown:.1%} of all do, of questions drawn as these were",
+    ]
