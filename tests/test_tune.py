@@ -284,7 +284,7 @@ def test_tune_goes_on_where_it_was_stopped(tmp_path, capsys, monkeypatch):
         assert run([*words, *more]) == (2 if more else 0)
         assert says in "".join(capsys.readouterr())
     assert run([*words, "--tokens", "8"]) == 2
-    assert "--tokens 8: the least of any candidate is 9" in capsys.readouterr().err
+    assert "tokens=8: the least of any candidate is 9" in capsys.readouterr().err
     words[words.index("--tokens") : words.index("--tokens") + 2] = ["--flips", "0.05"]
     assert run(words) == 0  # of 32 questions nothing is shown
     assert "so the setting keeps all" in capsys.readouterr().out
@@ -299,3 +299,19 @@ def test_what_is_no_candidate(tmp_path, capsys):
         words = ["tune", "--limit", "4", "--methods", methods, "--out", str(tmp_path)]
         assert run(words) == 2
         assert says in capsys.readouterr().err
+
+
+def test_no_label_is_read(tmp_path, capsys):
+    """A file of questions alone, of which half choose and the other half show."""
+    tasks.examples("patchqa", 1)[0].images[0].save(tmp_path / "a.png")
+    asked = [{"image": "a.png", "question": f"what is the {what} ?"} for what in ("sign", "digit")]
+    (tmp_path / "mine.json").write_text(json.dumps(asked))
+    words = ["tune", "--task", str(tmp_path / "mine.json"), "--methods", "stride(layer=0)"]
+    words += ["--keeps", "9", "--prefill", "0.9", "--out", str(tmp_path / "out"), "--json"]
+    assert run(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["questions"] == {"choosing": 1, "showing": 1}
+    assert told["chosen"]["method"] == "stride(layer=0, keep=9)" and told["chosen"]["prefill"] < 0.9
+    (tmp_path / "mine.json").write_text(json.dumps(asked[:1]))
+    assert run(words) == 2
+    assert "one question: want two" in capsys.readouterr().err

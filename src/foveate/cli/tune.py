@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,14 +14,13 @@ from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New, Prot
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import Opened, opened
 from foveate.cli.work import alone, done, folder, work
-from foveate.cli.wrong import Wrong
+from foveate.cli.wrong import Wrong, meant
 from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
     from foveate.core.spec import Skipped, Spec
     from foveate.evaluate.plans import Plan
-    from foveate.evaluate.work import Work
-    from foveate.tune import Asked, Target
+    from foveate.tune import Target
 
 LIMIT = 2200
 KEEPS = "0.0625,0.125,0.25,0.5"
@@ -95,6 +92,8 @@ def tune(
     json: AsJson = False,
 ) -> None:
     """Find method, layer and budget for your questions, no labels needed, and show how few answers differ."""
+    from foveate.tune import tuned
+
     target = _target(flips=flips, tokens=tokens, prefill=prefill)
     asking.named(task)
     models.check_protocol(protocol)
@@ -108,14 +107,14 @@ def tune(
         start = opened(model, device, protocol, switches=switches)
         plans, skipped = _candidates(start, specs, at, budgets)
         job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
-        document, best = _tuned(job, plans, target, delta)
+        with meant():
+            found = tuned(job, plans, target, delta, done)
         if not Ranks.here().first:
             return
-        document = {**document, "left_out": skipped}
-        path = _written(out, job, best, document)
+        path = found.write(out, left_out=skipped)
         if json:
-            emit({**document, "setting": str(path)})
-    for line in [] if json else (*_said(document), f"setting: {path}"):
+            emit({**found.document, "left_out": skipped, "setting": str(path)})
+    for line in [] if json else (*_said(found.document), f"setting: {path}"):
         output.say(line)
 
 
@@ -170,95 +169,6 @@ def _layered(specs: Sequence[Spec], numbers: Sequence[int], usual: bool) -> list
         more = [k for k in numbers if k != own.default or not usual] if free else []
         found += [*([spec] if usual or not free else []), *(sweeps.at(spec, k) for k in more)]
     return found
-
-
-def _tuned(
-    job: Work, plans: list[Plan], target: Target, delta: float
-) -> tuple[dict[str, Any], Asked | None]:
-    """What was found, and the candidate to take; None for all tokens."""
-    from foveate.evaluate.bounds import upper
-    from foveate.evaluate.plans import BARE, Plan
-    from foveate.tune import Asked, front, search, shown, spans
-
-    order = random.Random(job.seed).sample(range(len(job.examples)), len(job.examples))
-    half = len(order) // 2
-    if not half:
-        raise Wrong("one question: want two at least, to choose on one and to show on the other")
-
-    def ask(some: Sequence[Plan], span: tuple[int, int]) -> list[dict[str, Any]]:
-        asked = _only(job.examples, order[slice(*span)])
-        return done(replace(job, examples=asked), [Plan(BARE, 1.0), *some])
-
-    def held(plan: Plan) -> Asked:
-        full, run = ask([plan], (half, len(order)))
-        return Asked(plan).more(run, full)
-
-    found = search(plans, ask, spans(half), target.within, target.near)
-    whole = [one for one in found if one.n == half]
-    if not any(target.within(one) for one in found):
-        least = min(getattr(one, target.name) for one in found)
-        raise Wrong(f"--{target.name} {target.most:g}: the least of any candidate is {least:.3g}")
-    tried = [*shown(target, whole, held, delta)]
-    best = next((one for one, holds in reversed(tried) if holds), None)
-    most = None if best is None else upper(best.flips, best.n, delta)
-    return {
-        "target": {target.name: target.most},
-        "delta": delta,
-        "model": job.loaded.name,
-        "task": job.task,
-        "questions": {"choosing": half, "showing": len(order) - half},
-        "chosen": None if best is None else {**_row(best, delta), "at_most": most},
-        "tried": [{**_row(one, delta), "holds": holds} for one, holds in tried],
-        "front": [_row(one, delta) for one in front(whole)],
-        "candidates": [_row(one, delta) for one in found],
-    }, best
-
-
-def _only(examples: Sequence[Any], which: Sequence[int]) -> Sequence[Any]:
-    """These questions; of a file, none of which is read for it."""
-    import numpy as np
-
-    own = getattr(examples, "only", None)
-    return [examples[n] for n in which] if own is None else own(np.array(which))
-
-
-def _row(one: Asked, delta: float) -> dict[str, Any]:
-    """A candidate in a document."""
-    from foveate.evaluate.bounds import interval
-
-    return {
-        "method": _whole(one.plan),
-        "questions": one.n,
-        "tokens": one.tokens,
-        "prefill": one.prefill,
-        "flips": one.flips,
-        "rate": one.rate,
-        "interval": interval(one.flips, one.n, delta),
-        "moved": one.moved / one.n,
-    }
-
-
-def _whole(plan: Plan) -> str:
-    return replace(plan.spec, keep=plan.keep).whole
-
-
-def _written(out: Path, job: Work, best: Asked | None, document: dict[str, Any]) -> Path:
-    """The setting's file, beside one with all that was found."""
-    from foveate.evaluate.plans import BARE
-    from foveate.evaluate.results import fingerprint
-    from foveate.keeping.provenance import dumps, record, write
-    from foveate.registry.setting import Setting
-
-    circumstances = record(job.seed, job.loaded.model.device)
-    write(out / "tune.json", dumps({**document, "circumstances": circumstances}))
-    chosen = Setting(
-        method=BARE if best is None else _whole(best.plan),
-        model=job.loaded.name,
-        fingerprint=fingerprint(job.loaded.model),
-        switches={} if best is None else dict(best.plan.how),
-    )
-    about = {name: document[name] for name in ("target", "delta", "task", "questions", "chosen")}
-    return chosen.write(out / "setting.json", **about)
 
 
 def _said(document: dict[str, Any]) -> list[str]:
