@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LIMIT = 2200
 KEEPS = "0.0625,0.125,0.25,0.5"
-LAYERS = 3  # of each method that has one, beside its usual one
+LAYERS = 3  # of each method that has one
 USUAL = 0.02
 
 
@@ -63,8 +63,8 @@ def tune(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Decoder layers with commas, of methods that have one.",
-            show_default=f"its usual one, and {LAYERS} evenly spread",
+            help="Decoder layers with commas, of methods that have one, beside its usual one.",
+            show_default=f"{LAYERS}, evenly spread",
         ),
     ] = None,
     keeps: Annotated[str, typer.Option(help="Budgets with commas.")] = KEEPS,
@@ -141,7 +141,7 @@ def _candidates(
     if own := [spec.slug for spec in every if ":" in spec.slug]:
         raise Wrong(f"--methods {own[0]}: a setting names methods, and no code")
     at = sweeps.layers(start.loaded, numbers, LAYERS)
-    some, skipped = crossed(_layered(every, at, numbers is None), keeps)
+    some, skipped = crossed(_layered(every, at), keeps)
     fit, unfit = fitting(start.loaded, [Plan(str(spec), keep, spec) for spec, keep in some])
     skipped += unfit
     skipped += [
@@ -158,16 +158,16 @@ def _candidates(
     return found, skipped
 
 
-def _layered(specs: Sequence[Spec], numbers: Sequence[int], usual: bool) -> list[Spec]:
-    """Methods whose layer is free at each of these, and at their usual one."""
+def _layered(specs: Sequence[Spec], numbers: Sequence[int]) -> list[Spec]:
+    """Every method as it is written, and at these layers where that is free."""
     from foveate.registry.methods import parameters
 
     found = []
     for spec in specs:
         own = parameters(spec.make).get("layer")
         free = own is not None and isinstance(own.default, int) and "layer" not in spec.arguments
-        more = [k for k in numbers if k != own.default or not usual] if free else []
-        found += [*([spec] if usual or not free else []), *(sweeps.at(spec, k) for k in more)]
+        more = [k for k in numbers if k != own.default] if free else []
+        found += [spec, *(sweeps.at(spec, k) for k in more)]
     return found
 
 
