@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from foveate.evaluate import fingerprint
 from foveate.evaluate.bounds import interval, upper
 from foveate.evaluate.plans import BARE, Plan
-from foveate.evaluate.results import fingerprint
 from foveate.evaluate.work import Work
 from foveate.keeping.provenance import dumps, record, write
 from foveate.registry.setting import Setting
