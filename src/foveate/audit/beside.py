@@ -44,7 +44,7 @@ class Near:
 
 
 class Recital:
-    """A logits processor that notes what is likely at every token; of another recital, it says those tokens."""
+    """A logits processor that notes what is likely at every token; of another, it says those tokens."""
 
     def __init__(self, of: Recital | None = None):
         self.of = of
@@ -123,9 +123,7 @@ def acting(work: Work, one: Plan, some: Sequence[Any]) -> Any:
     """What a plan puts on the model while these questions are asked."""
     method = one.acting(some)
     return (
-        nullcontext()
-        if method is None
-        else attach.compressed(work.loaded.model, method, **one.how)
+        nullcontext() if method is None else attach.compressed(work.loaded.model, method, **one.how)
     )
 
 

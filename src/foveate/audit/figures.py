@@ -39,7 +39,9 @@ def changed(
     right: of each question the scores of both answers. `broke` was right and is wrong, `mended` the other
     way; a score below the other is wrong, above it right.
     """
-    found: dict[str, Any] = {"flips": share([a != b for a, b in zip(full, own, strict=True)], pictures)}
+    found: dict[str, Any] = {
+        "flips": share([a != b for a, b in zip(full, own, strict=True)], pictures)
+    }
     if right is not None:
         found["broke"] = share([b < a for a, b in right], pictures)
         found["mended"] = share([b > a for a, b in right], pictures)

@@ -19,7 +19,7 @@ def page(document: Mapping[str, Any], scenes: Sequence[tuple[str, Sequence[Scene
     """The page as text. document as `audit` makes it; scenes: flipped answers, by the name of their row."""
     made = Environment(loader=PackageLoader("foveate.audit"), autoescape=True, trim_blocks=True)
     made.filters.update(uri=uri, percent=percent, interval=interval, heat=heat)
-    rows = sorted(document["rows"], key=lambda row: (row["tokens"], row["flips"]["share"]))
+    rows = sorted(document["rows"], key=lambda row: (-row["tokens"], row["flips"]["share"]))
     return made.get_template("audit.html.jinja").render(
         doc=document,
         rows=rows,

@@ -10,6 +10,7 @@ import typer
 
 from foveate.cli import said, streams
 from foveate.cli.ask import ask
+from foveate.cli.audit import audit
 from foveate.cli.bench import bench
 from foveate.cli.benchmarks import benchmarks
 from foveate.cli.calibrate import calibrate
@@ -23,6 +24,7 @@ from foveate.cli.leaderboard import leaderboard
 from foveate.cli.methods import methods
 from foveate.cli.serve import serve
 from foveate.cli.train import train
+from foveate.cli.tune import tune
 from foveate.cli.wrong import Failed, Wrong, outside, unknown
 from foveate.keeping import stopping
 from foveate.keeping.held import HeldError
@@ -41,6 +43,8 @@ app.command(cls=Command)(leaderboard)
 app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
 app.command(cls=Command)(calibrate)
+app.command(cls=Command)(audit)
+app.command(cls=Command)(tune)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(benchmarks)
 app.command(cls=Command)(serve)

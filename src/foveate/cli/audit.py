@@ -151,6 +151,8 @@ def _said(document: dict[str, Any]) -> list[str]:
             f"answers changed ({low:.1%} to {high:.1%})"
         )
         if document["labels"]:
-            line += f", {row['broke']['count']} for the worse, {row['mended']['count']} for the better"
+            line += (
+                f", {row['broke']['count']} for the worse, {row['mended']['count']} for the better"
+            )
         lines.append(line)
     return lines

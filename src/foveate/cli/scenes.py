@@ -67,9 +67,7 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
         if shown and one.own is None:
             for row, panel in zip(rows, panels(work, one, run, examples), strict=True):
                 row.append(panel)
-    return [
-        Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, rows, strict=True)
-    ]
+    return [Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, rows, strict=True)]
 
 
 def panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:

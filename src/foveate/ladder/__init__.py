@@ -1,11 +1,10 @@
 """A budget for each question, with a bound on what it costs in answers: few tokens first, more in doubt.
 
-bounds     what a few hundred answers prove about all others
 rungs      what came of questions at every budget, and what a threshold would have made of them
 saved      a calibrated ladder as a file
 """
 
-from foveate.ladder.bounds import proven, tail
+from foveate.evaluate.bounds import proven, tail
 from foveate.ladder.rungs import THRESHOLDS, Rungs, Walk, Way, calibrated
 from foveate.ladder.saved import Ladder
 

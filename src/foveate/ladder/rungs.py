@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from foveate.ladder.bounds import proven
+from foveate.evaluate.bounds import proven
 
 # Nats of entropy of the first token, fixed before any question is seen; at 0 all climb.
 THRESHOLDS = (0.0, *np.geomspace(1e-6, 3.0, 131).tolist())

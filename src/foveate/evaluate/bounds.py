@@ -40,3 +40,22 @@ def proven(wrong: Sequence[int], of: int, risk: float, delta: float) -> int | No
             break
         last = setting
     return last
+
+
+def upper(wrong: int, of: int, delta: float) -> float:
+    """The largest rate at which no more than so many would be wrong with a probability of delta.
+
+    An exact bound from above (Clopper and Pearson 1934): the rate of all answers is larger with a probability
+    of at most delta. Of none wrong it is 1 − delta^(1/of).
+    """
+    if wrong == of:
+        return 1.0
+    low, high = 0.0, 1.0
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if tail(wrong, of, middle) > delta else (low, middle)
+    return high
+
+
+def interval(wrong: int, of: int, delta: float) -> tuple[float, float]:
+    """Exact bounds from both sides, which do not hold with a probability of at most delta."""
+    return 1 - upper(of - wrong, of, delta / 2), upper(wrong, of, delta / 2)
