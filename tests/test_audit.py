@@ -117,7 +117,7 @@ def test_the_words_of_the_full_model_are_recited(work):
     for row, example in zip(near, work.examples, strict=True):
         inputs = processor(
             images=list(example.images),
-            text=prompt(processor, example.question, 1),
+            text=prompt(processor, example.question),
             return_tensors="pt",
         )
         full = model(**inputs).logits[0, -1].log_softmax(-1)
