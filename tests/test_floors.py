@@ -25,7 +25,7 @@ HOUSE = (
     ("draw", "bench", "convert", "patchqa", "embedded"),
     ("tasks",),
     ("evaluate", "train"),
-    ("ladder",),
+    ("audit", "ladder"),
     ("leaderboard", "engines", "serve"),
     ("cli",),
     ("__main__",),

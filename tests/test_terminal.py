@@ -75,7 +75,7 @@ ASK, EVAL, TRAIN = "ask a.png x", "eval --method", "train patchqa --set"
 TOO_MUCH = [  # words with spaces between them
     (
         f"{ASK} --limit 3",
-        "--limit is an option of compare, leaderboard, eval, calibrate, draw scales",
+        "--limit is an option of compare, leaderboard, eval, audit, calibrate, draw scales",
     ),
     (f"{ASK} --metod y", "nearest: --method; there are --model, --method"),
     ("draw layers a.png x --lyers 2", "unknown option of foveate draw layers '--lyers'"),

@@ -10,6 +10,7 @@ import typer
 
 from foveate.cli import said, streams
 from foveate.cli.ask import ask
+from foveate.cli.audit import audit
 from foveate.cli.bench import bench
 from foveate.cli.benchmarks import benchmarks
 from foveate.cli.calibrate import calibrate
@@ -40,6 +41,7 @@ app.command(cls=Command)(compare)
 app.command(cls=Command)(leaderboard)
 app.command("eval", cls=Command)(evaluate_one)
 app.add_typer(draw, name="draw")
+app.command(cls=Command)(audit)
 app.command(cls=Command)(calibrate)
 app.command(cls=Command)(bench)
 app.command(cls=Command)(benchmarks)

@@ -65,15 +65,15 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
         once = one.trained is not None and not one.compressor.elastic
         shown = one.method == BARE or once or one.keep in (budget, None)
         if shown and one.own is None:
-            for row, panel in zip(panels, _panels(work, one, run, examples), strict=True):
+            for row, panel in zip(panels, panels_of(work, one, run, examples), strict=True):
                 row.append(panel)
     return [
         Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, panels, strict=True)
     ]
 
 
-def _panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
-    """One method's pictures and answer for each scene."""
+def panels_of(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
+    """What one run kept of the first image of each example, and what it answered."""
     from foveate.evaluate.comparison import called
     from foveate.evaluate.report import Panel
 
