@@ -27,7 +27,7 @@ def audit(
 
     looks: what `foveate.audit.looks` found of these runs. labelled: the answers were scored; else no label
     and no score of them is read. unread: why no look of the model could be read; notes and skipped as
-    `foveate.evaluate.comparison` takes them. Every figure is defined where it is counted: `foveate.audit.figures`.
+    `comparison` takes them. `foveate.audit.figures` defines every figure where it is counted.
     """
     clusters = [pictures(example) for example in examples]
     answers = [list(run["answers"].values()) for run in runs]

@@ -13,7 +13,7 @@ from foveate.draw.paint import heat
 from foveate.evaluate.report import Panel, pages
 
 CELL, SIDE = 24, 288  # pixels of a map's cell at most, and of a map
-NOWHERE = 255.0  # white, where a map has no value
+NOWHERE, EVEN = 255.0, 222.0  # white where a map has no value, grey where it has one alone
 
 
 @dataclass(frozen=True)
@@ -63,10 +63,10 @@ def ends(drawn: Sequence[Sequence[float | None]]) -> tuple[float, float]:
 
 
 def heatmap(drawn: Sequence[Sequence[float | None]]) -> Image.Image:
-    """A map from its lowest value in dark purple to its highest in pale yellow; white where there is none."""
+    """A map from its lowest value in dark purple to its highest in pale yellow; one value alone is grey."""
     values = np.array(drawn, dtype=float)
     there, (low, high) = ~np.isnan(values), ends(drawn)
-    ink = heat(np.nan_to_num((values - low) / max(high - low, 1e-9)))
+    ink = heat(np.nan_to_num((values - low) / (high - low))) if high > low else EVEN
     pixels = np.where(there[..., None], ink, NOWHERE).astype(np.uint8)
     cell = max(1, min(CELL, SIDE // max(values.shape)))
     return Image.fromarray(pixels.repeat(cell, 0).repeat(cell, 1))

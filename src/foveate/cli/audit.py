@@ -145,7 +145,7 @@ def _flipped(job: Work, plans: list[Plan], runs: list[dict[str, Any]], most: int
             :most
         ]
         sides = [
-            panels_of(job, *side, some) if some else []
+            panels_of(job, *side, some, maps=False) if some else []
             for side in ((plans[0], runs[0]), (one, run))
         ]
         for example, whole, fewer in zip(some, *sides, strict=True):

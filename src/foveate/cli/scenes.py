@@ -72,8 +72,10 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
     ]
 
 
-def panels_of(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
-    """What one run kept of the first image of each example, and what it answered."""
+def panels_of(
+    work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any], maps: bool = True
+) -> list[Any]:
+    """What one run kept of the first image of each example, its maps if wanted, and what it answered."""
     from foveate.evaluate.comparison import called
     from foveate.evaluate.report import Panel
 
@@ -82,14 +84,20 @@ def panels_of(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any
     name = called(run["job"], work.loaded.name)
     for example in examples:
         answer = run["answers"][example.key]
-        shown = _shown(work, example, steps, first) if steps else [("", _plain(example.images[0]))]
+        shown = (
+            _shown(work, example, steps, first, maps)
+            if steps
+            else [("", _plain(example.images[0]))]
+        )
         left = round(answer["after"])
         found.append(Panel(name, left, shown, answer["prediction"], answer["right"]))
         first += len(example.images)
     return found
 
 
-def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple[str, Any]]:
+def _shown(
+    work: Work, example: Any, steps: Sequence[Any], i: int, maps: bool
+) -> list[tuple[str, Any]]:
     """What each step left of the batch's i-th image, the first of this example; of many, some."""
     from foveate.draw import panels
 
@@ -97,7 +105,7 @@ def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple
     views = 1 if grid is None else int(grid[i, :, 0].max()) + 1
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
     canvas = pictures.of_views(read(example.images[0]), views, pixels)
-    drawn = panels(canvas, steps, i, SIDE)
+    drawn = panels(canvas, steps, i, SIDE, maps)
     names = [f"{step.site.words}: {int(step.after[i])} tokens" for step in steps]
     told = list(zip(names, drawn, strict=True))
     return told if len(told) <= MOST else [told[0], told[len(told) // 2], told[-1]]
