@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import kl_div
 
 from foveate.audit import maps
-from foveate.chat import MARK, Turn
+from foveate.chat import MARK, Chat, Turn
 from foveate.core.composed import Chain
 from foveate.evaluate.comparison import BARE
 from foveate.evaluate.likelihood import following
@@ -135,10 +135,11 @@ def _asked(
 ) -> tuple[list[Tensor], list[Step], list[str]]:
     """The logits of these answers behind their prompts, the steps on the way, and the second answers."""
     model, processor, seen = work.loaded.model, work.loaded.processor, []
-    method = one.compressor
+    method, lead = one.compressor, Chat(processor).lead
+    given = [lead + answer if answer else "" for answer in answers]
     with nullcontext() if method is None else attach.compressed(model, method, **one.how):
         with nullcontext() if method is None else attach.trace(model) as trace:
-            logits = [row for row, _ in following(model, processor, asks, answers)]
+            logits = [row for row, _ in following(model, processor, asks, given)]
             seen = [] if trace is None else trace.steps
         turn = replies(model, processor, again, work.max_new_tokens)
     return logits, seen, [reply.text for reply in turn]
