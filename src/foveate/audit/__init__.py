@@ -2,7 +2,7 @@
 
 figures    flips, calibration, yes and no, sentences, groups: numbers from answers that are there
 maps       where kept tokens lie in the picture, and where the model looks
-looks      what has to be asked for it beside the answers, batch by batch
+looking    what has to be asked for it beside the answers, batch by batch
 document   one document of it all
 page       the document as one page, with flipped questions pictured
 """
@@ -18,7 +18,7 @@ from foveate.audit.figures import (
     lost,
     sentences,
 )
-from foveate.audit.looks import looks
+from foveate.audit.looking import looks
 from foveate.audit.maps import mapped
 from foveate.audit.page import Flipped, page
 

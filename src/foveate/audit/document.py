@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from foveate.audit import figures
-from foveate.audit.looks import Runs, pictures
+from foveate.audit.looking import Runs, pictures
 from foveate.evaluate.comparison import called
 
 FORMAT = 1

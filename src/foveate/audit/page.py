@@ -66,7 +66,7 @@ def heatmap(drawn: Sequence[Sequence[float | None]]) -> Image.Image:
     """A map from its lowest value in dark purple to its highest in pale yellow; one value alone is grey."""
     values = np.array(drawn, dtype=float)
     there, (low, high) = ~np.isnan(values), ends(drawn)
-    ink = heat(np.nan_to_num((values - low) / (high - low))) if high > low else EVEN
+    ink = heat(np.nan_to_num((values - low) / (high - low))) if high > low else np.full(3, EVEN)
     pixels = np.where(there[..., None], ink, NOWHERE).astype(np.uint8)
     cell = max(1, min(CELL, SIDE // max(values.shape)))
     return Image.fromarray(pixels.repeat(cell, 0).repeat(cell, 1))
