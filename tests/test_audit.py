@@ -197,7 +197,9 @@ def asked(loaded, out, task="patchqa", batch_size=4, n=4, methods="stride,pool,f
     """A few questions, answered with all tokens and by methods of three kinds."""
     plans = [Plan(BARE, 1.0), *(Plan(str(s), 0.25, s) for s in written.specs(methods, ""))]
     plans, unfit = fitting(loaded, plans)
-    work = Work(loaded, task, examples(task, n, 1), batch_size=batch_size, out=out)
+    work = Work(
+        loaded, task, examples(task, n, 1), batch_size=batch_size, max_new_tokens=3, out=out
+    )
     return work, plans, work.runs(plans), unfit
 
 
@@ -213,10 +215,12 @@ def test_the_model_says_what_it_says(opened):
 
 @pytest.mark.parametrize("task", ["patchqa", "patchqa-two"])
 def test_looks_of_a_padded_batch_are_those_of_each_alone(opened, tmp_path, task):
-    work, plans, runs, unfit = asked(opened, tmp_path / "together", task)
+    work, plans, runs, unfit = asked(opened, tmp_path / "together", task, 3, 3)
     assert not unfit and not opened.model.__class__.__name__.startswith("Compressed")
     found, why = looking.looks(work, plans, runs)
-    again = Work(opened, task, work.examples, batch_size=1, out=tmp_path / "alone")
+    again = Work(
+        opened, task, work.examples, batch_size=1, max_new_tokens=3, out=tmp_path / "alone"
+    )
     alone, _ = looking.looks(again, plans, runs)
     assert not why
     for row, single in zip(found, alone, strict=True):
@@ -225,7 +229,7 @@ def test_looks_of_a_padded_batch_are_those_of_each_alone(opened, tmp_path, task)
         assert row["second"] == single["second"]
         assert np.array(row["map"]) == pytest.approx(np.array(single["map"]), abs=1e-4)
     bare, stride, pool, fastv = found
-    assert bare["first"] == bare["apart"] == [0.0] * 4 and max(fastv["first"]) > 0
+    assert bare["first"] == bare["apart"] == [0.0] * 3 and max(fastv["first"]) > 0
     assert np.shape(bare["map"]) == (12, 12) and 0 < np.sum(bare["map"]) < 1
     for row in (stride, pool, fastv):
         assert np.sum(row["map"]) == pytest.approx(36, abs=1e-3)
@@ -258,7 +262,7 @@ def test_a_model_that_tells_no_attention(opened, tmp_path, monkeypatch):
 
 
 def test_audit_from_the_command_line(tmp_path, capsys):
-    words = ["audit", "--methods", "pool", "--keeps", "0.0625", "--limit", "12", "--examples", "2"]
+    words = ["audit", "--methods", "pool", "--keeps", "0.0625", "--limit", "8", "--examples", "2"]
     words += ["--out", str(tmp_path)]
     assert cli.run([*words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -269,7 +273,7 @@ def test_audit_from_the_command_line(tmp_path, capsys):
     assert text.count('class="pair"') == 2 and "<script" not in text and "http" not in text
     assert cli.run(words) == 0
     out = capsys.readouterr().out
-    assert f"{row['flips']['share']:.1%} of 12 answers change" in out and "worse" in out
+    assert f"{row['flips']['share']:.1%} of 8 answers change" in out and "worse" in out
 
 
 def test_ones_own_pictures_without_labels(tmp_path, capsys):
