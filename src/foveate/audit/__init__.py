@@ -1,13 +1,39 @@
-"""What a method breaks: its answers beside those of the same model with all tokens, question by question.
+"""What a method changes that accuracy hides: the same questions with all tokens and with fewer.
 
-figures    flips, calibration, yes and no, sentences: of answers that are there
-beside     what is asked for them: the full model's words recited, a second turn, where one looks
-audited    all of it in one document
-page       the document as one page
+figures    flips, calibration, yes and no, sentences, groups: numbers from answers that are there
+maps       where kept tokens lie in the picture, and where the model looks
+looking    what has to be asked for it beside the answers, batch by batch
+document   one document of it all
+page       the document as one page, with flipped questions pictured
 """
 
-from foveate.audit.audited import audit
-from foveate.audit.figures import calibration, changed, lost, yes
-from foveate.audit.page import page
+from foveate.audit.document import audit
+from foveate.audit.figures import (
+    aurc,
+    balance,
+    brier,
+    calibration_error,
+    changed,
+    flips,
+    lost,
+    sentences,
+)
+from foveate.audit.looking import looks
+from foveate.audit.maps import mapped
+from foveate.audit.page import Flipped, page
 
-__all__ = ["audit", "calibration", "changed", "lost", "page", "yes"]
+__all__ = [
+    "Flipped",
+    "audit",
+    "aurc",
+    "balance",
+    "brier",
+    "calibration_error",
+    "changed",
+    "flips",
+    "looks",
+    "lost",
+    "mapped",
+    "page",
+    "sentences",
+]

@@ -1,37 +1,72 @@
-"""The page of an audit: one HTML file that needs nothing else."""
+"""The audit as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
 from PIL import Image
 
-from foveate.evaluate.report import Scene, interval, percent, uri
+from foveate.draw.paint import heat
+from foveate.evaluate.report import Panel, pages
 
-LOW, HIGH = np.array([244.0, 247.0, 251.0]), np.array([8.0, 48.0, 107.0])
-CELL = 16  # pixels of a map's cell
+CELL, SIDE = 24, 288  # pixels of a map's cell at most, and of a map
+NOWHERE, EVEN = 255.0, 222.0  # white where a map has no value, grey where it has one alone
 
 
-def page(document: Mapping[str, Any], scenes: Sequence[tuple[str, Sequence[Scene]]] = ()) -> str:
-    """The page as text. document as `audit` makes it; scenes: flipped answers, by the name of their row."""
-    made = Environment(loader=PackageLoader("foveate.audit"), autoescape=True, trim_blocks=True)
-    made.filters.update(uri=uri, percent=percent, interval=interval, heat=heat)
-    rows = sorted(document["rows"], key=lambda row: (-row["tokens"], row["flips"]["share"]))
-    return made.get_template("audit.html.jinja").render(
+@dataclass(frozen=True)
+class Flipped:
+    """A question that is answered otherwise than with all tokens: what either saw and said.
+
+    row   place of the run in the document
+    lost  sentences that are no longer said
+    """
+
+    row: int
+    question: str
+    answer: str | None
+    whole: Panel
+    fewer: Panel
+    lost: Sequence[str] = ()
+
+
+def page(document: Mapping[str, Any], flipped: Sequence[Flipped] = ()) -> str:
+    """The page as text. document as `audit` makes it."""
+    made = pages("foveate.audit", "foveate.evaluate")
+    made.filters.update(heatmap=heatmap, ends=ends)
+    bare, *rows = document["rows"]
+    own = [[one for one in flipped if one.row == n] for n in range(len(document["rows"]))]
+    by_share = sorted(rows, key=lambda row: row["flips"]["share"])
+    return made.get_template("audit.html.j2").render(
         doc=document,
+        bare=bare,
         rows=rows,
-        scenes=scenes,
-        groups=list(dict.fromkeys(group for row in rows for group in row["groups"])),
-        widest=max([row["flips"]["interval"][1] for row in rows], default=1.0),
+        calm=by_share[0],
+        rough=by_share[-1],
+        hidden=max(rows, key=_hidden) if document["labelled"] else None,
+        widest=max(0.02, by_share[-1]["flips"]["share"]),
+        flipped=[(row, own[n]) for n, row in enumerate(document["rows"]) if own[n]],
     )
 
 
-def heat(cells: Sequence[Sequence[float]]) -> Image.Image:
-    """A map as a picture: from pale at 0 to dark at its largest cell."""
-    values = np.asarray(cells, float)
-    part = (values / max(values.max(), 1e-12))[..., None]
-    colours = (LOW + (HIGH - LOW) * part).astype(np.uint8)
-    return Image.fromarray(colours.repeat(CELL, 0).repeat(CELL, 1))
+def _hidden(row: Mapping[str, Any]) -> int:
+    """Flips that the score does not show: those to worse that others to better outweigh."""
+    return min(row["worse"], row["better"])
+
+
+def ends(drawn: Sequence[Sequence[float | None]]) -> tuple[float, float]:
+    """The lowest and the highest value of a map."""
+    values = [one for row in drawn for one in row if one is not None]
+    return min(values, default=0.0), max(values, default=0.0)
+
+
+def heatmap(drawn: Sequence[Sequence[float | None]]) -> Image.Image:
+    """A map from its lowest value in dark purple to its highest in pale yellow; one value alone is grey."""
+    values = np.array(drawn, dtype=float)
+    there, (low, high) = ~np.isnan(values), ends(drawn)
+    ink = heat(np.nan_to_num((values - low) / (high - low))) if high > low else np.full(3, EVEN)
+    pixels = np.where(there[..., None], ink, NOWHERE).astype(np.uint8)
+    cell = max(1, min(CELL, SIDE // max(values.shape)))
+    return Image.fromarray(pixels.repeat(cell, 0).repeat(cell, 1))

@@ -1,4 +1,4 @@
-"""`foveate audit`: what a method breaks, on your own pictures and questions, with labels or without."""
+"""`foveate audit`: what fewer tokens change beside the same model with all, on your own pictures too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from foveate.cli import questions as asking
 from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New, Protocol
 from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import Opened, opened
-from foveate.cli.scenes import panels
+from foveate.cli.scenes import panels_of
 from foveate.cli.work import alone, done, folder, plan, work
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from foveate.evaluate.plans import Plan
     from foveate.evaluate.work import Work
 
-LIMIT, USUAL, FORMAT = 220, "divprune", 1
+LIMIT = 440
+METHODS, KEEPS = "divprune,pool,fastv", "0.25,0.0625"
 
 
 def audit(
@@ -30,129 +31,138 @@ def audit(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Methods with commas; see `foveate methods`.",
-            show_default="divprune, or as the model was saved",
+            help=arguments.METHODS_HELP, show_default=f"the one it was saved with, or {METHODS}"
         ),
     ] = None,
-    keeps: Annotated[str, typer.Option(help="Budgets with commas.")] = "0.25,0.0625",
+    keeps: Annotated[
+        str | None,
+        typer.Option(
+            help="Budgets with commas: shares such as 0.25, or tokens.",
+            show_default=f"as saved, or {KEEPS}",
+        ),
+    ] = None,
     limit: asking.limited(LIMIT) = None,
     out: Annotated[
-        Path, typer.Option(**values.PATH, help="Folder for audit.json and audit.html.")
+        Path, typer.Option(**values.PATH, help="Folder for audit.html; it resumes there.")
     ] = Path("out/audit"),
-    scenes: Annotated[
-        int, typer.Option(min=0, max=values.MOST_SCENES, help="Changed answers drawn of each row.")
-    ] = 3,
     seed: Seed = 0,
     batch_size: Batch = 32,
     max_new_tokens: New = 8,
+    examples: Annotated[
+        int, typer.Option(min=0, max=values.MOST_SCENES, help="Changed answers drawn of each run.")
+    ] = 4,
     device: Device = "auto",
     protocol: Protocol = None,
     dropped: Dropped = None,
     attention: Attention = None,
-    metric: asking.Metric = "none",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="How answers are scored, where there are labels to go by; see `foveate eval`.",
+            show_default="exact; none for your own questions",
+        ),
+    ] = None,
     columns: asking.Columns = None,
     images: asking.Images = None,
     outside: asking.Outside = False,
     skip: asking.Skip = False,
     json: AsJson = False,
 ) -> None:
-    """Hold methods against the same model with all tokens: which answers change, how, and where it shows."""
+    """Show which answers fewer tokens change, how sure both are, and where tokens are kept."""
+    from foveate.tasks.own import is_own
+
     asking.named(task)
     models.check_protocol(protocol)
     switches = models.switches(dropped=dropped, attention=attention)
+    metric = metric or ("none" if is_own(task) else "exact")
     mine = asking.own(metric, columns, images, outside, skip)
-    asked = None if methods is None else plan(methods, keeps)
     with alone(folder(out), "audit"), output.answering() as emit:
         output.hush()
         questions = asking.taken(task, limit, LIMIT, seed, mine)
-        trust = [one.spec.slug for one in asked[0] if one.spec is not None] if asked else []
-        start = opened(model, device, protocol, trust=trust, switches=switches)
+        start = opened(model, device, protocol, switches=switches)
+        plans, skipped = _plans(start, methods, keeps)
         job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
-        plans = _plans(start, asked, keeps)
         runs = done(job, plans)
         if not Ranks.here().first:
             return
-        document, page = _audited(job, plans, runs, scenes)
+        document, page = _audited(job, plans, runs, examples, start.tell(plans), skipped)
         if json:
-            emit({**document, "page": str(page)})
-    for line in [] if json else (*_said(document), f"page: {page}"):
+            emit({**document, "report": str(page)})
+    for line in [] if json else (*_said(document), f"report: {page}"):
         output.say(line)
 
 
-def _plans(start: Opened, asked: tuple[list[Plan], list] | None, keeps: str) -> list[Plan]:
-    """The full model, and what is held against it: what was asked for, else the model as it was saved.
-
-    Raises Wrong where nothing is left.
-    """
+def _plans(start: Opened, methods: str | None, keeps: str | None) -> tuple[list[Plan], list[Any]]:
+    """All tokens first; then the methods at their budgets, or what the model was saved with. Raises Wrong."""
     from foveate.core.spec import named
-    from foveate.evaluate.plans import fitting, spread
+    from foveate.evaluate.plans import BARE, Plan, fitting, spread
 
-    own = "identity" if start.saved is not None else USUAL
-    plans, skipped = asked or plan(own, keeps)
-    plans, unfit = fitting(start.loaded, plans)
-    for skip in skipped + unfit:
+    if methods is None and start.saved is not None:
+        budgets = arguments.budgets(keeps or "", [])
+        asked, skipped = [Plan(BARE, 1.0), *spread(start.saved, budgets)], []
+        asked = [one._replace(trained=None) for one in asked]
+    else:
+        asked, skipped = plan(methods or METHODS, keeps or KEEPS)
+    plans, unfit = fitting(start.loaded, asked)
+    for skip in (skipped := skipped + unfit):
         output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
-    if start.saved is not None and asked is None:
-        saved = spread(start.saved, arguments.budgets(keeps, []))
-        plans += [one._replace(trained=None) for one in saved]
-    if len(plans) == 1:
-        raise Wrong("nothing to audit: say which methods with --methods, such as divprune")
-    start.tell(plans)
-    return plans
+    if len(plans) < 2:
+        raise Wrong("no method is left to audit")
+    return plans, skipped
 
 
 def _audited(
-    job: Work, plans: list[Plan], runs: list[dict[str, Any]], scenes: int
+    job: Work,
+    plans: list[Plan],
+    runs: list[dict[str, Any]],
+    most: int,
+    notes: list[str],
+    skipped: list[Any],
 ) -> tuple[dict[str, Any], Path]:
-    """The document, and where the page about it is; both are written."""
-    from foveate.audit import audit, page
-    from foveate.keeping.provenance import dumps, record, sealed, write
+    """The document, and where the page about it is."""
+    from foveate import audit
+    from foveate.keeping.provenance import dumps, sealed, write
 
-    with models.asked(job.loaded):
-        document = audit(job, plans, runs)
-        drawn = _scenes(job, plans, runs, document["rows"], scenes)
-    told = {"format": FORMAT, **document, "circumstances": record(job.seed)}
-    write(job.out / "audit.json", dumps(sealed(told)))
-    return document, write(job.out / "audit.html", page(document, drawn))
+    with output.progress(len(job.examples) * len(plans), "looking") as advance:
+        looks, why = audit.looks(job, plans, runs, lambda by: advance(by, "looking"))
+    labelled = job.metric.name != "none"
+    document = audit.audit(job.examples, runs, looks, labelled, why, notes, skipped)
+    write(job.out / "audit.json", dumps(sealed(document)))
+    page = job.out / "audit.html"
+    write(page, audit.page(document, _flipped(job, plans, runs, most)))
+    return document, page
 
 
-def _scenes(
-    job: Work, plans: list[Plan], runs: list[dict[str, Any]], rows: list[dict[str, Any]], most: int
-) -> list[tuple[str, list[Any]]]:
-    """Of each row the answers that changed most: the picture whole, and what was kept of it."""
+def _flipped(job: Work, plans: list[Plan], runs: list[dict[str, Any]], most: int) -> list[Any]:
+    """The first changed answers of each run, a picture each, with what both kept and said."""
+    from foveate.audit import Flipped, changed, lost
     from foveate.chat.pictures import is_video
-    from foveate.evaluate.report import Scene
 
-    at, found = {one.key: one for one in job.examples}, []
-    for row, one, run in zip(rows, plans[1:], runs[1:], strict=True):
-        some = [at[key] for key in row["flipped"]]
-        some = [e for e in some if e.images and not any(map(is_video, e.images))][:most]
-        if some:
-            sides = zip(
-                panels(job, plans[0], runs[0], some), panels(job, one, run, some), strict=True
-            )
-            called = row["name"] if row["keep"] is None else f"{row['name']} {row['keep']}"
-            told = [
-                Scene(e.question, e.answer or "", e.kind or "", side)
-                for e, side in zip(some, sides, strict=True)
-            ]
-            found.append((called, told))
+    found = []
+    for row, (one, run) in enumerate(zip(plans[1:], runs[1:], strict=True), 1):
+        keys = {*changed(runs[0], run)}
+        some = [e for e in job.examples if e.key in keys and not any(map(is_video, e.images))][
+            :most
+        ]
+        sides = [
+            panels_of(job, *side, some, maps=False) if some else []
+            for side in ((plans[0], runs[0]), (one, run))
+        ]
+        for example, whole, fewer in zip(some, *sides, strict=True):
+            answer = None if job.metric.name == "none" else example.answer
+            gone = lost(whole.prediction, fewer.prediction)
+            found.append(Flipped(row, example.question, answer, whole, fewer, gone))
     return found
 
 
 def _said(document: dict[str, Any]) -> list[str]:
-    """The rows in words."""
+    """The same in a line for each run."""
+    n, rows = document["n"], document["rows"][1:]
     lines = []
-    for row in document["rows"]:
-        flips, keep = row["flips"], "" if row["keep"] is None else f" {row['keep']}"
-        low, high = flips["interval"]
-        line = (
-            f"{row['name']}{keep}: {row['tokens']:.4g} tokens, {flips['share']:.1%} of {flips['n']:,} "
-            f"answers changed ({low:.1%} to {high:.1%})"
-        )
-        if document["labels"]:
-            line += (
-                f", {row['broke']['count']} for the worse, {row['mended']['count']} for the better"
-            )
-        lines.append(line)
+    for row in rows:
+        low, high = (100 * end for end in row["flips"]["interval"])
+        scored = f"; {row['worse']} worse, {row['better']} better" if document["labelled"] else ""
+        changed = f"{row['flips']['share']:.1%} of {n:,} answers change ({low:.0f}–{high:.0f})"
+        at = "" if row["keep"] is None else f" {row['keep']}"
+        lines.append(f"{row['name']}{at}: {row['tokens']:.4g} tokens, {changed}{scored}")
     return lines

@@ -60,18 +60,22 @@ def scenes(work: Work, plans: Sequence[Plan], runs: Sequence[dict[str, Any]], n:
     examples = [work.examples[i] for i in which if not any(map(is_video, work.examples[i].images))]
     if not examples:
         return []
-    rows: list[list[Any]] = [[] for _ in examples]
+    panels: list[list[Any]] = [[] for _ in examples]
     for one, run in zip(plans, runs, strict=True):
         once = one.trained is not None and not one.compressor.elastic
         shown = one.method == BARE or once or one.keep in (budget, None)
         if shown and one.own is None:
-            for row, panel in zip(rows, panels(work, one, run, examples), strict=True):
+            for row, panel in zip(panels, panels_of(work, one, run, examples), strict=True):
                 row.append(panel)
-    return [Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, rows, strict=True)]
+    return [
+        Scene(e.question, e.answer, e.kind, row) for e, row in zip(examples, panels, strict=True)
+    ]
 
 
-def panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) -> list[Any]:
-    """One method's pictures and answer for each scene."""
+def panels_of(
+    work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any], maps: bool = True
+) -> list[Any]:
+    """What one run kept of the first image of each example, its maps if wanted, and what it answered."""
     from foveate.evaluate.comparison import called
     from foveate.evaluate.report import Panel
 
@@ -80,22 +84,28 @@ def panels(work: Work, one: Plan, run: dict[str, Any], examples: Sequence[Any]) 
     name = called(run["job"], work.loaded.name)
     for example in examples:
         answer = run["answers"][example.key]
-        shown = _shown(work, example, steps, first) if steps else [("", _plain(example.images[0]))]
+        shown = (
+            _shown(work, example, steps, first, maps)
+            if steps
+            else [("", _plain(example.images[0]))]
+        )
         left = round(answer["after"])
         found.append(Panel(name, left, shown, answer["prediction"], answer["right"]))
         first += len(example.images)
     return found
 
 
-def _shown(work: Work, example: Any, steps: Sequence[Any], i: int) -> list[tuple[str, Any]]:
+def _shown(
+    work: Work, example: Any, steps: Sequence[Any], i: int, maps: bool
+) -> list[tuple[str, Any]]:
     """What each step left of the batch's i-th image, the first of this example; of many, some."""
-    from foveate.draw import panels as of_steps
+    from foveate.draw import panels
 
     grid = steps[0].grid
     views = 1 if grid is None else int(grid[i, :, 0].max()) + 1
     pixels = work.inputs([example])[0]["pixel_values"] if views > 1 else None
     canvas = pictures.of_views(read(example.images[0]), views, pixels)
-    drawn = of_steps(canvas, steps, i, SIDE)
+    drawn = panels(canvas, steps, i, SIDE, maps)
     names = [f"{step.site.words}: {int(step.after[i])} tokens" for step in steps]
     told = list(zip(names, drawn, strict=True))
     return told if len(told) <= MOST else [told[0], told[len(told) // 2], told[-1]]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from foveate.evaluate.prompts import Ask, acting, tokens, told
 from foveate.evaluate.replies import Reply, as_read, replies, want_numbers
@@ -31,15 +32,32 @@ def likeliest(
     return found
 
 
-@torch.inference_mode()
 def losses(
     model: Any, processor: Any, asks: Sequence[Ask], answers: Sequence[str]
 ) -> list[tuple[float, bool]]:
     """Of each answer behind its prompt the mean loss of its tokens, and whether the model would say it.
 
+    Raises as `following` does, and ValueError for an answer without a token.
+    """
+    found = []
+    rows = following(model, processor, asks, answers)
+    for answer, (logits, right) in zip(answers, rows, strict=True):
+        if not len(right):
+            raise ValueError(f"{answer!r} has no token to be said")
+        scores = logits[:-1]
+        lost = torch.nn.functional.cross_entropy(scores, right)
+        found.append((float(lost), bool((scores.argmax(-1) == right).all())))
+    return found
+
+
+@torch.inference_mode()
+def following(
+    model: Any, processor: Any, asks: Sequence[Ask], answers: Sequence[str]
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each answer behind its prompt the logits (T + 1, V) of its tokens and its end, and the tokens (T,).
+
     Compressors read the prompt alone. Raises FloatingPointError where the logits are no numbers, ValueError
-    for a model with a ladder, an answer without a token, and tokenizers that do not say where their tokens
-    stand.
+    for a model with a ladder and for tokenizers that do not say where their tokens stand.
     """
     if attach.is_compressed(model) and attachment_of(model).ladder is not None:
         raise ValueError(
@@ -48,17 +66,12 @@ def losses(
         )
     inputs, asked, answered = tokens(processor, asks, answers)
     inputs, answered = as_read(model, inputs), answered.to(model.device)
-    if not bool(answered.any(1).all()):
-        raise ValueError(
-            f"{answers[int((~answered.any(1)).nonzero()[0])]!r} has no token to be said"
-        )
-    labels = inputs["input_ids"].masked_fill(~answered, IGNORED)
+    ids = inputs["input_ids"]
     with told(acting(model), asked):
-        logits = model(**inputs, labels=labels).logits
-    behind = answered[:, 1:]
-    scores, right = logits[:, :-1][behind].float(), inputs["input_ids"][:, 1:][behind]
-    want_numbers(scores)
-    lost = torch.nn.functional.cross_entropy(scores, right, reduction="none")
-    rows = behind.sum(1).tolist()
-    said = (scores.argmax(-1) == right).split(rows)
-    return [(float(a.mean()), bool(b.all())) for a, b in zip(lost.split(rows), said, strict=True)]
+        logits = model(**inputs, labels=ids.masked_fill(~answered, IGNORED)).logits
+    found = []
+    for row, count in enumerate(answered.sum(1).tolist()):  # padding is on the left
+        scores = logits[row, -count - 1 :].float()
+        want_numbers(scores)
+        found.append((scores, ids[row, ids.shape[1] - count :]))
+    return found

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import ChoiceLoader, Environment, PackageLoader
 from PIL import Image
 
 from foveate.evaluate.comparison import best, of_bare, showed, tokens
@@ -50,21 +50,31 @@ def report(
 
     methods says of each slug its "line", "paper" and "arxiv"; budget names the one the scenes show.
     """
-    page = Environment(loader=PackageLoader("foveate.evaluate"), autoescape=True, trim_blocks=True)
-    page.filters.update(uri=uri, percent=percent, interval=interval, si=si, tokens=tokens)
     names = {r["name"]: r["method"] for r in document["runs"] if not of_bare(document, r)}
-    return page.get_template("report.html.j2").render(
-        doc=document,
-        curves=curves(document),
-        scenes=scenes,
-        methods={name: (methods or {}).get(slug, {}) for name, slug in names.items()},
-        budget=budget,
-        best=best(document),
-        showed=showed(document),
-        groups=[OVERALL, *(g for g in document["groups"] if g != OVERALL)],
-        others=list(dict.fromkeys(run["model"] for run in document["runs"]))[1:],
-        timed=any(run["prefill"] for run in document["runs"]),
+    return (
+        pages("foveate.evaluate")
+        .get_template("report.html.j2")
+        .render(
+            doc=document,
+            curves=curves(document),
+            scenes=scenes,
+            methods={name: (methods or {}).get(slug, {}) for name, slug in names.items()},
+            budget=budget,
+            best=best(document),
+            showed=showed(document),
+            groups=[OVERALL, *(g for g in document["groups"] if g != OVERALL)],
+            others=list(dict.fromkeys(run["model"] for run in document["runs"]))[1:],
+            timed=any(run["prefill"] for run in document["runs"]),
+        )
     )
+
+
+def pages(*rooms: str) -> Environment:
+    """The templates of these rooms, and what they can say of numbers and pictures."""
+    loader = ChoiceLoader([PackageLoader(room) for room in rooms])
+    page = Environment(loader=loader, autoescape=True, trim_blocks=True)
+    page.filters.update(uri=uri, percent=percent, interval=interval, si=si, tokens=tokens)
+    return page
 
 
 def uri(image: Image.Image) -> str:
