@@ -153,7 +153,8 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
         "--risk",
         "0.5",
     ]
-    assert cli.run([*words, "--out", str(tmp_path), "--json"]) == 0
+    whole = str(tmp_path / "whole")
+    assert cli.run([*words, "--out", str(tmp_path), "--save", whole, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert set(document["alone"]) == {"0.25", "0.5", "1.0"}
     assert document["alone"]["1.0"]["differ"] == 0 and document["tokens"] <= 36
@@ -185,6 +186,9 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
     ):
         assert cli.run(wrong) == 2 and why in capsys.readouterr().err
     assert cli.run(["ask", str(picture(tmp_path)), "what ?", "--method", file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rung"] in ladder.keeps
+    assert foveate.from_pretrained(whole).generate.described["keeps"] == [*ladder.keeps]
+    assert cli.run(["ask", str(picture(tmp_path)), "what ?", "--model", whole, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rung"] in ladder.keeps
     with pytest.raises(ValueError, match="one budget"):
         check_switches({"ladder": {}}, "it")

@@ -52,6 +52,10 @@ def calibrate(
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for ladder.json; it resumes there.")
     ] = Path("out/ladder"),
+    save: Annotated[
+        Path | None,
+        typer.Option(**values.PATH, help="Save the model with its ladder into this folder."),
+    ] = None,
     seed: Seed = 0,
     batch_size: Batch = 32,
     max_new_tokens: New = 8,
@@ -82,6 +86,8 @@ def calibrate(
             return
         ladder, found = _ladder(job, plans, runs, spec, risk, delta)
         path = ladder.write(out / "ladder.json", found)
+        if save is not None:
+            _save(start, ladder, folder(save, "--save"))
         if json:
             emit({**asdict(ladder), **found, "ladder": str(path)})
     for line in [] if json else (*_said(ladder, found), f"ladder: {path}"):
@@ -141,6 +147,17 @@ def _ladder(
         "answered": {str(keep): int((walk.rung == n).sum()) for n, keep in enumerate(keeps)},
         "alone": {str(keep): {"tokens": t, "differ": d} for keep, t, d in alone},
     }
+
+
+def _save(start: Opened, ladder: Ladder, path: Path) -> None:
+    """The model, its processor and its ladder in one folder."""
+    from foveate.hosts import attach
+
+    model = start.loaded.model
+    if ladder.saved:
+        attach.compress(model, start.saved.compressor)
+    ladder.compress(model).save_pretrained(path)
+    start.loaded.processor.save_pretrained(path)
 
 
 def _said(ladder: Ladder, found: dict[str, Any]) -> list[str]:

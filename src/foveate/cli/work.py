@@ -78,13 +78,13 @@ def shared_folder(out: Path | None) -> None:
         raise Wrong(f"{n} processes share their answers through a folder: want --out FOLDER")
 
 
-def folder(path: Path) -> Path:
-    """The folder, made if need be. Raises Wrong if that cannot be."""
+def folder(path: Path, option: str = "--out") -> Path:
+    """The folder, made if need be. Raises Wrong if that cannot be; option: what it was given as."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise Wrong(f"--out {path}: no folder can be made there ({why})") from error
+        raise Wrong(f"{option} {path}: no folder can be made there ({why})") from error
     return path
 
 
