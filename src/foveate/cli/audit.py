@@ -80,8 +80,8 @@ def audit(
         output.hush()
         questions = asking.taken(task, limit, LIMIT, seed, mine)
         start = opened(model, device, protocol, switches=switches)
-        plans, skipped = _plans(start, methods, keeps)
         job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        plans, skipped = _plans(start, job, methods, keeps)
         runs = done(job, plans)
         if not Ranks.here().first:
             return
@@ -92,10 +92,13 @@ def audit(
         output.say(line)
 
 
-def _plans(start: Opened, methods: str | None, keeps: str | None) -> tuple[list[Plan], list[Any]]:
+def _plans(
+    start: Opened, job: Work, methods: str | None, keeps: str | None
+) -> tuple[list[Plan], list[Any]]:
     """All tokens first; then the methods at their budgets, or what the model was saved with. Raises Wrong."""
     from foveate.core.spec import named
     from foveate.evaluate.plans import BARE, Plan, fitting, spread
+    from foveate.evaluate.prompts import first
 
     if methods is None and start.saved is not None:
         budgets = arguments.budgets(keeps or "", [])
@@ -103,7 +106,7 @@ def _plans(start: Opened, methods: str | None, keeps: str | None) -> tuple[list[
         asked = [one._replace(trained=None) for one in asked]
     else:
         asked, skipped = plan(methods or METHODS, keeps or KEEPS)
-    plans, unfit = fitting(start.loaded, asked)
+    plans, unfit = fitting(start.loaded, asked, first(job.examples, job.metric))
     for skip in (skipped := skipped + unfit):
         output.note(f"left out: {named(skip['method'], skip['keep'])}: {skip['why']}")
     if len(plans) < 2:

@@ -138,8 +138,9 @@ def _rows(
     from foveate.core.spec import named
     from foveate.evaluate.baselines import baselines
     from foveate.evaluate.plans import budgets, fitting, spread
+    from foveate.evaluate.prompts import first
 
-    plans, unfit = fitting(start.loaded, asked)
+    plans, unfit = fitting(start.loaded, asked, first(job.examples, job.metric))
     keeps = budgets(asked)
     low, unmade = baselines(start.loaded, lower, keeps, job.examples)
     plans, unfit = plans + low, unfit + unmade

@@ -20,6 +20,7 @@ from foveate.keeping.shared import Ranks
 if TYPE_CHECKING:
     from foveate.core.spec import Skipped, Spec
     from foveate.evaluate.plans import Plan
+    from foveate.evaluate.work import Work
     from foveate.tune import Target
 
 LIMIT = 2200
@@ -105,8 +106,8 @@ def tune(
         output.hush()
         questions = asking.taken(task, limit, LIMIT, seed, mine)
         start = opened(model, device, protocol, switches=switches)
-        plans, skipped = _candidates(start, specs, at, budgets)
         job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        plans, skipped = _candidates(start, job, specs, at, budgets)
         with meant():
             found = tuned(job, plans, target, delta, done)
         if not Ranks.here().first:
@@ -129,11 +130,16 @@ def _target(**typed: float | None) -> Target:
 
 
 def _candidates(
-    start: Opened, specs: list[Spec] | None, numbers: list[int] | None, keeps: list[Any]
+    start: Opened,
+    job: Work,
+    specs: list[Spec] | None,
+    numbers: list[int] | None,
+    keeps: list[Any],
 ) -> tuple[list[Plan], list[Skipped]]:
     """The runs that this model can carry out, and what is left out. Raises Wrong where nothing is left."""
     from foveate.core.spec import crossed, named
     from foveate.evaluate.plans import BARE, Plan, fitting
+    from foveate.evaluate.prompts import first
     from foveate.registry import methods, written
 
     every = [written.spec(slug) for slug in methods.names()] if specs is None else specs
@@ -142,7 +148,8 @@ def _candidates(
         raise Wrong(f"--methods {own[0]}: a setting names methods, and no code")
     at = sweeps.layers(start.loaded, numbers, LAYERS)
     some, skipped = crossed(_layered(every, at), keeps)
-    fit, unfit = fitting(start.loaded, [Plan(str(spec), keep, spec) for spec, keep in some])
+    asked = [Plan(str(spec), keep, spec) for spec, keep in some]
+    fit, unfit = fitting(start.loaded, asked, first(job.examples))
     skipped += unfit
     skipped += [
         {"method": one.method, "keep": one.keep, "why": "it has weights that nobody trained"}

@@ -22,6 +22,7 @@ from foveate.evaluate.plans import (
     remarks,
     spread,
 )
+from foveate.evaluate.prompts import first
 from foveate.evaluate.runs import Example
 from foveate.evaluate.work import Work
 from foveate.hosts import attach
@@ -93,7 +94,7 @@ def compare(
     asked, skipped = plan(specs, keeps)
     with attach.lent(model):
         saved = own(work.loaded)
-        fit, unfit = fitting(work.loaded, asked)
+        fit, unfit = fitting(work.loaded, asked, first(work.examples, work.metric))
         fit += [] if saved is None else spread(saved, budgets(asked))
         notes = remarks(work.loaded.name, fit, saved)
         return comparison(work.runs(fit), skipped + unfit, notes)

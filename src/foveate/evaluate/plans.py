@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from foveate.core.compressor import Tower
 from foveate.core.spec import Skipped, Spec, crossed
 from foveate.evaluate.comparison import BARE
+from foveate.evaluate.prompts import Ask
+from foveate.evaluate.steps import steps
 from foveate.hosts import attach
 from foveate.hosts.protocol import as_published
 from foveate.hosts.saving import settings
@@ -91,10 +93,13 @@ def plan(specs: Sequence[Spec], keeps: Sequence[int | float]) -> tuple[list[Plan
     return [Plan(BARE, 1.0), *(Plan(str(spec), keep, spec) for spec, keep in found)], skipped
 
 
-def fitting(loaded: Loaded, plans: Sequence[Plan]) -> tuple[list[Plan], list[Skipped]]:
+def fitting(
+    loaded: Loaded, plans: Sequence[Plan], first: Ask | None = None
+) -> tuple[list[Plan], list[Skipped]]:
     """Those plans that this model can carry out, built for it, and why not the others.
 
-    The model is bare afterwards.
+    first: a question that each has to take, as some budgets cannot be of a picture's tokens. The model is
+    bare afterwards.
     """
     model = loaded.model
     attach.restore(model)
@@ -106,6 +111,8 @@ def fitting(loaded: Loaded, plans: Sequence[Plan]) -> tuple[list[Plan], list[Ski
                 one = one._replace(compressor=made, how=loaded.how(made))
             if one.compressor is not None:
                 attach.compress(model, one.compressor, **one.how)
+                if first is not None:
+                    steps(model, loaded.processor, [first])
             fit.append(one)
         except (ValueError, TypeError, NotImplementedError) as error:
             skipped.append({"method": one.method, "keep": one.keep, "why": str(error)})

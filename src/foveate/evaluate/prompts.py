@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,11 @@ def ask(example: Any, metric: Metric = EXACT) -> Ask:
     words = getattr(example, "told", example.question)
     words = metric.asks(words, labels(example)) if isinstance(words, str) else words
     return example.images, words
+
+
+def first(examples: Iterable[Any], metric: Metric = EXACT) -> Ask | None:
+    """The first of them that is about a picture."""
+    return next((ask(one, metric) for one in examples if one.images), None)
 
 
 def encode(processor: Any, asks: Sequence[Ask]) -> tuple[Any, Tensor | None]:
