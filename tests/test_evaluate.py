@@ -21,7 +21,6 @@ from foveate.keeping.provenance import write
 from foveate.methods import FastV, Stride
 from foveate.patchqa import PatchQA
 from foveate.registry import written
-from foveate.tasks import examples
 
 JOB = evaluate.Job("tiny", "f", "patchqa", "e", 10, 0, "stride", 0.25, "Stride()", "original", 4, 3)
 
@@ -245,11 +244,11 @@ def test_the_report_needs_nothing_else(model, processor, examples):
     assert not re.search(r"<(script \w|link|iframe)\b", page)
 
 
-def test_a_budget_that_only_a_picture_shows_to_be_none_is_left_out():
+def test_a_budget_that_only_a_picture_shows_to_be_none_is_left_out(examples):
     """A few merges reach no 9 of 144 tokens, which nobody knows before there are 144."""
     loaded = Loaded(*embedded.load(), "embedded")
     asked, _ = plan([written.spec("tome"), written.spec("stride")], [9])
     assert len(fitting(loaded, asked)[0]) == 3
-    fit, unfit = fitting(loaded, asked, first(examples("patchqa", 1)))
+    fit, unfit = fitting(loaded, asked, first(examples))
     assert [one.method for one in fit] == ["identity", "stride"]
     assert unfit[0]["method"] == "tome" and "leave 18 or more of 144" in unfit[0]["why"]
