@@ -45,6 +45,9 @@ def write(results: Sequence[Result], folder: Path, address: str = SORTED) -> lis
         "ours": all(row.task in TASKS for row in board),
         "parts": {task: parts(board, task) for task in {row.task for row in board}},
         "bare_of": {row.task: row for row in board if row.method == BARE},
+        "helped": [
+            task for task in dict.fromkeys(row.task for row in board) if helped(board, task)
+        ],
         "address": address,
     }
     data = [{**row.as_dict(), "kind": kind(row)} for row in board]
@@ -129,6 +132,14 @@ def advice(board: Sequence[Row]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def helped(board: Sequence[Row], task: str) -> bool:
+    """Whether fewer tokens answer better than all of them, by more than both intervals."""
+    own = [row for row in board if row.task == task]
+    bare = next(row for row in own if row.method == BARE)
+    mean, half = bare.right[OVERALL]
+    return any(row.right[OVERALL][0] - row.right[OVERALL][1] > mean + half for row in own)
 
 
 def _right(row: Row) -> float:
