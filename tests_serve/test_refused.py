@@ -307,6 +307,7 @@ def test_a_host_that_drips_its_headers_is_left():
         assert time.monotonic() - start < 10  # it would drip for ever
     finally:
         stop.set()
+        host.close()
 
 
 def test_the_schema_names_the_refusals_and_no_others(embedded):
