@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, values
+from foveate.cli import arguments, output, values
 from foveate.cli import questions as asking
-from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New, Protocol
-from foveate.cli.compare import Batch, Seed
-from foveate.cli.opening import Opened, opened
+from foveate.cli.opening import Opened
 from foveate.cli.scenes import panels_of
-from foveate.cli.work import alone, done, folder, plan, work
+from foveate.cli.shared import Asking, sharing
+from foveate.cli.work import alone, done, folder, plan
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
 
@@ -25,9 +24,9 @@ LIMIT = 440
 METHODS, KEEPS = "divprune,pool,fastv", "0.25,0.0625"
 
 
+@sharing
 def audit(
-    model: Model = models.EMBEDDED,
-    task: asking.Asked = "patchqa",
+    asked: Asking,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -45,16 +44,9 @@ def audit(
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for audit.html; it resumes there.")
     ] = Path("out/audit"),
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
     examples: Annotated[
         int, typer.Option(min=0, max=values.MOST_SCENES, help="Changed answers drawn of each run.")
     ] = 4,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -62,33 +54,24 @@ def audit(
             show_default="exact; none for your own questions",
         ),
     ] = None,
-    columns: asking.Columns = None,
-    images: asking.Images = None,
-    outside: asking.Outside = False,
-    skip: asking.Skip = False,
-    json: AsJson = False,
 ) -> None:
     """Show which answers fewer tokens change, how sure both are, and where tokens are kept."""
     from foveate.tasks.own import is_own
 
-    asking.named(task)
-    models.check_protocol(protocol)
-    switches = models.switches(dropped=dropped, attention=attention)
-    metric = metric or ("none" if is_own(task) else "exact")
-    mine = asking.own(metric, columns, images, outside, skip)
+    mine = asked.check(metric or ("none" if is_own(asked.task) else "exact"))
     with alone(folder(out), "audit"), output.answering() as emit:
         output.hush()
-        questions = asking.taken(task, limit, LIMIT, seed, mine)
-        start = opened(model, device, protocol, switches=switches)
-        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        questions = asked.questions(limit, LIMIT, mine)
+        start = asked.opened()
+        job = asked.work(start, questions, out)
         plans, skipped = _plans(start, job, methods, keeps)
         runs = done(job, plans)
         if not Ranks.here().first:
             return
         document, page = _audited(job, plans, runs, examples, start.tell(plans), skipped)
-        if json:
+        if asked.json:
             emit({**document, "report": str(page)})
-    for line in [] if json else (*_said(document), f"report: {page}"):
+    for line in [] if asked.json else (*_said(document), f"report: {page}"):
         output.say(line)
 
 

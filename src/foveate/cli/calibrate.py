@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, values
+from foveate.cli import arguments, output, values
 from foveate.cli import questions as asking
 from foveate.cli.ask import (
-    AsJson,
-    Attention,
-    Device,
-    Dropped,
     Method,
-    Model,
-    New,
-    Protocol,
     chosen_method,
 )
-from foveate.cli.compare import Batch, Seed
-from foveate.cli.opening import Opened, opened
-from foveate.cli.work import alone, done, folder, work
+from foveate.cli.opening import Opened
+from foveate.cli.shared import Asking, sharing
+from foveate.cli.work import alone, done, folder
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
 
@@ -37,9 +30,9 @@ LIMIT = 1100
 KEEPS = "0.0625,0.125,0.25,0.5"
 
 
+@sharing
 def calibrate(
-    model: Model = models.EMBEDDED,
-    task: asking.Asked = "patchqa",
+    asked: Asking,
     method: Method = None,
     keeps: Annotated[str, typer.Option(help="The ladder's budgets with commas.")] = KEEPS,
     risk: Annotated[
@@ -56,31 +49,16 @@ def calibrate(
         Path | None,
         typer.Option(**values.PATH, help="Save the model with its ladder into this folder."),
     ] = None,
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
-    columns: asking.Columns = None,
-    images: asking.Images = None,
-    outside: asking.Outside = False,
-    skip: asking.Skip = False,
-    json: AsJson = False,
 ) -> None:
     """Find when to look again: few tokens for each question, more in doubt, no labels needed."""
-    asking.named(task)
-    models.check_protocol(protocol)
+    mine = asked.check("none")
     spec = None if method is None else chosen_method(method, None, [])
-    switches = models.switches(dropped=dropped, attention=attention)
-    mine = asking.own("none", columns, images, outside, skip)
     with alone(folder(out), "calibrate"), output.answering() as emit:
         output.hush()
-        questions = asking.taken(task, limit, LIMIT, seed, mine)
-        start = opened(model, device, protocol, spec, switches=switches)
+        questions = asked.questions(limit, LIMIT, mine)
+        start = asked.opened(spec)
         plans = _plans(start, spec, arguments.budgets(keeps, []))
-        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        job = asked.work(start, questions, out)
         runs = done(job, plans)
         if not Ranks.here().first:
             return
@@ -88,9 +66,9 @@ def calibrate(
         path = ladder.write(out / "ladder.json", found)
         if save is not None:
             _save(start, ladder, folder(save, "--save"))
-        if json:
+        if asked.json:
             emit({**asdict(ladder), **found, "ladder": str(path)})
-    for line in [] if json else (*_said(ladder, found), f"ladder: {path}"):
+    for line in [] if asked.json else (*_said(ladder, found), f"ladder: {path}"):
         output.say(line)
 
 

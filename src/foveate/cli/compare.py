@@ -7,23 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from foveate.cli import arguments, models, output, values
+from foveate.cli import arguments, output, values
 from foveate.cli import questions as asking
-from foveate.cli.ask import (
-    AsJson,
-    Attention,
-    Device,
-    Dropped,
-    Model,
-    New,
-    Protocol,
-)
-from foveate.cli.opening import Opened, opened
+from foveate.cli.opening import Opened
 from foveate.cli.opening import trained as those_trained
 from foveate.cli.scenes import scenes as drawn
 from foveate.cli.scenes import shown_budget
+from foveate.cli.shared import Asking, sharing
 from foveate.cli.tables import more, table
-from foveate.cli.work import alone, described, done, folder, plan, work
+from foveate.cli.work import alone, described, done, folder, plan
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
 
@@ -35,17 +27,11 @@ BASELINES = "downsample,blind,oracle"
 METHODS = "random,stride,pool,fastv,visionzip,divprune"
 KEEPS = "0.5,0.25,0.125"
 LIMIT = 440
-Seed = Annotated[
-    int, typer.Option(min=0, max=values.SEEDS, help="Of the task: other seeds, other scenes.")
-]
-Batch = Annotated[
-    int, typer.Option(min=1, max=values.MOST_PROMPTS, help="Questions answered at once.")
-]
 
 
+@sharing
 def compare(
-    model: Model = models.EMBEDDED,
-    task: asking.Asked = "patchqa",
+    asked: Asking,
     methods: Annotated[str, typer.Option(help=arguments.METHODS_HELP)] = METHODS,
     keeps: Annotated[
         str, typer.Option(help="Budgets with commas: shares such as 0.25, or tokens.")
@@ -69,44 +55,29 @@ def compare(
     out: Annotated[
         Path, typer.Option(**values.PATH, help="Folder for result files and report.html.")
     ] = Path("out"),
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
     scenes: Annotated[
         int, typer.Option(min=0, max=values.MOST_SCENES, help="Scenes drawn in the report.")
     ] = 6,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = True,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
     metric: asking.Metric = "exact",
-    columns: asking.Columns = None,
-    images: asking.Images = None,
-    outside: asking.Outside = False,
-    skip: asking.Skip = False,
-    json: AsJson = False,
 ) -> None:
     """Compare methods and budgets, and models trained with one: accuracy, tokens, time and cost."""
-    asking.named(task)
-    models.check_protocol(protocol)
-    switches = models.switches(dropped=dropped, attention=attention)
-    mine = asking.own(metric, columns, images, outside, skip)
-    asked, lower = plan(methods, keeps), _lower(baselines)
+    mine = asked.check(metric)
+    (wanted, skipped), lower = plan(methods, keeps), _lower(baselines)
     with alone(folder(out), "compare"), output.answering() as emit:
         output.hush()
-        questions = asking.scored(asking.taken(task, limit, LIMIT, seed, mine))
-        trust = [one.spec.slug for one in asked[0] if one.spec is not None]
-        start = opened(model, device, protocol, trust=trust, switches=switches)
-        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, timing, out)
-        plans, skipped, notes = _rows(start, job, *asked, lower, trained, device)
+        questions = asking.scored(asked.questions(limit, LIMIT, mine))
+        start = asked.opened(trust=[one.spec.slug for one in wanted if one.spec is not None])
+        job = asked.work(start, questions, out, timing)
+        rows = _rows(start, job, wanted, skipped, lower, trained, asked.device)
+        plans, skipped, notes = rows
         if not Ranks.here().first:
             done(job, plans)
             return
         document, page = _compared(job, plans, skipped, notes, scenes)
-        if json:
+        if asked.json:
             emit({**document, "report": str(page)})
-    if not json:
+    if not asked.json:
         from foveate.evaluate.comparison import showed
 
         screen = output.screen()

@@ -10,25 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import models, output, values
+from foveate.cli import output, values
 from foveate.cli import questions as asking
 from foveate.cli.ask import (
-    AsJson,
-    Attention,
-    Device,
-    Dropped,
     Keep,
     Method,
-    Model,
-    New,
-    Protocol,
     Set,
     chosen_method,
 )
-from foveate.cli.compare import Batch, Seed
-from foveate.cli.opening import opened
+from foveate.cli.shared import Asking, sharing
 from foveate.cli.tables import more, shares, table
-from foveate.cli.work import done, folder, shared_folder, work
+from foveate.cli.work import done, folder, shared_folder
 from foveate.cli.wrong import Failed, Wrong
 from foveate.keeping.shared import Ranks
 
@@ -45,9 +37,9 @@ TOLD = {name: name for name in ("id", "question", "before", "after", "seconds")}
 }
 
 
+@sharing
 def evaluate_one(
-    model: Model = models.EMBEDDED,
-    task: asking.Asked = "patchqa",
+    asked: Asking,
     method: Method = None,
     keep: Keep = None,
     set_: Set = None,
@@ -56,19 +48,8 @@ def evaluate_one(
         Path | None,
         typer.Option(**values.PATH, help="Folder for the result file; it resumes there."),
     ] = None,
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
     timing: Annotated[bool, typer.Option(help="Time prefill against the bare model.")] = False,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
     metric: asking.Metric = "exact",
-    columns: asking.Columns = None,
-    images: asking.Images = None,
-    outside: asking.Outside = False,
-    skip: asking.Skip = False,
     answers_only: Annotated[
         bool,
         typer.Option(
@@ -83,25 +64,18 @@ def evaluate_one(
             help="Answer on a Ray cluster: auto is the one this machine belongs to, or a new one on it.",
         ),
     ] = None,
-    json: AsJson = False,
 ) -> None:
     """Evaluate one model, with one method or as it was saved, on one task."""
     from foveate import evaluate
 
-    asking.named(task)
-    models.check_protocol(protocol)
     if answers_only and metric != "exact":
         raise Wrong(f"--metric {metric} with --answers-only: answers alone have no score")
-    mine = asking.own("none" if answers_only else metric, columns, images, outside, skip)
+    mine = asked.check("none" if answers_only else metric)
     spec = chosen_method(method, keep, set_ or [], climbs=True)
     shared_folder(out)
     if out is not None:
         folder(out)
-    asked = (task, limit, seed, mine, batch_size, max_new_tokens)
-    switches = models.switches(dropped=dropped, attention=attention)
-    made = functools.partial(
-        ready, model, device, protocol, spec, keep, set_ or [], switches, asked
-    )
+    made = functools.partial(ready, asked, mine, limit, spec, keep, set_ or [])
     with output.answering() as emit:
         job, one, told = made()
         for remark in told:
@@ -115,9 +89,9 @@ def evaluate_one(
             raise Failed(str(error)) from error
         write = answers_only and out is not None and Ranks.here().first
         written = _answers(runs[0], out) if write else None
-        if json:
+        if asked.json:
             emit(runs[0])
-    if not json:
+    if not asked.json:
         document = evaluate.comparison(runs)
         output.screen().print(table(document))
         for line in (*shares(runs[0]), *_rungs(runs[0]), *more(document)):
@@ -127,31 +101,28 @@ def evaluate_one(
 
 
 def ready(
-    model: str,
-    device: str,
-    protocol: str | None,
+    asked: Asking,
+    mine: Own,
+    limit: int | None,
     spec: Spec | None,
     keep: str | None,
     pairs: list[str],
-    switches: dict[str, str],
-    asked: tuple[str, int | None, int, Own, int, int],
 ) -> tuple[Work, Plan, list[str]]:
     """The work, the run, and what to know of it: here, and in every worker of a cluster.
 
-    asked: task, how many questions, seed, how one's own are read, batch size, new tokens. Raises Wrong.
+    mine: how one's own questions are read. Raises Wrong.
     """
     from foveate.evaluate.plans import fitting, remarks
 
     output.hush()
-    task, limit, seed, mine, batch_size, max_new_tokens = asked
-    questions = asking.taken(task, limit, LIMIT, seed, mine)
+    questions = asked.questions(limit, LIMIT, mine)
     questions = questions if mine.metric == "none" else asking.scored(questions)
-    start = opened(model, device, protocol, spec, keep, pairs, switches=switches)
+    start = asked.opened(spec, keep, pairs)
     fit, unfit = fitting(start.loaded, [start.plan])
     if unfit:
         raise Wrong(unfit[0]["why"])
     told = remarks(start.loaded.name, fit, start.saved)
-    return work(start.loaded, questions, seed, batch_size, max_new_tokens), fit[0], told
+    return asked.work(start, questions, None), fit[0], told
 
 
 def _rungs(run: dict[str, Any]) -> list[str]:
@@ -169,9 +140,14 @@ def _cluster(made: Any, address: str) -> Any:
     """A Ray cluster whose workers open the same by themselves; paths are told whole."""
     from foveate.evaluate.cluster import Cluster
 
-    model, *rest, (task, *how) = made.args
-    there = [str(Path(name).resolve()) if Path(name).exists() else name for name in (model, task)]
-    return Cluster(functools.partial(ready, there[0], *rest, (there[1], *how)), address)
+    asked, *rest = made.args
+    there = {n: _whole(getattr(asked, n)) for n in ("model", "task")}
+    return Cluster(functools.partial(ready, replace(asked, **there), *rest), address)
+
+
+def _whole(name: str) -> str:
+    """A path from the root; any other name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def _answers(run: dict[str, Any], out: Path) -> Path:

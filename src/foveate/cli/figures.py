@@ -10,8 +10,8 @@ import typer
 from foveate.cli import arguments, listings, models, output, pictures, sweeps, values
 from foveate.cli import questions as asking
 from foveate.cli.ask import AsJson, Device, Keep, Method, Model, New, Set, attach, chosen_method
-from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
+from foveate.cli.shared import Batch, Seed
 from foveate.cli.work import folder, shared_folder, work
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks

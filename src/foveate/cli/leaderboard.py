@@ -10,9 +10,9 @@ import typer
 from foveate.cli import arguments, models, output, values
 from foveate.cli import questions as asking
 from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New
-from foveate.cli.compare import Batch, Seed
 from foveate.cli.opening import opened
 from foveate.cli.opening import trained as those_trained
+from foveate.cli.shared import Batch, Seed
 from foveate.cli.work import alone, folder, work
 from foveate.keeping.shared import Ranks
 

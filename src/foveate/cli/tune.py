@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foveate.cli import arguments, models, output, sweeps, values
+from foveate.cli import arguments, output, sweeps, values
 from foveate.cli import questions as asking
-from foveate.cli.ask import AsJson, Attention, Device, Dropped, Model, New, Protocol
-from foveate.cli.compare import Batch, Seed
-from foveate.cli.opening import Opened, opened
-from foveate.cli.work import alone, done, folder, work
+from foveate.cli.opening import Opened
+from foveate.cli.shared import Asking, sharing
+from foveate.cli.work import alone, done, folder
 from foveate.cli.wrong import Wrong, meant
 from foveate.keeping.shared import Ranks
 
@@ -29,9 +28,9 @@ LAYERS = 3  # of each method that has one
 USUAL = 0.02
 
 
+@sharing
 def tune(
-    model: Model = models.EMBEDDED,
-    task: asking.Asked = "patchqa",
+    asked: Asking,
     flips: Annotated[
         float | None,
         typer.Option(
@@ -79,43 +78,28 @@ def tune(
             **values.PATH, help="Folder for setting.json and tune.json; it resumes there."
         ),
     ] = Path("out/tune"),
-    seed: Seed = 0,
-    batch_size: Batch = 32,
-    max_new_tokens: New = 8,
-    device: Device = "auto",
-    protocol: Protocol = None,
-    dropped: Dropped = None,
-    attention: Attention = None,
-    columns: asking.Columns = None,
-    images: asking.Images = None,
-    outside: asking.Outside = False,
-    skip: asking.Skip = False,
-    json: AsJson = False,
 ) -> None:
     """Find method, layer and budget for your questions, no labels needed, and show how few answers differ."""
     from foveate.tune import tuned
 
     target = _target(flips=flips, tokens=tokens, prefill=prefill)
-    asking.named(task)
-    models.check_protocol(protocol)
-    switches = models.switches(dropped=dropped, attention=attention)
-    mine = asking.own("none", columns, images, outside, skip)
+    mine = asked.check("none")
     specs, at = None if methods is None else arguments.specs(methods), sweeps.numbers(layers)
     budgets = arguments.budgets(keeps, specs or [])
     with alone(folder(out), "tune"), output.answering() as emit:
         output.hush()
-        questions = asking.taken(task, limit, LIMIT, seed, mine)
-        start = opened(model, device, protocol, switches=switches)
-        job = work(start.loaded, questions, seed, batch_size, max_new_tokens, False, out)
+        questions = asked.questions(limit, LIMIT, mine)
+        start = asked.opened()
+        job = asked.work(start, questions, out)
         plans, skipped = _candidates(start, job, specs, at, budgets)
         with meant():
             found = tuned(job, plans, target, delta, done)
         if not Ranks.here().first:
             return
         path = found.write(out, left_out=skipped)
-        if json:
+        if asked.json:
             emit({**found.document, "left_out": skipped, "setting": str(path)})
-    for line in [] if json else (*_said(found.document), f"setting: {path}"):
+    for line in [] if asked.json else (*_said(found.document), f"setting: {path}"):
         output.say(line)
 
 
