@@ -116,7 +116,7 @@ def test_what_a_ladder_is_not_shown_for_is_refused(obeying, how, words):
         ({"keeps": [3, 1.0], "threshold": "x"}, "want nats"),
         ({"keeps": [3, 1.0], "threshold": float("nan")}, "want nats"),
         ({"keeps": 3, "threshold": 1.0}, "want budgets"),
-        ({"keeps": [3, 1.0], "threshold": 1.0, "fingerprint": "0"}, "calibrated for weights 0"),
+        ({"keeps": [3, 1.0], "threshold": 1.0, "fingerprint": "0"}, "calibrated for another model"),
     ],
 )
 def test_a_ladder_that_cannot_be_is_refused(described, words):

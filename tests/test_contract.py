@@ -54,6 +54,7 @@ from foveate import (
     vscan,
 )
 from foveate.hosts import traits
+from foveate.hosts.aside import SHOWN
 from foveate.hosts.attach import POSITIONS
 
 # FocusLLaVA with routers that decide. An image of one region, and of several; merging into maxima.
@@ -327,6 +328,9 @@ def test_a_second_turn_that_looks_again(model, family, name):
     want = decoded(model, whole, 3)
     assert torch.equal(again[0], want[0]) and torch.equal(again[1], want[1])
     assert aside.bytes == pixels > 0
+    name = next(name for name in SHOWN if name in inputs)
+    with pytest.raises(ValueError, match="other images"):
+        aside.beside({**inputs, name: inputs[name] + 1})
 
 
 def no_tower(*args):

@@ -180,7 +180,7 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
     assert foveate.compress(model, file).generate.described["risk"] == 0.5
     foveate.restore(model)
     for wrong, why in (
-        (["compare", "--methods", file], "no method"),
+        (["compare", "--methods", file], "want names"),
         (["calibrate", "--method", file], "this wants one"),
         (["ask", str(picture(tmp_path)), "what ?", "--method", file, "--keep", "4"], "beside"),
     ):
@@ -190,11 +190,17 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
     assert foveate.from_pretrained(whole).generate.described["keeps"] == [*ladder.keeps]
     assert cli.run(["ask", str(picture(tmp_path)), "what ?", "--model", whole, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rung"] in ladder.keeps
+    few = ["--limit", "4", "--examples", "0", "--out", str(tmp_path / "audit"), "--json"]
+    assert cli.run(["audit", "--model", whole, *few]) == 0  # each rung by itself
+    audited = json.loads(capsys.readouterr().out)["rows"][1:]
+    assert [row["keep"] for row in audited] == [k for k in ladder.keeps if k != 1.0]
     with pytest.raises(ValueError, match="one budget"):
         check_switches({"ladder": {}}, "it")
     with torch.no_grad():
         model.lm_head.weight.mul_(2)
-    with pytest.raises(ValueError, match=r"calibrated for weights .*, and this model has others"):
+    with pytest.raises(
+        ValueError, match=r"calibrated for embedded \(weights .*, and this model has others"
+    ):
         ladder.answers(model, processor, asks, 8)
     for said in (False, True):  # in words; and of a risk that so few questions cannot show
         more = ["--risk", "0.001"] if said else []
@@ -225,7 +231,9 @@ def test_no_label_is_read(tmp_path, capsys):
         "--keeps",
         "9",
     ]
-    assert cli.run([*words, "--out", str(tmp_path / "out"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["keeps"] == [1.0]  # three questions show nothing
-    assert cli.run(["calibrate", "--out", str(tmp_path / "other")]) == 2
-    assert "say which method" in capsys.readouterr().err
+    out = ["--out", str(tmp_path / "out")]
+    assert cli.run([*words, *out, "--json"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["keeps"] == [1.0] and "3 questions show no risk" in said.err
+    assert cli.run(["calibrate", "--model", "embedded-llava_stf", "--limit", "1", *out]) == 2
+    assert "for a single budget" in capsys.readouterr().err

@@ -114,8 +114,8 @@ def test_what_is_typed_beside_it(file, capsys):
     ("held", "says"),
     [
         (None, "No such file or directory; `foveate tune` writes such a file"),
-        ("{}", "no setting as `foveate tune` writes one"),
-        ("changed", "no setting as `foveate tune` writes one"),
+        ("{}", "no setting or ladder as `foveate tune`"),
+        ("changed", "no setting or ladder as `foveate tune`"),
         ("code", "a file may name methods, and no code"),
         ("switch", "want one of gone, merged"),
     ],

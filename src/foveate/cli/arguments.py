@@ -68,6 +68,10 @@ def specs(text: str) -> list[Spec]:
     Raises Wrong for methods, arguments and values that do not exist.
     """
     look_here(text)
+    if text.endswith(setting.SUFFIX):
+        raise Wrong(
+            f"--methods {text}: want names; a file goes with --method of ask, eval and serve"
+        )
     with meant():
         return written.specs(text, "--methods ")
 

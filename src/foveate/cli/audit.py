@@ -84,7 +84,8 @@ def _plans(
     from foveate.evaluate.prompts import first
 
     if methods is None and start.saved is not None:
-        budgets = arguments.budgets(keeps or "", [])
+        rungs = start.saved.how.get("ladder", {}).get("keeps", [])  # each by itself
+        budgets = arguments.budgets(keeps or "", []) or [keep for keep in rungs if keep != 1.0]
         asked, skipped = [Plan(BARE, 1.0), *spread(start.saved, budgets)], []
         asked = [one._replace(trained=None) for one in asked]
     else:

@@ -16,7 +16,7 @@ from foveate.cli.ask import (
 )
 from foveate.cli.opening import Opened
 from foveate.cli.shared import Asking, sharing
-from foveate.cli.work import alone, done, folder
+from foveate.cli.work import alone, done, folder, tell_few
 from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from foveate.ladder import Ladder
 
 LIMIT = 1100
-KEEPS = "0.0625,0.125,0.25,0.5"
+KEEPS, USUAL = "0.0625,0.125,0.25,0.5", "divprune"
 
 
 @sharing
@@ -57,8 +57,11 @@ def calibrate(
         output.hush()
         questions = asked.questions(limit, LIMIT, mine)
         start = asked.opened(spec)
+        if spec is None and start.saved is None:
+            spec = chosen_method(USUAL, None, [])
         plans = _plans(start, spec, arguments.budgets(keeps, []))
         job = asked.work(start, questions, out)
+        tell_few(len(job.examples), risk, 2 * delta / (len(plans) * (len(plans) + 1)))
         runs = done(job, plans)
         if not Ranks.here().first:
             return
@@ -81,7 +84,7 @@ def _plans(start: Opened, spec: Spec | None, keeps: list[Any]) -> list[Plan]:
     elif start.saved is not None and start.saved.compressor.elastic:
         asked = [one._replace(trained=None) for one in spread(start.saved, keeps)]
     else:
-        raise Wrong("say which method with --method, or a model saved with one for any budget")
+        raise Wrong("say which with --method: the model was saved with one for a single budget")
     fit, unfit = fitting(start.loaded, [Plan(BARE, 1.0), *asked])
     if unfit:
         raise Wrong(f"{unfit[0]['method']} at {unfit[0]['keep']}: {unfit[0]['why']}")

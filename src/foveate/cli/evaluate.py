@@ -94,7 +94,7 @@ def evaluate_one(
     if not asked.json:
         document = evaluate.comparison(runs)
         output.screen().print(table(document))
-        for line in (*shares(runs[0]), *_rungs(runs[0]), *more(document)):
+        for line in (*(_rungs(runs[0]) or shares(runs[0])), *more(document)):
             output.say(line)
         if written is not None:
             output.say(f"answers: {written}")
@@ -158,7 +158,11 @@ def _answers(run: dict[str, Any], out: Path) -> Path:
 
     lines = [
         json.dumps(
-            {"key": key, **{called: one.get(name) for name, called in TOLD.items()}},
+            {
+                "key": key,
+                **{called: one.get(name) for name, called in TOLD.items()},
+                **{name: one[name] for name in ("rung",) if name in one},
+            },
             ensure_ascii=False,
         )
         for key, one in run["answers"].items()

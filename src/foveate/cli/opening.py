@@ -83,9 +83,12 @@ def opened(
     mine = spec is not None and ":" in spec.slug
     typed = [*trust, *([spec.slug] if mine else [])]
     own = [one for one in typed if ":" in one]
+    ladder: dict[str, Any] = {}
     if spec is not None and not spec.saved:
-        switches = {**spec.switches, **switches}
+        ladder = {n: told for n, told in spec.switches.items() if n == "ladder"}
+        switches = {n: told for n, told in {**spec.switches, **switches}.items() if n not in ladder}
     loaded = models.load(name, device, protocol, own, switches, headless)
+    loaded = replace(loaded, switches={**loaded.switches, **ladder})
     if spec is not None and spec.saved:
         _climb(loaded, evaluate.plans.own(loaded), spec)
         spec = None

@@ -12,7 +12,7 @@ from foveate.cli import arguments, output, sweeps, values
 from foveate.cli import questions as asking
 from foveate.cli.opening import Opened
 from foveate.cli.shared import Asking, sharing
-from foveate.cli.work import alone, done, folder
+from foveate.cli.work import alone, done, folder, tell_few
 from foveate.cli.wrong import Wrong, meant
 from foveate.keeping.shared import Ranks
 
@@ -45,7 +45,7 @@ def tune(
         typer.Option(
             min=1,
             max=values.LARGEST,
-            help="The fewest differing answers with at most so many tokens of an image.",
+            help="The fewest differing answers with at most so many tokens, the mean over the layers.",
         ),
     ] = None,
     prefill: Annotated[
@@ -91,6 +91,8 @@ def tune(
         questions = asked.questions(limit, LIMIT, mine)
         start = asked.opened()
         job = asked.work(start, questions, out)
+        if target.name == "flips":
+            tell_few(-(-len(job.examples) // 2), target.most, delta)
         plans, skipped = _candidates(start, job, specs, at, budgets)
         with meant():
             found = tuned(job, plans, target, delta, done)

@@ -78,6 +78,17 @@ def shared_folder(out: Path | None) -> None:
         raise Wrong(f"{n} processes share their answers through a folder: want --out FOLDER")
 
 
+def tell_few(questions: int, risk: float, delta: float) -> None:
+    """Say so where so few questions cannot show a risk, whatever the answers are."""
+    from foveate.evaluate.bounds import needed
+
+    if questions < (least := needed(risk, delta)):
+        output.note(
+            f"{questions:,} questions show no risk of {risk:g}, even where not one answer differs: that "
+            f"takes {least:,}"
+        )
+
+
 def folder(path: Path, option: str = "--out") -> Path:
     """The folder, made if need be. Raises Wrong if that cannot be; option: what it was given as."""
     try:

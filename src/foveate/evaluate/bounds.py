@@ -8,7 +8,7 @@ rejected; so all tests together are wrong with a probability of at most `delta`,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import exp, lgamma, log, log1p
+from math import ceil, exp, lgamma, log, log1p
 
 
 def tail(wrong: int, of: int, rate: float) -> float:
@@ -54,6 +54,11 @@ def upper(wrong: int, of: int, delta: float) -> float:
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if tail(wrong, of, middle) > delta else (low, middle)
     return high
+
+
+def needed(risk: float, delta: float) -> int:
+    """How many questions it takes to show a risk, where not one answer differs: (1 − risk)^n ≤ delta."""
+    return ceil(log(delta) / log1p(-risk))
 
 
 def interval(wrong: int, of: int, delta: float) -> tuple[float, float]:

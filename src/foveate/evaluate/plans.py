@@ -174,7 +174,7 @@ def remarks(name: str, plans: Sequence[Plan], saved: Plan | None) -> list[str]:
 def _left_out(name: str, saved: Plan, others: Sequence[Plan]) -> str:
     """What it means to run a model without the compressor it was saved with."""
     anew = any(one.method.partition("(")[0] == saved.method for one in others)
-    hint = "; --method made its weights anew: without it, --keep and --set change what was saved"
+    hint = "; naming the method made its weights anew: leave the name out to keep those that were saved"
     if any(part.site.tower == Tower.projector for part in saved.compressor.every()):
         text = (
             f"{name} was saved with {saved.method} in its projector's place: runs without that use its old "

@@ -5,8 +5,9 @@ Letters: B prompts, S columns, U units of a modality, as encode.py has them.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from foveate.hosts import encode, traits
 from foveate.hosts.attachment import attachment_of
 from foveate.hosts.calls import PIXELS
 
+SHOWN = [name for names in PIXELS.values() for name in names]
 HELD = ("units", "grids", "newlines", "fields", "deep")  # of an Encoded, what is held unit by unit
 
 
@@ -29,6 +31,9 @@ class Aside:
     """
 
     outputs: Mapping[str, Any]
+    pixels: Mapping[str, str] = field(
+        default_factory=dict
+    )  # digests of what the tower saw, by name
 
     @property
     def bytes(self) -> int:
@@ -43,11 +48,14 @@ class Aside:
     def beside(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """A call about the images kept here: these inputs, without their pixels.
 
-        The images must be those kept, all of them, in order: the call raises ValueError where their tokens
-        do not fit the placeholders of input_ids.
+        The images must be those kept, all of them, in order: raises ValueError for other pixels, and the call
+        does where tokens do not fit the placeholders of input_ids.
         """
-        pixels = {name for names in PIXELS.values() for name in names}
-        rest = {name: value for name, value in inputs.items() if name not in pixels}
+        rest = {name: value for name, value in inputs.items() if name not in SHOWN}
+        if self.pixels and (other := _digests(inputs).items() - self.pixels.items()):
+            raise ValueError(
+                f"{min(other)[0]} are of other images than those that were kept aside: keep these aside too"
+            )
         # Copies: generate writes into what it is handed.
         return {**rest, "mm_encoder_outputs": dict(self.to(inputs["input_ids"].device).outputs)}
 
@@ -64,7 +72,8 @@ class Aside:
         return Aside(found)
 
     def _each(self, change: Any) -> Aside:
-        return Aside({name: _remade(output, change) for name, output in self.outputs.items()})
+        made = {name: _remade(output, change) for name, output in self.outputs.items()}
+        return Aside(made, self.pixels)
 
     def _tensors(self) -> list[Tensor]:
         held = [getattr(o[encode.KEY], name) for o in self.outputs.values() for name in HELD]
@@ -76,7 +85,10 @@ def keep_aside(model: nn.Module, inputs: Mapping[str, Any], device: Any = None) 
 
         aside = foveate.keep_aside(model, inputs, device="cpu")
         first = model.generate(**aside.beside(inputs))
-        second = model.generate(**aside.beside(processor(whole_conversation)))
+        later = processor(images=pictures, text=conversation, return_tensors="pt")
+        second = model.generate(**aside.beside(later))
+
+    A processor counts placeholders by the pictures, so it wants them each time; the tower does not run again.
 
     inputs: as the model's processor makes them; device: where it is kept, None where it was made. It holds
     all tokens, and what the attached method asks of the tower: another budget of it (`but(keep=…)`) reads the
@@ -89,8 +101,17 @@ def keep_aside(model: nn.Module, inputs: Mapping[str, Any], device: Any = None) 
     base = traits.base_of(model)
     with torch.no_grad():
         outputs, _, _ = encode.features(base, dict(inputs), attachment)
-    aside = Aside(outputs)
+    aside = Aside(outputs, _digests(inputs))
     return aside.to(device if device is not None else base.device)
+
+
+def _digests(inputs: Mapping[str, Any]) -> dict[str, str]:
+    """What tells the pixels of a call from others."""
+    there = {name: inputs[name] for name in SHOWN if inputs.get(name) is not None}
+    return {
+        name: hashlib.sha256(pixels.detach().float().cpu().numpy().tobytes()).hexdigest()
+        for name, pixels in there.items()
+    }
 
 
 def _remade(output: Any, change: Any) -> Any:

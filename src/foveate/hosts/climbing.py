@@ -162,8 +162,9 @@ def climbing(model: nn.Module, described: Mapping[str, Any]) -> Climbing:
     keeps, threshold = _checked(described)
     if (known := described.get("fingerprint")) not in (None, fingerprint(model)):
         raise ValueError(
-            f"the ladder was calibrated for weights {known}, and this model has others: foveate calibrate "
-            "makes one for it, foveate.compress(model, …) takes one budget"
+            f"the ladder was calibrated for {described.get('model', 'another model')} (weights {known}), and "
+            "this model has others: foveate calibrate makes one for it, foveate.compress(model, …) takes one "
+            "budget"
         )
     rest = {k: v for k, v in described.items() if k not in ("keeps", "threshold")}
     return Climbing(model, keeps, threshold, rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -121,6 +122,12 @@ def _made(
 
 def of_spec(model: nn.Module, spec: Spec) -> Compressor:
     """The compressor that a spec makes for a model. Raises ValueError for one of saved weights it lacks."""
+    if spec.chosen is not None and whole.fingerprint(model) != spec.chosen[1]:
+        warnings.warn(
+            f"this setting was chosen for {spec.chosen[0]}, and this model has other weights: `foveate tune` "
+            "finds its own",
+            stacklevel=3,
+        )
     if not spec.saved:
         return spec.build(model=model)
     if not attach.is_compressed(model):
@@ -147,7 +154,8 @@ def from_pretrained(
     Raises ValueError for these keywords, if the checkpoint names no compressor, an unknown one, or lacks
     its weights, and for files that are broken, which is an OSError too; TypeError for a method by name.
     """
-    if isinstance(method, str) and (spec := setting.named(method)) is not None:
+    beside = [f"keep={kwargs['keep']!r}"] if "keep" in kwargs else []
+    if isinstance(method, str) and (spec := setting.named(method, beside)) is not None:
         made = (
             from_pretrained(path, trust=trust, **kwargs)
             if spec.saved

@@ -42,7 +42,8 @@ class Setting:
         """Of what was sealed in a file. Raises ValueError for anything else."""
         if document.get("format") != FORMAT or "setting" not in document:
             raise ValueError(
-                f"{path}: no setting as `foveate tune` writes one, or changed since: make it anew"
+                f"{path}: no setting or ladder as `foveate tune` and `calibrate` write them, or changed "
+                "since: make it anew"
             )
         return cls(**document["setting"])
 
