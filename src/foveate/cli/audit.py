@@ -84,10 +84,10 @@ def _plans(
     from foveate.evaluate.prompts import first
 
     if methods is None and start.saved is not None:
-        rungs = start.saved.how.get("ladder", {}).get("keeps", [])  # each by itself
+        rungs = start.saved.how.get("ladder", {}).get("keeps", [])
         budgets = arguments.budgets(keeps or "", []) or [keep for keep in rungs if keep != 1.0]
-        asked, skipped = [Plan(BARE, 1.0), *spread(start.saved, budgets)], []
-        asked = [one._replace(trained=None) for one in asked]
+        each = [start.saved.at(keep=k) for k in budgets] if rungs else spread(start.saved, budgets)
+        asked, skipped = [Plan(BARE, 1.0), *(one._replace(trained=None) for one in each)], []
     else:
         asked, skipped = plan(methods or METHODS, keeps or KEEPS)
     plans, unfit = fitting(start.loaded, asked, first(job.examples, job.metric))
