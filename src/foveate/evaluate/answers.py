@@ -31,7 +31,9 @@ def record_of(example: Any, reply: Reply, metric: Metric, seconds: float) -> dic
         "kind": example.kind,
         "group": example.group,
         "question": example.question,
-        "answer": example.answer,
+        "answer": None
+        if metric.name == NONE.name
+        else example.answer,  # a label, and none is asked for
         "prediction": reply.text,
         "right": metric.score(reply.text, labels(example)),
         "before": reply.before,
