@@ -552,7 +552,7 @@ def test_a_saved_model_takes_another_budget_and_other_arguments(capsys, files, t
         capsys.readouterr()
         assert run([*ask, *given, *more]) == 0
         told, noted = capsys.readouterr()
-        assert ("--method made its weights anew" in noted) == ("--method" in given)
+        assert ("naming the method made its weights anew" in noted) == ("--method" in given)
         return [step["after"] for step in json.loads(told)["steps"]]
 
     assert kept() == [P, P // 2]

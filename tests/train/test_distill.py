@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 import foveate
 from foveate import FastV, Identity, sized
 from foveate.hosts import attach
+from foveate.hosts.attachment import attachment_of
 from foveate.train import Collator, Records, run
 from foveate.train.distill import divergence
 
@@ -61,7 +62,7 @@ def test_a_resting_method_leaves_the_bare_model(answers, slug):
     assert torch.equal(ask(made, resting=True), bare)
     foveate.set_progress(loaded, 0, 1)
     loaded.model.visual_compressor.eval()
-    assert not foveate.hosts.attach._attachment(loaded).resting
+    assert not attachment_of(loaded).resting
 
 
 def test_the_loss_is_what_it_says(card, answers, model, data, tmp_path):

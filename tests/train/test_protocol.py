@@ -282,10 +282,11 @@ def test_a_job_of_before_is_the_checkpoints_own(tmp_path):
         "dropped": "merged",
         "attention": "proportional",
         "metric": "vqa",
+        "ladder": {"keeps": [9, 1.0], "threshold": 0.1},
     }
     assert USUAL.keys() == others.keys()
     names = {job.name, *(replace(job, **{name: word}).name for name, word in others.items())}
-    assert len(names) == 6
+    assert len(names) == 7
 
 
 def test_compare_shows_the_protocol(capsys, place, tmp_path):
