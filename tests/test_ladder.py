@@ -17,6 +17,7 @@ from foveate.evaluate import ask, encode
 from foveate.evaluate.likelihood import losses
 from foveate.evaluate.replies import answers
 from foveate.hosts import attach
+from foveate.hosts.whole import fingerprint
 from foveate.ladder import Ladder, Rungs, calibrated, proven, tail
 from foveate.ladder.rungs import THRESHOLDS, Way
 from foveate.methods import Stride
@@ -127,6 +128,18 @@ def test_rows_climb_as_they_would_alone(asked):
         assert one.columns[0] == sum(each[n][row].columns[0] for n in range(rung + 1))
         assert all(each[n][row].doubt > threshold for n in range(rung))
     assert not attach.is_compressed(model)
+
+
+def test_a_ladder_up_to_all_tokens_is_evaluated(asked, tmp_path, capsys):
+    told = {"risk": 0.1, "delta": 0.1, "n": 9, "task": "mine", "examples": "", "model": "embedded"}
+    ladder = Ladder("stride", (4, 36, 1.0), 0.5, fingerprint=fingerprint(asked[0]), **told)
+    file = str(ladder.write(tmp_path / "ladder.json", {}))
+    assert cli.run(["eval", "--method", file, "--limit", "22", "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    answers = run["answers"].values()
+    assert {one["rung"] for one in answers} == {4, 36, 1.0}
+    spent = {4: 4, 36: 40, 1.0: 184}
+    assert run["tokens"] == sum(spent[one["rung"]] for one in answers) / 22
 
 
 def test_a_row_in_doubt_is_not_answered_to_its_end(asked):

@@ -113,11 +113,11 @@ def _shown(
 
 def _seen(work: Work, one: Plan, examples: Sequence[Any]) -> list[Any]:
     """The steps of one batch's prefill."""
-    import foveate
     from foveate import evaluate
+    from foveate.hosts import attach
 
     model, asks = work.of(one).model, [evaluate.ask(e, work.metric) for e in examples]
-    with foveate.compressed(model, one.acting(examples), **one.how):
+    with attach.compressed(model, one.acting(examples), **one.how):
         return evaluate.steps(model, work.loaded.processor, asks)
 
 

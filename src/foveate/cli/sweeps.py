@@ -52,6 +52,7 @@ def before(model: Any) -> Before:
         return Before([])
     saved = model.model.visual_compressor.at(1.0).parts()
     how = settings(model.config.visual_compression)
+    how.pop("ladder", None)  # what is swept has budgets of its own
     foveate.restore(model)
     first = foveate.Site(foveate.Tower.language, 0)
     return Before([part for part in saved if part.site <= first], how)

@@ -16,7 +16,7 @@ from foveate.evaluate.prompts import Ask, acting, encode, told
 from foveate.evaluate.shares import Kept, columns, kept
 from foveate.hosts import attach, traits
 from foveate.hosts.attachment import attachment_of
-from foveate.hosts.climbing import Climbing, Doubtful, check_greedy, entropy
+from foveate.hosts.climbing import Climbing, Doubtful, check_greedy, entropy, every
 from foveate.hosts.trace import Step
 
 
@@ -101,6 +101,9 @@ def _climbed(ladder: Climbing, processor: Any, asks: Sequence[Ask], how: How) ->
         with ladder.at(keep):
             said = _answered(model, processor, [asks[row] for row in left], given, own)
         for row, reply in zip(left, said, strict=True):
+            if every(keep) and reply.kept.share is not None:  # as many steps as on other rungs
+                steps = (reply.before,) * (1 + _acts(model))
+                reply = replace(reply, kept=replace(reply.kept, steps=steps))
             reply = replace(reply, rung=keep)
             found[row] = reply.behind(found[row]) if row in found else reply
         left = [row for row, over in zip(left, doubtful.over.tolist(), strict=True) if over]
