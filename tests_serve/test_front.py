@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -187,6 +189,28 @@ socketserver.UnixStreamServer(sys.argv[1], One).serve_forever()
         made.process.kill()
         made.process.wait()
     assert len(seen) == 1
+
+
+def test_a_front_that_is_killed_takes_what_is_behind_it_along(tmp_path):
+    """Whatever that started, too."""
+    script = """
+import sys, time
+from pathlib import Path
+from foveate.engines.vllm.behind import Behind
+made = Behind(["sh", "-c", "sleep 600 & sleep 600"], Path("nowhere"))
+print(made.process.pid, flush=True)
+time.sleep(600)
+"""
+    front = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    group = int(front.stdout.readline())
+    os.killpg(group, 0)
+    front.kill()
+    front.communicate()
+    end = time.monotonic() + 10
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < end:
+            os.killpg(group, 0)
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize(

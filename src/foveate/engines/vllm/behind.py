@@ -20,6 +20,8 @@ from foveate.engines.vllm.command import SOCKET
 ADDRESS = "http://vllm"  # of the socket: a name, and no network
 PAUSE = 0.2  # seconds between two looks whether it answers
 GRACE = 20.0  # seconds to end in order
+# Reads until whoever holds the other end is gone, however that came about; then a group of processes ends.
+MOURNER = ("sh", "-c", "cat > /dev/null; kill -s KILL -- -$0")
 
 
 class Ended(Exception):  # noqa: N818
@@ -34,6 +36,9 @@ class Behind:
         own = {name: value for name, value in os.environ.items() if name != "VLLM_API_KEY"}
         # What it says is no answer of ours; and a Ctrl-C is for the server in front, which then stops it.
         self.process = subprocess.Popen(words, stdout=2, start_new_session=True, env=own)
+        # A server in front that is killed stops nothing, and vLLM would hold its memory on and on.
+        mourner = (*MOURNER, str(self.process.pid))
+        self.mourner = subprocess.Popen(mourner, stdin=subprocess.PIPE, start_new_session=True)
 
     def wait(self) -> None:
         """Until it answers. Raises Ended where it ends instead."""
@@ -66,6 +71,8 @@ class Behind:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self.mourner.kill()
+        self.mourner.communicate()
 
 
 def _answers(client: httpx.Client) -> bool:
