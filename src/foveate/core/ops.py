@@ -165,7 +165,8 @@ def in_front(mask: Tensor, most: int) -> Tensor:
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine similarity of every row of a (…, N, D) with every row of b (…, M, D) → (…, N, M)."""
     unit = torch.nn.functional.normalize
-    return unit(a.float(), dim=-1) @ unit(b.float(), dim=-1).mT
+    left = unit(a.float(), dim=-1)
+    return left @ (left if b is a else unit(b.float(), dim=-1)).mT
 
 
 def cosine_to_mean(x: Tensor, text: Tensor, said: Tensor) -> Tensor:

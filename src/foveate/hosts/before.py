@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -168,12 +167,13 @@ def _output(modality: str, output: Any, left: rows.Rows, prompt: Prompt) -> Any:
         stay = (newlines.column >= 0) & mine
         vectors.append(newlines.x[stay].to(tokens.x.dtype))
         column.append((begin + newlines.column)[stay])
-    # A copy: without a cache, generate hands the same encoded images to every step.
-    output = copy.copy(output)
     order = torch.cat(column).argsort()
     x = torch.cat(vectors)[order]
     # A tensor stays one, of units of one token: any number of them divides into whole units.
-    output.pooler_output = x[:, None] if isinstance(output.pooler_output, Tensor) else [x]
+    pooled = x[:, None] if isinstance(output.pooler_output, Tensor) else [x]
+    # An output of its own: generate without a cache hands the same one to every step. And nothing else that
+    # the tower made, or it would be held while the language model runs.
+    given = type(output)(pooler_output=pooled)
     if left.deep:
-        output.deepstack_features = [[tokens.mean(layer)[keep][order]] for layer in left.deep]
-    return output
+        given.deepstack_features = [[tokens.mean(layer)[keep][order]] for layer in left.deep]
+    return given

@@ -142,7 +142,9 @@ class Landing:
         cls, tokens: VisualTokens, place: Tensor, steps: Sequence[Step], stage: Stage | None = None
     ) -> Landing:
         """Of tokens with vectors."""
-        bare = tokens.carry(tokens.x.detach()[..., :0])
+        bare = tokens.carry(
+            tokens.x.new_empty(*tokens.x.shape[:-1], 0)
+        )  # a view would hold them all
         return cls(bare, place, stage, tokens.penalty, steps)
 
 

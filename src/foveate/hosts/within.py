@@ -152,7 +152,7 @@ class BlockBefore:
 
 
 def _bare(tokens: VisualTokens) -> VisualTokens:
-    return tokens.carry(tokens.x.detach()[..., :0])
+    return tokens.carry(tokens.x.new_empty(*tokens.x.shape[:-1], 0))
 
 
 def _complete(tokens: VisualTokens) -> bool:
