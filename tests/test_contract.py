@@ -5,6 +5,7 @@ Grows by itself: families from families.FAMILIES, methods from METHODS and the p
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -459,6 +460,38 @@ def test_every_parameter_of_a_compressor_learns_and_the_penalty_counts(model, fa
         torch.testing.assert_close(share, loss / 2)
         with pytest.raises(NotImplementedError, match="penalty"):
             model.model(**inputs)
+
+
+@pytest.mark.parametrize("name", [None, "stride", "fastv"])
+def test_the_head_on_answers_alone_teaches_the_same(model, family, name):
+    """Rows learn in different columns; what is no training step is what it was."""
+    inputs = family.inputs((ONE, TWO))
+    labels = last_words(inputs)
+    labels[0, -1] = -100
+    if name is not None:
+        foveate.compress(model, NARROW[name]())
+    alike, learnt = [], (labels != -100).any(0).nonzero()[:, 0] - 1
+
+    def shape(**more) -> torch.Size:
+        return model(**inputs, labels=labels, **more).logits.shape
+
+    for scope in (nullcontext, foveate.head_on_answers):
+        with scope(model.train()):
+            out = model(**inputs, labels=labels)
+            out.loss.backward()
+            alike.append((out, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+            model.zero_grad()
+            assert shape(shift_labels=labels)[1] == labels.shape[1]
+            with torch.no_grad():
+                assert shape()[1] == labels.shape[1]
+            model.eval()
+            assert shape()[1] == labels.shape[1]
+    (whole, before), (few, after) = alike
+    assert len(learnt) < labels.shape[1] and len(before) == len(after)
+    close(few.logits, whole.logits[:, learnt])
+    torch.testing.assert_close(few.loss, whole.loss)
+    for a, b in zip(after, before, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
 
 
 NARROW = {

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         trace,
         warm_start,
     )
+    from foveate.hosts.learnt import head_on_answers
     from foveate.hosts.protocol import as_published, protocol
     from foveate.hosts.support import Support
     from foveate.hosts.trace import Step, Trace
@@ -100,6 +101,7 @@ _HOMES = {
         "trace",
         "warm_start",
     ),
+    "foveate.hosts.learnt": ("head_on_answers",),
     "foveate.hosts.protocol": ("as_published", "protocol"),
     "foveate.hosts.trace": ("Step", "Trace"),
     "foveate.hosts.support": ("Support",),
@@ -127,8 +129,6 @@ _HOMES = {
         "MiddleCut",
         "Pool",
         "PruMerge",
-        "Random",
-        "RegionSampler",
         "SCOPE",
         "PyramidDrop",
         "Random",

@@ -15,6 +15,7 @@ from foveate.bench.clock import Advance, Spread, interleaved, peak_bytes, ratio
 from foveate.bench.limits import ideal, missing, shortened
 from foveate.core.compressor import Compressor
 from foveate.hosts.attach import compress, set_progress
+from foveate.hosts.learnt import head_on_answers
 from foveate.hosts.twins import twin
 
 ANSWER = 16  # columns at the end of a prompt that are learnt
@@ -32,6 +33,7 @@ def training_steps(
 ) -> dict[str, Any]:
     """Seconds and peak bytes of a step that trains all weights, plain and with gradient checkpointing.
 
+    The head runs where an answer is learnt, as in `foveate train`, in all of them.
     With a method also in a ratio to the bare model's step and to that of physically short prompts, in which
     each length has the weight of its layers. layers: visual columns in each; until: as in `interleaved`.
     """
@@ -84,7 +86,7 @@ def _calls(
 
 def _step(model: nn.Module, prompt: Callable[[], Mapping[str, Tensor]], labels: Tensor) -> None:
     """Forward and backward; labels begin with columns that no loss counts, of which there may be too many."""
-    with torch.enable_grad():
+    with torch.enable_grad(), head_on_answers(model):
         given = prompt()
         columns = given["attention_mask"].shape[1]
         model(**given, labels=labels[:, -columns:], use_cache=False).loss.backward()

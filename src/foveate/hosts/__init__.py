@@ -33,6 +33,7 @@ positions  which columns stay, and what that does to positions, masks and shapes
 inside     inside the language model: the sequence gets shorter before decoder layer K
 proportional  a merged token is looked at as often as it carries patches
 later      decoding and later turns on the cache of a compressed prompt
+learnt     the head where labels are learnt, and nowhere else
 trace      what became of each image, to look at
 
 To read and write:

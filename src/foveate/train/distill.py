@@ -74,7 +74,8 @@ class Distilled:
         whole = self._whole(model, args, given)
         answers = kwargs["labels"][:, 1:] != -100
         items = kwargs.get("num_items_in_batch") or answers.sum().clamp(min=1)
-        apart = divergence(whole.logits[:, :-1][answers], output.logits[:, :-1][answers]) / items
+        said = kwargs["shift_labels"] != -100  # logits are of these columns: `head_on_answers`
+        apart = divergence(whole.logits[said], output.logits[said]) / items
         terms = [output.loss, self.weights.distill * apart, self.weights.full * whole.loss]
         if looked:
             visual = traits.is_visual(traits.base_of(model), kwargs["input_ids"])

@@ -13,6 +13,7 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from foveate.hosts import traits
+from foveate.hosts.learnt import head_on_answers
 from foveate.keeping.provenance import filling
 from foveate.train import checkpoints, manifest
 from foveate.train.data import Grouped, Shuffled
@@ -101,7 +102,8 @@ class VisualTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train, and tell apart meanwhile what compressors add to the loss."""
-        with self.apart, self.distilled, grounded(traits.unwrapped(self.model)):
+        whole = traits.unwrapped(self.model)
+        with self.apart, self.distilled, grounded(whole), head_on_answers(whole):
             return super().train(*args, **kwargs)
 
     def progress(self) -> float:
