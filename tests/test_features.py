@@ -72,7 +72,7 @@ def test_the_same_tokens_as_in_a_prompt(name, method):
         columns = (batch["input_ids"][0] == family.image_id).nonzero()[:, 0]
         if not family.own_positions and columns.diff().max() == 1:  # no text between the patches
             first = columns[0] + traits.first_position(model.model)
-            assert position.flatten().tolist() == (found[0][1] + first).tolist()
+            assert position.flatten().tolist() == (found[0][1][0] + first).tolist()
 
 
 @pytest.mark.parametrize("name", ["video_llava", "llava_onevision", "qwen2_5_vl"])

@@ -84,13 +84,14 @@ def test_layouts_follow_from_what_a_processor_says():
 
 
 def test_places_survive_bfloat16():
-    place = torch.tensor([0, 3, 255, 256, 257, 4097, 65535])
+    place = torch.tensor([[0, 3, 255, 256, 257, 4097, 65535]])
     x = torch.randn(7, 4).bfloat16()
-    back = positions.carried(positions.carrying(x, place))
-    for value, expected in zip(back, (x, place, torch.arange(7)), strict=True):
-        assert torch.equal(value, expected)
+    for axes in (place, torch.cat([place.flip(1), place, place // 2])):
+        back = positions.carried(positions.carrying(x, axes), 4)
+        for value, expected in zip(back, (x, axes, torch.arange(7)), strict=True):
+            assert torch.equal(value, expected)
     with pytest.raises(ValueError, match="an image of 65537 tokens"):
-        positions.carrying(x[:1], torch.tensor([65536]))
+        positions.carrying(x[:1], torch.tensor([[65536]]))
 
 
 def test_positions_are_those_of_the_whole_prompt():
@@ -100,19 +101,54 @@ def test_positions_are_those_of_the_whole_prompt():
     assert laid[0].tolist() == [0, 1, 2, 3, 4, 11, 12, 13, 14, 15]
     assert laid[2].tolist() == [16] * 10
     column, number = torch.tensor([2, 3, 4]), torch.arange(3)
+    kept = [place[None] for place in kept]
     once = positions.landed(laid, column, kept[0], number)
     assert once[0].tolist() == [0, 1, 3, 6, 10, 11, 12, 13, 14, 15]
     # A chunk that holds a part of an image, and one that is computed again.
-    part = positions.landed(laid, column[1:], kept[0][1:], number[1:])
+    part = positions.landed(laid, column[1:], kept[0][:, 1:], number[1:])
     assert torch.equal(positions.landed(part, column, kept[0], number), once)
+
+
+def test_three_axes_are_those_that_the_model_itself_counts():
+    """Two words, an image of 3 × 5 of which four tokens are left, a word, one of 2 × 2 with all, a word."""
+    base = FAMILIES["qwen2_5_vl"].model().model
+    grids = torch.tensor([[1, 6, 10], [1, 4, 4]])
+    kinds = torch.tensor([[0, 0, *[1] * 15, 0, *[1] * 4, 0]], dtype=torch.int)
+    whole = base.get_rope_index(
+        torch.zeros_like(kinds), mm_token_type_ids=kinds, image_grid_thw=grids
+    )
+    kept = [torch.tensor([1, 4, 8, 14]), torch.arange(4)]
+    stays = torch.cat(
+        [torch.arange(2), 2 + kept[0], torch.tensor([17]), 18 + kept[1], torch.tensor([22])]
+    )
+    laid = whole[0][:, 0][:, positions.laid_out(12, [(2, 4, 15), (7, 4, 4)])[0]]
+    place = []
+    for grid, own in zip(grids, kept, strict=True):
+        alone = kinds[:, kinds[0] == 1][:, : int(grid.prod()) // 4]
+        axes = base.get_rope_index(alone, mm_token_type_ids=alone, image_grid_thw=grid[None])[0]
+        place.append(axes[:, 0, own])
+    column = torch.tensor([2, 3, 4, 5, 7, 8, 9, 10])
+    number = torch.arange(4).repeat(2)
+    once = positions.landed(laid, column, torch.cat(place, dim=1), number)
+    assert torch.equal(once, whole[0][:, 0, stays])
+    half = positions.landed(laid, column[2:], torch.cat(place, dim=1)[:, 2:], number[2:])
+    assert torch.equal(positions.landed(half, column, torch.cat(place, dim=1), number), once)
+    positions.check_text(range(12), [(2, 6), (7, 11)])
+    for images in ([(2, 6), (6, 10)], [(2, 6), (7, 12)]):
+        with pytest.raises(ValueError, match="an image without text behind it"):
+            positions.check_text(range(12), images)
 
 
 def test_positions_are_kept_or_refused():
     served.check_positions(LLAVA, {served.POSITIONS: "renumbered"})
     with pytest.raises(ValueError, match=r"--hf-overrides '\{\"mrope_section\": \[1, 1, 1\]\}'"):
         served.check_positions(LLAVA, {})
-    with pytest.raises(ValueError, match="qwen2_5_vl counts positions in three dimensions"):
+    with pytest.raises(ValueError, match=r'"renumbered".*or "original"'):
         served.check_positions(QWEN, {})
+    for told in ({served.POSITIONS: "original"}, {served.METHOD: "stride(keep=4)"}):
+        served.check_positions(QWEN, told)
+        assert served.keeps_places(QWEN, told)
+    assert not served.keeps_places(QWEN, {served.POSITIONS: "renumbered"})
     with pytest.raises(ValueError, match="want one of original, renumbered"):
         served.check_positions(LLAVA, {served.POSITIONS: "kept"})
     told = FAMILIES["llava"].config()

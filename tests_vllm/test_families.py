@@ -65,16 +65,24 @@ def test_the_same_tokens(name, tmp_path):
     draw = torch.Generator().manual_seed(0)
     sizes = [(64, 64), (64, 96), (96, 64)]
     pixels = [torch.randint(0, 256, (h, w, 3), generator=draw, dtype=torch.uint8) for h, w in sizes]
-    asks = [((Image.fromarray(one.numpy()),), "What is in the picture?") for one in pixels]
-    for positions in ("renumbered", "original")[: 1 + (not FAMILIES[name].own_positions)]:
+    one, two, three = (Image.fromarray(some.numpy()) for some in pixels)
+    asks = [
+        ((one,), "What is it?"),
+        ((two,), "What is in the picture?"),
+        ((three, two), "Are they alike?"),
+    ]
+    said = set()
+    for positions in ("renumbered", "original"):
         requests = [request for text in METHODS for request in asked(words, asks, text)]
         answers = theirs(str(tmp_path), positions, requests)
         for i, text in enumerate(METHODS):
             mine = ours(model, words, text, positions, asks, newlines="none")
+            said |= {(text, *a["ids"]) for a in mine}
             for a, b in zip(mine, answers[i * len(asks) :], strict=False):
                 pairs = zip(a["ids"], b["ids"], a["margin"], strict=False)
                 apart = next((margin for x, y, margin in pairs if x != y), 0)
                 assert apart < NEAR, (text, positions)
+    assert len(said) > len(asks) * len(METHODS)  # positions tell
 
 
 def test_text_between_an_images_tokens_is_refused_and_a_bare_image_is_not(tmp_path, capfd):

@@ -38,14 +38,20 @@ def check_place(method: Compressor) -> None:
 
 @torch.no_grad()
 def features(
-    base: nn.Module, method: Compressor, sizes: Sequence[int], modality: str = "image", **given: Any
+    base: nn.Module,
+    method: Compressor,
+    sizes: Sequence[int],
+    modality: str = "image",
+    axes: Sequence[Tensor] | None = None,
+    **given: Any,
 ) -> list[tuple[Tensor, Tensor]]:
-    """What a method leaves of each image: its tokens (M, D), and the places (M,) they had among its own.
+    """What a method leaves of each image: its tokens (M, D), and the places (A, M) they had among its own.
 
     sizes: how many visual tokens each image has uncompressed, newlines included; given: what the model's
     own feature function takes, such as pixel_values. Newlines are gone, as with compress(newlines="none"):
-    nobody knows which rows keep a token before the image is seen. A place is the floor of the mean of the
-    patches that a token carries, as with positions="original".
+    nobody knows which rows keep a token before the image is seen. axes: (A, size) the place of each of an
+    image's tokens, 0, 1, 2, … if not given. What is left has the floor of the mean of the patches that it
+    carries, as with positions="original".
 
     Raises ValueError as `check` does and where sizes do not fit, and as `fitting` does.
     """
@@ -58,8 +64,12 @@ def features(
     seen = rows.of_units(base, modality, output[encode.KEY], sizes)
     draws = samples.Draws(training=False, step=None)
     tokens, _ = before.compress_images(base, seen, parts, draws, traced=False, merges=False)
-    left = zip(tokens.x, tokens.mean(seen.column), tokens.valid, strict=True)
-    return [(x[valid], place[valid]) for x, place, valid in left]
+    if axes is None:
+        axes = [torch.arange(size, device=tokens.x.device)[None] for size in sizes]
+    own = [of[:, column.clamp(min=0)] for of, column in zip(axes, seen.column, strict=True)]
+    places = torch.stack([tokens.mean(axis) for axis in torch.stack(own, dim=1)], dim=1)
+    left = zip(tokens.x, places, tokens.valid, strict=True)
+    return [(x[valid], place[:, valid]) for x, place, valid in left]
 
 
 def fitting(base: nn.Module, method: Compressor) -> dict[nn.Module, dict[str, bool]]:

@@ -43,17 +43,16 @@ def command(
         raise ValueError(
             f'{model} was saved without a method: name one, such as "divprune(keep=36)"'
         )
-    original = served.positions(config, told) == "original"
-    places = original and not served.counts_in_three(config)
-    if not places:
-        served.check_positions(config, told)
+    original, three = served.positions(config, told) == "original", served.counts_in_three(config)
+    if original and three:
+        told[served.POSITIONS] = "original"
     words = [*SERVER, "--model", model]
     exported = ARCHITECTURE in (config.architectures or ())  # foveate's class by its name
     words += [] if exported else ["--model-impl", "transformers"]
     words += ["--mm-processor-kwargs", json.dumps(told)] if told else []
-    words += ["--hf-overrides", json.dumps(PLACES)] if places else []
+    words += ["--hf-overrides", json.dumps(PLACES)] if original and not three else []
     words += ["--trust-request-mm-kwargs"] if by_request else []
-    words += ["--worker-cls", "foveate.engines.vllm.worker.Worker"] if cpu and places else []
+    words += ["--worker-cls", "foveate.engines.vllm.worker.Worker"] if cpu and original else []
     return [*words, *more]
 
 

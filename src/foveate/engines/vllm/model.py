@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from vllm.model_executor.models.transformers.multimodal import (
     MultiModalMixin,
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import PlaceholderRange
 
 from foveate.core.compressor import Compressor
 from foveate.engines.vllm import positions, served
@@ -39,7 +41,7 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         multimodal = vllm_config.model_config.get_multimodal_config()
         told = multimodal.mm_processor_kwargs or {}
         served.check_policy(self.config, told)
-        self.places = served.keeps_places(self.config)
+        self.places = served.keeps_places(self.config, told)
         if self.places:  # vLLM asks for positions where a video is thinned, whoever does it
             multimodal.video_pruning_rate = multimodal.video_pruning_rate or 0.5
         method = served.of_checkpoint(self.config)
@@ -61,8 +63,7 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         texts, sizes = [read(text) for text in told], size.flatten().tolist()
         if not any(texts):
             return self._whole(modality, pixel_values, num_patches, kwargs)
-        counts = num_patches.flatten().tolist()
-        pixels = pixel_values
+        counts, pixels = num_patches.flatten().tolist(), pixel_values
         if isinstance(pixel_values, Tensor):
             pixels = pixel_values.split(counts)
         found: dict[int, Tensor] = {}
@@ -81,8 +82,10 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         self, modality: str, pixel_values: Any, num_patches: Tensor, given: dict[str, Any]
     ) -> list[Tensor]:
         """Images as vLLM encodes them."""
+        laid = self._laid(given)
         left = super()._process_vision_input(modality, pixel_values, num_patches, **given)
-        return [self._placed(x, torch.arange(len(x), device=x.device)) for x in left]
+        axes = self._axes(modality, list(map(len, left)), laid)
+        return [self._placed(x, place) for x, place in zip(left, axes, strict=True)]
 
     def _compressed(
         self,
@@ -103,9 +106,31 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         own = getattr(type(self.model), f"get_{modality}_features")
         name = list(inspect.signature(own).parameters)[1]
         given = {n: v.to(joined.device) if isinstance(v, Tensor) else v for n, v in given.items()}
+        axes = self._axes(modality, sizes, self._laid(given))
         given = {name: joined, **given}
-        left = features.features(self.model, method, sizes, modality, **given)
+        left = features.features(self.model, method, sizes, modality, axes, **given)
         return [self._placed(x, place) for x, place in left]
+
+    def _laid(self, given: dict[str, Any]) -> dict[str, Tensor]:
+        """What says how images lie, one row each, where the model's positions have three axes."""
+        if not (self.places and served.counts_in_three(self.config)):
+            return {}
+        names = inspect.signature(self.model.get_rope_index).parameters
+        return {name: value.cpu() for name, value in given.items() if name in names}
+
+    def _axes(self, modality: str, sizes: Sequence[int], laid: dict[str, Tensor]) -> list[Tensor]:
+        """(A, size) the places of each image's tokens, uncompressed, as the model counts positions."""
+        device = next(self.model.parameters()).device
+        if not laid:
+            return [torch.arange(size, device=device)[None] for size in sizes]
+        found = []
+        for i, size in enumerate(sizes):
+            ids = torch.zeros(1, size, dtype=torch.long)
+            kinds = torch.full_like(ids, 1 + traits.MODALITIES.index(modality), dtype=torch.int)
+            mine = {name: value[i : i + 1] for name, value in laid.items()}
+            place = self.model.get_rope_index(input_ids=ids, mm_token_type_ids=kinds, **mine)[0]
+            found.append(place[:, 0].to(device))
+        return found
 
     def _placed(self, x: Tensor, place: Tensor) -> Tensor:
         return positions.carrying(x, place) if self.places else x
@@ -128,12 +153,33 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         """(3, S) positions of a prompt whose images are yet to be seen, and how far later ones lie ahead."""
         images = [_stands(one) for one in mm_features]
         cut = any(now < whole for _, now, whole in images)
-        if not self.places and not cut:
+        if not cut and (not self.places or served.counts_in_three(self.config)):
             return super().get_mrope_input_positions(input_tokens, mm_features)
         if not self.places:  # counted anew, on all axes alike
             return torch.arange(len(input_tokens)).expand(3, -1).clone(), 0
         position = positions.laid_out(len(input_tokens), images)
-        return position, int(position[2, 0]) - len(input_tokens)
+        if served.counts_in_three(self.config):
+            position = self._whole_prompt(input_tokens, mm_features, position[0])
+        return position, self._ahead(position)
+
+    def _whole_prompt(self, input_tokens: list[int], mm_features: Any, column: Tensor) -> Tensor:
+        """(3, S) positions in the prompt with all its images' tokens. column (S,): the place there."""
+        whole = []
+        for i, token in enumerate(input_tokens):
+            missing = int(column[i]) - len(whole)
+            whole += [input_tokens[i - 1]] * missing + [token]
+        moved = []
+        for one in mm_features:
+            begin, _, size = _stands(one)
+            at = PlaceholderRange(offset=int(column[begin]), length=size)
+            moved.append(replace(one, mm_position=at))
+        return super().get_mrope_input_positions(whole, moved)[0][:, column]
+
+    def _ahead(self, position: Tensor) -> int:
+        """How far what follows a prompt lies ahead of its columns."""
+        three = served.counts_in_three(self.config)
+        following = position.max() + 1 if three else position[2, 0]
+        return int(following) - position.shape[1]
 
     def recompute_mrope_positions(
         self,
@@ -143,14 +189,17 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         num_computed_tokens: int,
     ) -> tuple[Sequence[Tensor], Tensor, int]:
         """The tokens of a chunk without what they brought along, and the positions they stand at."""
-        delta = int(mrope_positions[2, 0]) - mrope_positions.shape[1]
+        delta = self._ahead(mrope_positions)
         if not multimodal_embeddings:
             return multimodal_embeddings, mrope_positions, delta
-        tokens, place, number = zip(*map(positions.carried, multimodal_embeddings), strict=True)
+        width = self.text_config.hidden_size
+        each = [positions.carried(x, width) for x in multimodal_embeddings]
+        tokens, place, number = zip(*each, strict=True)
         visual = traits.is_visual(self.model, torch.as_tensor(input_ids))
         column = visual.nonzero()[:, 0]
         column = column[column >= num_computed_tokens][: sum(map(len, tokens))]
-        landed = positions.landed(mrope_positions, column, torch.cat(place), torch.cat(number))
+        place, number = torch.cat(place, dim=1), torch.cat(number)
+        landed = positions.landed(mrope_positions, column, place, number)
         return list(tokens), landed, delta
 
     def forward(
@@ -161,9 +210,9 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As vLLM's. Where tokens bring positions along, the model reads the first row of them."""
+        """As vLLM's. Where a model has one axis and tokens bring positions along, it reads the first row."""
         given = intermediate_tensors, inputs_embeds
-        if not self.places:
+        if not self.places or served.counts_in_three(self.config):
             return super().forward(input_ids, positions, *given, **kwargs)
         return super(MultiModalMixin, self).forward(input_ids, positions[0].contiguous(), *given)
 

@@ -1,10 +1,11 @@
 """Kept tokens at the positions they had: through the door that vLLM has for models with M-RoPE.
 
-vLLM counts 0, 1, 2, …, and lets only models with M-RoPE say otherwise. So a model is served as one that has
-it, by three rows of positions: the first is what the model reads, the second as if every token stood where
-its placeholder does, the third what follows the prompt. A token brings its place along, behind its vector.
+vLLM counts 0, 1, 2, …, and lets only models with M-RoPE say otherwise. A token brings its place in the image
+along, behind its vector, on A axes: three for a model that has M-RoPE. Any other has one, and is served as
+if it had three, by three rows of positions: the first is what the model reads, the second as if every token
+stood where its placeholder does, the third what follows the prompt.
 
-Letters: S columns of a prompt, M tokens of an image, D width.
+Letters: S columns of a prompt, M tokens of an image, D width, A axes.
 """
 
 from __future__ import annotations
@@ -14,26 +15,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-DIGITS, BASE = 4, 256  # bfloat16 has every whole number up to 256, and not all above
+BASE = 256  # bfloat16 has every whole number up to 256, and not all above
 
 
 def carrying(x: Tensor, place: Tensor) -> Tensor:
-    """Tokens with their places among an image's own and their numbers behind. x (M, D) → (M, D + DIGITS).
+    """Tokens with their places in an image and their numbers behind. x (M, D), place (A, M).
 
-    Raises ValueError for images of more tokens than two digits count.
+    → (M, D + 2A + 2).
+    Raises ValueError for places that two digits do not count.
     """
-    if len(place) and int(place.max()) >= BASE**2:
+    if place.numel() and int(place.max()) >= BASE**2:
         raise ValueError(f"an image of {int(place.max()) + 1} tokens: want at most {BASE**2}")
-    number = torch.arange(len(x), device=x.device)
-    digits = [place // BASE, place % BASE, number // BASE, number % BASE]
-    return torch.cat([x, torch.stack(digits, dim=-1).to(x.dtype)], dim=-1)
+    told = torch.cat([place, torch.arange(len(x), device=place.device)[None]]).mT.to(x.device)
+    digits = torch.stack([told // BASE, told % BASE], dim=-1).flatten(1)
+    return torch.cat([x, digits.to(x.dtype)], dim=-1)
 
 
-def carried(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (M, D), their places and their numbers (M,), as `carrying` put them together."""
-    digits = x[:, -DIGITS:].long()
-    place, number = (digits[:, ::2] * BASE + digits[:, 1::2]).unbind(-1)
-    return x[:, :-DIGITS].contiguous(), place, number
+def carried(x: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (M, width), their places (A, M) and their numbers (M,), as `carrying` put them together."""
+    digits = x[:, width:].long()
+    told = (digits[:, ::2] * BASE + digits[:, 1::2]).mT
+    return x[:, :width].contiguous(), told[:-1], told[-1]
 
 
 def laid_out(length: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -51,11 +53,30 @@ def laid_out(length: int, images: Sequence[tuple[int, int, int]]) -> Tensor:
 
 
 def landed(position: Tensor, column: Tensor, place: Tensor, number: Tensor) -> Tensor:
-    """(3, S) positions once tokens are known. column, place, number (M,): where each stands now, and of it.
+    """(3, S) positions once tokens are known. column, number (M,), place (A, M): where they stand; theirs.
 
-    The same twice as once, so that a chunk may be computed again.
+    With three axes, an image begins behind the text before it. The same twice as once, so that a chunk may
+    be computed again.
     """
     position = position.clone()
     column, place, number = (value.to(position.device) for value in (column, place, number))
-    position[0, column] = position[1, column] - number + place
+    if len(place) == 1:
+        position[0, column] = position[1, column] - number + place[0]
+        return position
+    before = column - number - 1
+    begin = torch.where(before < 0, 0, position[:, before.clamp(min=0)] + 1)
+    position[:, column] = begin + place
     return position
+
+
+def check_text(ids: Sequence[int], images: Sequence[tuple[int, int]]) -> None:
+    """Raise ValueError unless text stands before, behind and between images, by which `landed` finds them.
+
+    images: where each begins and ends.
+    """
+    ends = {end for _, end in images}
+    if any(begin in ends for begin, _ in images) or len(ids) in ends:
+        raise ValueError(
+            "an image without text behind it: vLLM would not know where kept tokens stand; put a word there, "
+            "or the model's own marks, as its chat template does"
+        )

@@ -20,7 +20,7 @@ from vllm.multimodal.processing import PromptUpdateDetails
 from vllm.multimodal.processing.context import InputProcessingContext
 
 from foveate.core.compressor import Compressor
-from foveate.engines.vllm import served
+from foveate.engines.vllm import positions, served
 from foveate.hosts import features, reading, saving, traits
 
 OURS = (served.METHOD, served.POSITIONS)
@@ -126,6 +126,15 @@ class Info(MultiModalProcessingInfo):
 
 class Processor(MultiModalProcessor):
     """vLLM's own, whose expansions lose the placeholders of tokens that will be gone."""
+
+    def apply(self, *args: Any, **kwargs: Any) -> Any:
+        """A prompt with its placeholders. Raises ValueError where kept tokens cannot keep their positions."""
+        out, config = super().apply(*args, **kwargs), self.info.get_hf_config()
+        if served.counts_in_three(config) and served.keeps_places(config, self.info.told):
+            ranges = [one for some in out["mm_placeholders"].values() for one in some]
+            images = [(one.offset, one.offset + one.length) for one in ranges]
+            positions.check_text(out["prompt_token_ids"], images)
+        return out
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         text = self.info.asked(hf_kwargs)

@@ -152,14 +152,20 @@ def positions(config: Any, kwargs: Mapping[str, Any]) -> str:
     return Switches(kwargs.get(POSITIONS, saved)).positions
 
 
-def keeps_places(config: Any) -> bool:
-    """Whether the model is served so that a token can have another position than the one before and one."""
-    return getattr(config, "mrope_section", None) is not None and not counts_in_three(config)
+def keeps_places(config: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether the model is served so that kept tokens can stand where they stood. kwargs: as in `positions`.
+
+    A model with M-RoPE of its own is, once anything is said of methods or positions.
+    """
+    if not counts_in_three(config):
+        return getattr(config, "mrope_section", None) is not None
+    said = saving.said(config) is not None or not {METHOD, POSITIONS}.isdisjoint(kwargs)
+    return said and positions(config, kwargs) == "original"
 
 
 def check_policy(config: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise ValueError where positions are to be counted anew, and vLLM was told to ask for them."""
-    if keeps_places(config) and positions(config, kwargs) == "renumbered":
+    if keeps_places(config, kwargs) and positions(config, kwargs) == "renumbered":
         raise ValueError(
             "positions are to be counted anew, and mrope_section says that tokens keep them: leave one out"
         )
@@ -167,13 +173,13 @@ def check_policy(config: Any, kwargs: Mapping[str, Any]) -> None:
 
 def check_positions(config: Any, kwargs: Mapping[str, Any]) -> None:
     """Raise ValueError where original positions are wanted and vLLM would count anew."""
-    if positions(config, kwargs) == "renumbered" or keeps_places(config):
+    if positions(config, kwargs) == "renumbered" or keeps_places(config, kwargs):
         return
     told = f'--mm-processor-kwargs \'{{"{POSITIONS}": "renumbered"}}\''
     if counts_in_three(config):
         raise ValueError(
-            f"{config.model_type} counts positions in three dimensions, and foveate keeps those of one in "
-            f"vLLM. Where its tokens may be counted anew, say so: {told}"
+            f"a request names a method, and the server was not told of positions: {told}, or "
+            '"original" for kept tokens to keep theirs'
         )
     raise ValueError(
         "kept tokens keep their positions, which vLLM must be told of: --hf-overrides "
