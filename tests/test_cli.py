@@ -196,6 +196,7 @@ def test_a_layer_the_model_does_not_have(capsys, files, tiny):
         (["compare", "--methods", "visionzip(projected=maybe)"], "want true or false"),
         (["bench", "--methods", "pool(stride=8),fastv(layr=3)"], "nearest: layer"),
         (["bench", "--methods", "pool(stride=8),fastv", "--keeps", ","], "--keeps is empty"),
+        (["leaderboard", "--methods", "stride", "--keeps", "\u2028"], "--keeps is empty"),
         (["compare", "--keeps", ","], "empty"),
         (["compare", "--task", "patchq"], "nearest: patchqa"),
         (["compare", "--limit", "0"], "limit"),

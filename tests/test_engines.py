@@ -316,5 +316,7 @@ def test_what_benchmarks_are_asked_with_is_checked(capsys):
 
 
 def test_the_folder_of_tasks_is_printed(capsys):
-    code, text = printed(["benchmarks", "--path"], capsys)
-    assert code == 0 and (Path(text.strip()) / "patchqa.yaml").is_file()
+    code, text = printed(["benchmarks", "--path", "--json"], capsys)
+    said = json.loads(text)
+    assert code == 0 and printed(["benchmarks", "--path"], capsys) == (0, f"{said}\n")
+    assert (Path(said) / "patchqa.yaml").is_file()

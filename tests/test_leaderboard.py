@@ -208,6 +208,8 @@ def test_the_command_makes_what_is_missing_and_no_more(capsys, tmp_path):
     assert all(file.stat().st_mtime_ns == files[file] for file in left)
     assert {file for file in pages if file.exists()} == set(pages)
     assert run([*words, "--page"]) == 0
+    assert run([*words, "--page", "--out", str(tmp_path / "none")]) == 2
+    assert "none yet: leave --page out" in capsys.readouterr().err
 
 
 def test_a_switch_makes_a_row_of_its_own(work, made):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
-from calling import greedy, logits
+from calling import greedy, logits, traced
 from families import LAYERS, ONE, TWO
-from probes import asked, zipped
+from probes import Replay, asked, zipped
 from torch import nn
 
 import foveate
@@ -124,19 +125,27 @@ def quantised(model, *more):
 @pytest.mark.parametrize("first", ["compressed", "quantised"])
 def test_quantised_linears(model, family, method, first):
     """Each linear is a packed object without a weight; nothing may look for one."""
-    inputs = family.inputs((ONE, TWO))
-    plain = answers(foveate.compress(model, method()), inputs)
-    counts = foveate.last_counts(model)
-    foveate.restore(model)
-    if first == "compressed":
-        small = quantised(foveate.compress(model, method()))
-    else:
-        small = foveate.compress(quantised(model), method())
-    got = answers(small, inputs)
+    inputs, plain = family.inputs((ONE, TWO)), copy.deepcopy(model)
+    foveate.compress(plain, method())
+    with torch.no_grad():
+        steps = traced(plain, inputs)[1]
+        counts = foveate.last_counts(plain)
+        if first == "compressed":
+            small = quantised(foveate.compress(model, method()))
+        else:
+            small = foveate.compress(quantised(model), method())
+        got, seen = traced(small, inputs)
+        assert foveate.last_counts(small) == counts
+        if isinstance(made := method(), FastV):
+            # Of two tokens that are looked at nearly alike, int8 may take the other: both are given the same.
+            one, other = (step.scores.nan_to_num() for step in (steps[0], seen[0]))
+            assert torch.cosine_similarity(one, other, dim=1).min() > 0.99
+            foveate.compress(plain, Replay(made.site, seen[0].owner))
+        want = logits(plain, inputs)
     # Not the same numbers, but nearly: int8 costs a little, and a wrong token would cost all.
-    likeness = torch.cosine_similarity(got[0].flatten(), plain[0].flatten(), dim=0)
-    assert likeness > 0.98 and not torch.equal(got[0], plain[0])
-    assert foveate.last_counts(small) == counts
+    likeness = torch.cosine_similarity(got.logits.flatten(), want.flatten(), dim=0)
+    assert likeness > 0.98 and not torch.equal(got.logits, want)
+    assert greedy(small, inputs, 4).shape == greedy(plain, inputs, 4).shape
 
 
 def test_quantised_and_keeping_all_is_the_quantised_model(model, family):

@@ -59,6 +59,10 @@ def benchmarks(
     json: AsJson = False,
 ) -> None:
     """List the papers' benchmarks, each with the command that runs it in lmms-eval."""
+    if path and json:
+        with output.answering() as emit:
+            emit(str(TASKS))
+        return
     if path:
         output.say(str(TASKS))
         return

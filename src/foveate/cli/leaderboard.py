@@ -14,6 +14,7 @@ from foveate.cli.opening import opened
 from foveate.cli.opening import trained as those_trained
 from foveate.cli.shared import Batch, Seed
 from foveate.cli.work import alone, folder, work
+from foveate.cli.wrong import Wrong
 from foveate.keeping.shared import Ranks
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def leaderboard(
     mine = asking.own(metric, columns, images, outside, skip)
     switches = models.switches(dropped=dropped, attention=attention)
     specs = None if methods is None else arguments.specs(methods)
-    budgets = arguments.budgets(keeps, [])
+    budgets = arguments.budgets(keeps, specs or [])
     boards: list[tuple[Work, list[Entry]]] = []
     with alone(folder(out), "leaderboard"), output.answering() as emit:
         if not only_page:
@@ -95,7 +96,10 @@ def leaderboard(
                 make(lacking, out, bar)
             if not Ranks.here().first:
                 return
-            found = figures.read(out)
+            if not (found := figures.read(out)):
+                raise Wrong(
+                    f"--page: no run is in {out} yet: leave --page out, or say another --out"
+                )
             written = page.write(found, folder(pages))
             if json:
                 rows = [row.as_dict() for row in figures.rows(found)]
