@@ -451,12 +451,14 @@ def test_images_of_several_sizes(capsys, tmp_path):
 
 
 def test_training_steps_leave_nothing_behind():
-    """Every prompt of a step is seen at its length; the same labels are learnt of each."""
-    model, inputs, seen = LLAVA.model(), LLAVA.inputs([ONE] * 2), []
+    """Every prompt of a step is seen at its length; the head runs where its last 16 columns are learnt."""
+    model, inputs, seen, said = LLAVA.model(), LLAVA.inputs([ONE] * 2), [], []
     layers = counts(model, inputs, FastV(4))["tokens_per_layer"]
-    model.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape[1]))
+    decoder = model.model.language_model
+    decoder.register_forward_hook(lambda m, args, out: seen.append(out[0].shape[1]))
+    model.lm_head.register_forward_hook(lambda m, args, out: said.append(out.shape[1]))
     found = training_steps(model, inputs, FastV(4), layers, 2)
-    assert {*seen} == {16 + 9, 4 + 9}
+    assert {*seen} == {16 + 9, 4 + 9} and {*said} == {16, 4 + 9 - 1}
     for step in found.values():
         assert step["step_s"]["median"] > 0 and step["to_limit"]["pairs"] == 2
         assert step["peak_to_bare"] == step["peak_to_limit"]  # two layers see all

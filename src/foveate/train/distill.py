@@ -74,7 +74,9 @@ class Distilled:
         whole = self._whole(model, args, given)
         answers = kwargs["labels"][:, 1:] != -100
         items = kwargs.get("num_items_in_batch") or answers.sum().clamp(min=1)
-        said = kwargs["shift_labels"] != -100  # logits are of these columns: `head_on_answers`
+        said = nn.functional.pad(answers, (0, 1))
+        if (shifted := kwargs.get("shift_labels")) is not None:  # by `head_on_answers`
+            said = shifted != -100
         apart = divergence(whole.logits[said], output.logits[said]) / items
         terms = [output.loss, self.weights.distill * apart, self.weights.full * whole.loss]
         if looked:
