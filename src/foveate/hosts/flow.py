@@ -142,10 +142,8 @@ class Landing:
         cls, tokens: VisualTokens, place: Tensor, steps: Sequence[Step], stage: Stage | None = None
     ) -> Landing:
         """Of tokens with vectors."""
-        bare = tokens.carry(
-            tokens.x.new_empty(*tokens.x.shape[:-1], 0)
-        )  # a view would hold them all
-        return cls(bare, place, stage, tokens.penalty, steps)
+        nothing = tokens.x.new_empty(*tokens.x.shape[:-1], 0)  # a view would hold them all
+        return cls(tokens.carry(nothing), place, stage, tokens.penalty, steps)
 
 
 @dataclass(eq=False)

@@ -127,10 +127,24 @@ class Info(MultiModalProcessingInfo):
 class Processor(MultiModalProcessor):
     """vLLM's own, whose expansions lose the placeholders of tokens that will be gone."""
 
+    def get_dummy_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        """vLLM's, by which it reserves memory, with a word behind each image as `apply` wants one."""
+        made, config = super().get_dummy_inputs(*args, **kwargs), self.info.get_hf_config()
+        marks = {getattr(config, f"{modality}_token_id", None) for modality in traits.MODALITIES}
+        word = next(token for token in range(len(marks) + 1) if token not in marks)
+        prompt = [new for token in made.prompt for new in (token, word)[: 1 + (token in marks)]]
+        return replace(made, prompt=prompt if self._apart else made.prompt)
+
+    @property
+    def _apart(self) -> bool:
+        """Whether kept tokens keep positions that only the text around an image tells."""
+        config = self.info.get_hf_config()
+        return served.counts_in_three(config) and served.keeps_places(config, self.info.told)
+
     def apply(self, *args: Any, **kwargs: Any) -> Any:
         """A prompt with its placeholders. Raises ValueError where kept tokens cannot keep their positions."""
-        out, config = super().apply(*args, **kwargs), self.info.get_hf_config()
-        if served.counts_in_three(config) and served.keeps_places(config, self.info.told):
+        out = super().apply(*args, **kwargs)
+        if self._apart:
             ranges = [one for some in out["mm_placeholders"].values() for one in some]
             images = [(one.offset, one.offset + one.length) for one in ranges]
             positions.check_text(out["prompt_token_ids"], images)
