@@ -89,7 +89,8 @@ def theirs(
 ) -> list[dict[str, Any]]:
     """What vLLM answers to requests of a prompt, images and a method each, in a process of its own.
 
-    more: of the engine. A method may be None: the one of the checkpoint, or none.
+    more: of the engine. A method may be None: the one of the checkpoint, or none. With "video", the images
+    of a request are frames of one.
     """
     with tempfile.TemporaryDirectory() as folder:
         job, out = Path(folder) / "job.json", Path(folder) / "out.json"
@@ -108,8 +109,12 @@ def theirs(
 
 def engine(job: Path, out: Path) -> None:
     """The other process: all requests at once, so that methods meet in one batch."""
+    import numpy as np
     from PIL import Image
     from vllm import LLM, SamplingParams
+
+    def shown(pictures: list[Image.Image], video: bool = False, **_: Any) -> dict[str, list[Any]]:
+        return {"video": [np.stack(pictures)]} if video else {"image": pictures}
 
     told = json.loads(job.read_text())
     usual = {
@@ -127,7 +132,7 @@ def engine(job: Path, out: Path) -> None:
     requests = [
         {
             "prompt": one["prompt"],
-            "multi_modal_data": {"image": [Image.open(name) for name in one["images"]]},
+            "multi_modal_data": shown([Image.open(name) for name in one["images"]], **one),
             "mm_processor_kwargs": {} if one["method"] is None else {"foveate": one["method"]},
         }
         for one in told["requests"]

@@ -19,7 +19,15 @@ from vllm.multimodal.inputs import PlaceholderRange
 
 from foveate.core.compressor import Compressor
 from foveate.engines.vllm import positions, served
-from foveate.engines.vllm.processor import SAVED, Info, Processor, field, read
+from foveate.engines.vllm.processor import (
+    FIELDS,
+    SAVED,
+    SECONDS,
+    Info,
+    Processor,
+    field,
+    read,
+)
 from foveate.hosts import features, traits
 
 
@@ -59,10 +67,12 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         self, modality: str, pixel_values: Any, num_patches: Tensor, **kwargs: Any
     ) -> list[Tensor]:
         """(M, D) of each image. Images of one method are encoded together."""
-        told, size = (kwargs.pop(field(modality, name)) for name in ("method", "size"))
+        told, size, seconds = (kwargs.pop(field(modality, name), None) for name in FIELDS)
         texts, sizes = [read(text) for text in told], size.flatten().tolist()
-        if not any(texts):
-            return self._whole(modality, pixel_values, num_patches, kwargs)
+        axes = self._axes(modality, sizes, self._laid(kwargs, seconds))
+        if not any(texts):  # as they came: of some models one cannot be told from another
+            left = super()._process_vision_input(modality, pixel_values, num_patches, **kwargs)
+            return list(map(self._placed, left, axes))
         counts, pixels = num_patches.flatten().tolist(), pixel_values
         if isinstance(pixel_values, Tensor):
             pixels = pixel_values.split(counts)
@@ -70,51 +80,49 @@ class FoveateForConditionalGeneration(TransformersMultiModalForCausalLM):
         for text in dict.fromkeys(texts):
             mine = [i for i, other in enumerate(texts) if other == text]
             own = {name: _some(value, mine, len(texts)) for name, value in kwargs.items()}
-            some, units = [pixels[i] for i in mine], [counts[i] for i in mine]
+            some, place = [pixels[i] for i in mine], [axes[i] for i in mine]
             if text:
-                left = self._compressed(modality, text, some, [sizes[i] for i in mine], own)
+                left = self._compressed(modality, text, some, place, own)
             else:
-                left = self._whole(modality, _joined(some), num_patches.new_tensor(units), own)
+                units = num_patches.new_tensor([counts[i] for i in mine])
+                whole = super()._process_vision_input(modality, _joined(some), units, **own)
+                left = zip(whole, place, strict=True)
             found.update(zip(mine, left, strict=True))
-        return [found[i] for i in range(len(texts))]
-
-    def _whole(
-        self, modality: str, pixel_values: Any, num_patches: Tensor, given: dict[str, Any]
-    ) -> list[Tensor]:
-        """Images as vLLM encodes them."""
-        laid = self._laid(given)
-        left = super()._process_vision_input(modality, pixel_values, num_patches, **given)
-        axes = self._axes(modality, list(map(len, left)), laid)
-        return [self._placed(x, place) for x, place in zip(left, axes, strict=True)]
+        return [self._placed(*found[i]) for i in range(len(texts))]
 
     def _compressed(
         self,
         modality: str,
         text: str,
         pixels: Sequence[Tensor],
-        sizes: Sequence[int],
+        axes: Sequence[Tensor],
         given: dict[str, Any],
-    ) -> list[Tensor]:
+    ) -> list[tuple[Tensor, Tensor]]:
+        """What is left of each image, and where it stood."""
         joined = _joined(pixels)
         if not isinstance(joined, Tensor):  # one by one, so that none is padded to another's size
             alone = (
-                self._compressed(modality, text, [one[None]], [size], _row(given, i, len(pixels)))
-                for i, (one, size) in enumerate(zip(pixels, sizes, strict=True))
+                self._compressed(modality, text, [one[None]], [axis], _row(given, i, len(pixels)))
+                for i, (one, axis) in enumerate(zip(pixels, axes, strict=True))
             )
             return [x for some in alone for x in some]
         method = self._method(text)
         own = getattr(type(self.model), f"get_{modality}_features")
         name = list(inspect.signature(own).parameters)[1]
         given = {n: v.to(joined.device) if isinstance(v, Tensor) else v for n, v in given.items()}
-        axes = self._axes(modality, sizes, self._laid(given))
-        given = {name: joined, **given}
-        left = features.features(self.model, method, sizes, modality, axes, **given)
-        return [self._placed(x, place) for x, place in left]
+        sizes = [axis.shape[1] for axis in axes]
+        return features.features(
+            self.model, method, sizes, modality, axes, **{name: joined, **given}
+        )
 
-    def _laid(self, given: dict[str, Any]) -> dict[str, Tensor]:
-        """What says how images lie, one row each, where the model's positions have three axes."""
+    def _laid(self, given: dict[str, Any], seconds: Tensor | None) -> dict[str, Tensor]:
+        """What says how images lie, one row each, where the model's positions have three axes.
+
+        seconds: between two steps of each video, which the model's encoder does not take.
+        """
         if not (self.places and served.counts_in_three(self.config)):
             return {}
+        given = given if seconds is None else {**given, SECONDS: seconds}
         names = inspect.signature(self.model.get_rope_index).parameters
         return {name: value.cpu() for name, value in given.items() if name in names}
 

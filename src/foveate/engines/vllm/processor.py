@@ -25,11 +25,13 @@ from foveate.hosts import features, reading, saving, traits
 
 OURS = (served.METHOD, served.POSITIONS)
 SAVED = "saved with the model"  # the name of a checkpoint's own method
+FIELDS = ("method", "size", "seconds")
+SECONDS = "second_per_grid_ts"  # between two steps of a video, where the model tells time
 LAID = ("image_grid_thw", "video_grid_thw", "image_sizes")  # what says how an image's patches lie
 
 
 def field(modality: str, name: str) -> str:
-    """What an image is sent to the model with: its "method", and its "size" uncompressed."""
+    """What an image is sent to the model with: one of FIELDS. "size" is uncompressed."""
     return f"{modality}_foveate_{name}"
 
 
@@ -160,12 +162,14 @@ class Processor(MultiModalProcessor):
                 whole = [int((one == token).sum()) for one in ids.split(sizes.tolist())]
                 out[field(modality, "method")] = [written(text)] * len(whole)
                 out[field(modality, "size")] = torch.tensor(whole)
+        if SECONDS in out:  # vLLM takes them from what the model's encoder is handed
+            out[field("video", "seconds")] = torch.as_tensor(out[SECONDS])
         return out
 
     def _get_mm_fields_config(
         self, hf_inputs: Any, hf_processor_mm_kwargs: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        names = [(m, field(m, name)) for m in traits.MODALITIES for name in ("method", "size")]
+        names = [(m, field(m, name)) for m in traits.MODALITIES for name in FIELDS]
         ours = {name: (m, hf_inputs.pop(name)) for m, name in names if name in hf_inputs}
         fields = dict(super()._get_mm_fields_config(hf_inputs, hf_processor_mm_kwargs))
         for name, (modality, value) in ours.items():
