@@ -73,7 +73,7 @@ def test_arguments_stand_beside_the_name(model):
 
 
 WRONG = [
-    (("fastvv",), {}, ValueError, "no method 'fastvv': nearest: fastv; there are identity, random"),
+    (("fastvv",), {}, ValueError, "no method 'fastvv': nearest: fastv; `foveate methods` lists"),
     (("FastV",), {}, ValueError, "nearest: fastv"),
     (("divprume",), {"keep": 4}, ValueError, "nearest: divprune"),
     (("?",), {}, ValueError, "no method '?': there are identity"),

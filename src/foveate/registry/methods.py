@@ -38,12 +38,10 @@ def factory(name: str) -> Factory:
     slug, _, written = name.partition("(")
     near = difflib.get_close_matches(slug.strip().lower().replace("-", "_"), names(), n=1)
     aside = f"; arguments stand beside the name: compress(model, {near[0] if near else slug!r}, …)"
-    raise ValueError(
-        f"no method {name!r}: "
-        + (f"nearest: {near[0]}; " if near else "")
-        + f"there are {', '.join(names())}, and package.module:Class"
-        + (aside if written else "")
-    )
+    others = f"there are {', '.join(names())}, and package.module:Class"
+    if near:
+        others = f"nearest: {near[0]}; `foveate methods` lists them all"
+    raise ValueError(f"no method {name!r}: {others}{aside if written else ''}")
 
 
 def known(*more: str) -> dict[str, type[Compressor]]:
