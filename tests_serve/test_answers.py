@@ -182,7 +182,12 @@ def test_a_ladder_lets_requests_climb_apart(tmp_path):
             words = [json.loads(line)["choices"] for line in lines]
             text = "".join(w[0]["delta"].get("content") or "" for w in words if w)
             assert text.strip() == alone[i].text
-        one = client.post(CHAT, json=body(0, method="stride", keep=36))
-        assert one.json()["usage"]["visual_tokens"]["after"] == 36
+        for said_too in ({"method": "stride"}, {"method": "divprune"}, {}):
+            for i in [i for i, one in enumerate(alone) if one.rung == 1.0][:4]:
+                one = client.post(CHAT, json=body(i, keep=36, **said_too))
+                assert one.json()["usage"]["visual_tokens"]["after"] == 36
+        hot = client.post(CHAT, json=body(0, temperature=1.0))
+        assert hot.status_code == 400 and "temperature=1.0 on a ladder" in hot.text
+        assert client.post(CHAT, json=body(0, temperature=1.0, keep=36)).status_code == 200
         refused = client.post(CHAT, json=body(0, method=str(tmp_path / "ladder.json")))
         assert refused.status_code == 400

@@ -168,7 +168,7 @@ def chosen_method(
         return None
     spec = arguments.chosen(method, None if keep is None else arguments.budget(keep), pairs)
     if "ladder" in spec.switches and not climbs:
-        raise Wrong(f"{method} is a ladder of budgets, for ask, eval and serve: this wants one")
+        raise Wrong(f"{method} is a ladder, for ask, eval and serve without vLLM: want one budget")
     return spec
 
 

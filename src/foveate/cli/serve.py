@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from types import MappingProxyType
@@ -205,7 +206,9 @@ def offer(
             "vllm out, or say one budget with --keep"
         )
     check = {"check": check_place} if headless else {}
-    return Choice(start.loaded, usual, start.saved, **check)
+    # What a request names has one budget: the ladder is of what it says nothing of.
+    switches = {n: told for n, told in start.loaded.switches.items() if n != "ladder"}
+    return Choice(replace(start.loaded, switches=switches), usual, start.saved, **check)
 
 
 def _replica(

@@ -43,6 +43,10 @@ class Reader:
         wire.check(request)
         self._check_name(request.model)
         plan = await asyncio.to_thread(self.plan, request.method, request.keep)
+        temperature, top_p = request.temperature or 0.0, request.top_p or 1.0
+        if temperature and "ladder" in plan.how:
+            why = f"temperature={temperature} on a ladder, which is shown for temperature 0: or say keep"
+            raise Refused(400, why, "temperature")
         asked = request.max_completion_tokens or request.max_tokens
         if asked is not None and asked > self.limits.answer:
             why = f"{asked} tokens of answer: want at most {self.limits.answer}"
@@ -52,7 +56,6 @@ class Reader:
             raise Refused(413, why, "messages")
         data = [await self._raw(place) for place in places]
         shown, new = await self.ask(wire.messages(request, data), asked)
-        temperature, top_p = request.temperature or 0.0, request.top_p or 1.0
         return Wanted(shown, plan, new, end, temperature, top_p, request.seed, request.stops)
 
     async def _raw(self, place: str) -> bytes:
