@@ -194,7 +194,7 @@ def test_calibrate_from_the_command_line(tmp_path, capsys):
     foveate.restore(model)
     for wrong, why in (
         (["compare", "--methods", file], "want names"),
-        (["calibrate", "--method", file], "this wants one"),
+        (["calibrate", "--method", file], "want one budget"),
         (["ask", str(picture(tmp_path)), "what ?", "--method", file, "--keep", "4"], "beside"),
     ):
         assert cli.run(wrong) == 2 and why in capsys.readouterr().err

@@ -148,7 +148,7 @@ def test_packages_bring_methods(installed, capsys, model):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("endz", "nearest: ends; there are"),
+        ("endz", "nearest: ends; `foveate methods`"),
         ("no_such_module:Ends", "no_such_module cannot be imported"),
         ("ends_of_mine:End", "its compressors are Ends"),
         ("ends_of_mine:", "has no empty name"),

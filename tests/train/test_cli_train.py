@@ -124,7 +124,7 @@ def test_adapters_are_taken_away():
         (["patchqa", "--set", "steps=none"], "say how many steps"),
         (["patchqa", "--set", "batch=7"], "no multiple of micro_batch=48"),
         (["patchqa", "--set", "data=patchqaa"], "nearest: patchqa;"),
-        (["patchqa", "--set", "method=pol"], "nearest: pool; there are identity"),
+        (["patchqa", "--set", "method=pol"], "nearest: pool; `foveate methods`"),
         (["patchqa", "--set", "method=pool", "--set", "arguments.strid=4"], "nearest: stride;"),
         (["patchqa", "--set", "trains.projektor=1e-3"], "the parts are language, projector"),
         (["llava_1_5_7b"], "unknown data file or task 'data/llava_v1_5_mix665k.json'"),
